@@ -32,7 +32,10 @@ def new_vae() -> AutoencoderKL:
 
 
 def new_tokenizer(train: pictures.Pictures, folder: Path) -> CLIPTokenizer:
-    """Byte-level BPE in CLIP's layout, learned from the training captions; knows every byte."""
+    """Byte-level BPE in CLIP's layout, learned from the training captions; knows every byte.
+
+    The trainer settles ties at random: a second build gives another vocabulary, so the file is kept in `--work`.
+    """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -80,15 +83,15 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """Attention below full resolution only; the pooled words also modulate every block (scale and shift)."""
+    """Attention at the lowest resolution only, for speed; the pooled words modulate every block (scale and shift)."""
     return UNet2DConditionModel(
         sample_size=pictures.SIZE // VAE_FACTOR,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 128, 160),
         layers_per_block=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=128,
         attention_head_dim=32,
         norm_num_groups=16,

@@ -73,8 +73,8 @@ class Ema:
     def update(self, module: torch.nn.Module) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for key, value in module.state_dict().items():
-            self.shadow[key].lerp_(value.float(), 1 - decay)
+        latest = [value.float() for value in module.state_dict().values()]
+        torch._foreach_lerp_(list(self.shadow.values()), latest, 1 - decay)
 
 
 class Session:
@@ -83,7 +83,7 @@ class Session:
     def __init__(self, name: str, work: Path, modules: dict[str, torch.nn.Module], lr: float, decay: float):
         self.name, self.work, self.modules = name, work, modules
         parameters = [p for module in modules.values() for p in module.parameters()]
-        self.optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.averages = {key: Ema(module, decay) for key, module in modules.items()}
         self.step, self.seconds = 0, 0.0
         self.file = work / f"{name}.pt"

@@ -1,0 +1,67 @@
+# Each target makes its own .venv when there is none, or when pyproject.toml or constraints.txt changed.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# A home directory that cannot be written to must not matter.
+WRITABLE_HOME := $(shell test -n "$$HOME" && test -d "$$HOME" && test -w "$$HOME" && echo yes)
+ifneq ($(WRITABLE_HOME),yes)
+export XDG_CACHE_HOME := $(CURDIR)/out/cache
+export XDG_CONFIG_HOME := $(CURDIR)/out/config
+export PIP_CACHE_DIR := $(CURDIR)/out/cache/pip
+endif
+export PREFECT_HOME ?= $(CURDIR)/out/prefect
+export HF_HOME ?= $(CURDIR)/out/cache/huggingface
+export MPLCONFIGDIR ?= $(CURDIR)/out/cache/matplotlib
+
+.PHONY: help install demo test test-long check format quality data train clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+install: $(STAMP)  ## make .venv with the pinned packages
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
+	@echo "installing the packages named in constraints.txt (a few minutes the first time)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
+		-e '.[s3,dev,examples]'
+	@touch $@
+
+demo: $(STAMP)  ## unpack the emoji, learn both prompts, translate the validation split, write the page
+	@$(BIN)/python examples/emoji/unpack.py
+	@$(BIN)/lsb run examples/emoji/job.yaml
+
+test: $(STAMP)  ## run the tests
+	@$(BIN)/python -m pytest
+
+test-long: $(STAMP)  ## run the tests that take more than a minute, too
+	@$(BIN)/python -m pytest -m 'long or not long'
+
+check: $(STAMP)  ## format, lint, types, import contracts: what continuous integration asks for
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP)  ## let ruff format and mend the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+quality: $(STAMP)  ## measure the embedded model and write examples/emoji/RESULTS.md
+	@$(BIN)/python examples/emoji/quality.py
+
+data: $(STAMP)  ## build examples/emoji/emoji.parquet from the pinned npm packages (needs npm)
+	@$(BIN)/python examples/emoji/build.py
+
+train: $(STAMP)  ## train the embedded model (hours on a CPU; goes on where it stopped)
+	@$(BIN)/python examples/emoji/train.py all
+
+clean:  ## remove what can be made again: caches and the demo's outputs, not .venv nor a training in out/train
+	rm -rf out/store out/emoji out/cache out/prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

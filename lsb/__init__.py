@@ -1,0 +1,67 @@
+"""Latent Schrödinger Bridges (LSB) for translating whole image data sets.
+
+    from lsb import Prompt, Translator, load_backbone
+
+    backbone = load_backbone("path/to/model")
+    translator = Translator(backbone, Prompt("a photo of a cat"), Prompt("a photo of a dog"))
+    dogs = translator.translate(cats)
+
+Names are imported when they are first used, so that parts which need no network load no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lsb.bridge.settings import BridgeSettings
+    from lsb.config import JobConfig, LearningConfig, load_config
+    from lsb.errors import LsbError
+    from lsb.learning import LearnedPrompt, learn_prompt
+    from lsb.models.load import load_backbone
+    from lsb.models.protocol import Backbone, ModelIdentity
+    from lsb.prompts import Prompt, load_prompt
+    from lsb.translate import Translator
+
+_HOMES = {
+    "Backbone": "lsb.models.protocol",
+    "BridgeSettings": "lsb.bridge.settings",
+    "JobConfig": "lsb.config",
+    "LearnedPrompt": "lsb.learning",
+    "LearningConfig": "lsb.config",
+    "LsbError": "lsb.errors",
+    "ModelIdentity": "lsb.models.protocol",
+    "Prompt": "lsb.prompts",
+    "Translator": "lsb.translate",
+    "learn_prompt": "lsb.learning",
+    "load_backbone": "lsb.models.load",
+    "load_config": "lsb.config",
+    "load_prompt": "lsb.prompts",
+}
+
+__all__ = [
+    "Backbone",
+    "BridgeSettings",
+    "JobConfig",
+    "LearnedPrompt",
+    "LearningConfig",
+    "LsbError",
+    "ModelIdentity",
+    "Prompt",
+    "Translator",
+    "learn_prompt",
+    "load_backbone",
+    "load_config",
+    "load_prompt",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lsb' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,137 @@
+"""Latents across the bridge: where they enter, the one loop over all steps, and the clean prediction at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+from torch import Tensor
+
+from lsb.bridge.grid import Grid, grid_of
+from lsb.bridge.noise import Noise
+from lsb.bridge.schedule import NoiseSchedule
+from lsb.bridge.settings import EVALUATIONS_PER_STEP, BridgeSettings
+from lsb.bridge.solvers.adams_bashforth import adams_bashforth
+from lsb.bridge.solvers.adams_moulton import adams_moulton
+from lsb.bridge.solvers.euler import euler
+from lsb.bridge.solvers.heun import heun
+from lsb.bridge.solvers.step import History, Step, VelocityFn
+from lsb.bridge.velocity import LsbPredictors, Predict, PredictorFn, sigma
+from lsb.errors import BridgeError
+
+STEPS: dict[str, Step] = {
+    "euler": euler,
+    "heun": heun,
+    "adams_bashforth": adams_bashforth,
+    "adams_moulton": adams_moulton,
+}
+
+
+def translate_latents(
+    x_0: Tensor,
+    predict: Predict,
+    settings: BridgeSettings,
+    noise: Noise,
+    schedule: NoiseSchedule | None = None,
+) -> Tensor:
+    """Target latents x_1 of source latents x_0, both (B, C, h, w); the state keeps x_0's dtype and device.
+
+    Args:
+        x_0: scaled latents; the VAE's mode, or its sample with preset `published`.
+        predict: the network, `predict(x_t, sigma, domain)`; called `forwards(settings)` times.
+        settings: the path.
+        noise: unit Gaussian noise by purpose and step.
+        schedule: the network's; needed by preset `published`, which asks the network only at sigmas of its table
+            (so that an adapter finds the integer step by `schedule.published_time(sigma)`).
+
+    Raises:
+        BridgeError: preset `published` without a schedule, or a sigma outside it.
+    """
+    grid = grid_of(settings)
+    published = settings.preset == "published"
+    if published and schedule is None:
+        raise BridgeError("preset published needs the network's noise schedule and got none; use preset default")
+    snap = schedule.published_sigma if published and schedule is not None else None
+    predictors = LsbPredictors(predict, settings.tau, settings.noise, snap)
+    x = enter(x_0, settings, noise)
+    x = integrate(
+        x,
+        grid,
+        STEPS[settings.solver],
+        velocity_fn(predictors, grid, settings.tau, settings.guidance, settings.gamma),
+        kicks(grid, settings.tau, settings.gamma, noise),
+    )
+    if published and schedule is not None:
+        # The ODE's last step ends on t = 1; the network is asked once more at the sigma of that step's beginning.
+        t_last = grid.times[-2]
+        eps_1 = predictors.eps(x, t_last, "target")
+        alpha_bar = schedule.published_end
+        return math.sqrt(alpha_bar) * (x - predictors.level(t_last) * eps_1) + math.sqrt(1.0 - alpha_bar) * eps_1
+    if settings.partial is not None:
+        return predictors.clean(x, settings.partial)
+    return x - predictors.level(settings.t_n) * predictors.eps(x, settings.t_n, "target")
+
+
+def forwards(settings: BridgeSettings) -> int:
+    """Network forwards per image: two an evaluation, one for the clean prediction at the end (NFE 8: 15)."""
+    evaluations = settings.steps * EVALUATIONS_PER_STEP[settings.solver]
+    last = 2 if settings.partial is not None and settings.noise == "mix" else 1
+    return 2 * evaluations + last
+
+
+def enter(x_0: Tensor, settings: BridgeSettings, noise: Noise) -> Tensor:
+    """Where the image enters the bridge: (1-t0) x_0 + sigma(t0) eps, or x_0 + sigma(t0) eps when `centred`."""
+    scale = 1.0 if settings.start == "centred" else 1.0 - settings.t0
+    eps = noise("start", 0).to(dtype=x_0.dtype, device=x_0.device)
+    return scale * x_0 + sigma(settings.t0, settings.tau) * eps
+
+
+def velocity_fn(
+    predictors: PredictorFn, grid: Grid, tau: float, guidance: float = 1.0, gamma: float = 0.0
+) -> VelocityFn:
+    """dx/ds in the grid's clock; with gamma, the drift of the stochastic family.
+
+    dx = [v - gamma² tau eps_hat / (2 sqrt(t (1-t)))] dt + gamma tau dW has the same marginals for every gamma, given
+    exact predictors: 0 is the ODE, 1 the bridge.
+    """
+    clock = grid.clock
+
+    def evaluate(x: Tensor, s: float, /) -> Tensor:
+        t = clock.time(s)
+        found = predictors(x, t)
+        noise_rate = tau * clock.noise_rate(s)
+        if gamma > 0.0:
+            noise_rate -= 0.5 * gamma * gamma * tau * clock.rate(s) / math.sqrt(t * (1.0 - t))
+        return (guidance * clock.rate(s)) * (found.x_1_hat - found.x_0_hat) + noise_rate * found.eps_hat
+
+    return evaluate
+
+
+def kicks(grid: Grid, tau: float, gamma: float, noise: Noise) -> Callable[[Tensor, int], Tensor] | None:
+    """The stochastic family's gamma tau dW of each step, added after it; None for the ODE."""
+    if gamma == 0.0:
+        return None
+    times = grid.times
+
+    def kick(x: Tensor, step: int) -> Tensor:
+        spread = gamma * tau * math.sqrt(times[step + 1] - times[step])
+        return x + spread * noise("step", step).to(dtype=x.dtype, device=x.device)
+
+    return kick
+
+
+def integrate(
+    x: Tensor,
+    grid: Grid,
+    step: Step,
+    velocity: VelocityFn,
+    kick: Callable[[Tensor, int], Tensor] | None = None,
+) -> Tensor:
+    """The driver: every solver, grid and predictor set runs through this loop."""
+    history: History = ()
+    for index, (s, s_next) in enumerate(pairwise(grid.nodes)):
+        x, history = step(x, s, s_next, velocity, history)
+        if kick is not None:
+            x = kick(x, index)
+    return x

@@ -1,0 +1,1 @@
+"""One solver per module; each holds only its step."""

@@ -1,0 +1,136 @@
+"""Every error that lsb raises on purpose.
+
+    LsbError
+    ├── UsageError                 exit 2   the request itself is wrong
+    │   ├── ConfigError                     a field of the configuration
+    │   ├── BridgeError                     tau, t0, NFE or a sigma outside what is allowed
+    │   └── FrozenSettingsError             a run exists with other settings
+    ├── ResourceError              exit 3   something the job needs cannot be used
+    │   ├── SourceError                     a folder or data set of images
+    │   ├── ModelError                      model missing, unknown or not loadable
+    │   │   └── UnsafeWeightsError          pickles, remote code, unpinned revision
+    │   ├── PromptError                     an embedding or a prompt's text
+    │   └── StoreError                      the object store
+    │       ├── NotFoundError               no object under that key
+    │       ├── AlreadyExistsError          a conditional create was refused
+    │       └── StoreBusyError              transient: same request again
+    ├── BudgetExceededError        exit 4   more failed or quarantined records than allowed
+    ├── UnfinishedError            exit 5   planned records lack rows: run again
+    ├── TamperedError              exit 10  something that a log or a snapshot names is missing or differs
+    ├── IncompleteError            exit 11  intact, but rows or the snapshot are missing
+    ├── UnverifiableError          exit 12  cannot be read, or unknown schema
+    └── ImageError                          one image's fault; becomes a row, never ends a run
+
+A message says what was given, what is allowed and what to do next, in one line. `transient` tells whether
+the same call may succeed later; retry conditions read nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class LsbError(Exception):
+    """Root of the tree. Keyword arguments become attributes and survive pickling between processes."""
+
+    exit_code: ClassVar[int] = 1
+    transient: ClassVar[bool] = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def __getattr__(self, name: str) -> Any:
+        details = self.__dict__.get("details", {})
+        if name in details:
+            return details[name]
+        raise AttributeError(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.details)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _rebuild(kind: type[LsbError], message: str, details: dict[str, Any]) -> LsbError:
+    return kind(message, **details)
+
+
+class UsageError(LsbError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """`field` names the place in the configuration, for example `bridge.tau`."""
+
+
+class BridgeError(UsageError):
+    """A number outside the range in which the bridge is defined."""
+
+
+class FrozenSettingsError(UsageError):
+    """`fields` names the settings that differ from the frozen ones."""
+
+
+class ResourceError(LsbError):
+    exit_code = 3
+
+
+class SourceError(ResourceError):
+    pass
+
+
+class ModelError(ResourceError):
+    pass
+
+
+class UnsafeWeightsError(ModelError):
+    pass
+
+
+class PromptError(ResourceError):
+    pass
+
+
+class StoreError(ResourceError):
+    pass
+
+
+class NotFoundError(StoreError):
+    """`key` names the object."""
+
+
+class AlreadyExistsError(StoreError):
+    """`key` names the object that another writer created first."""
+
+
+class StoreBusyError(StoreError):
+    transient = True
+
+
+class BudgetExceededError(LsbError):
+    exit_code = 4
+
+
+class UnfinishedError(LsbError):
+    exit_code = 5
+
+
+class TamperedError(LsbError):
+    """`key` names the object that is missing, differs or leaves a gap."""
+
+    exit_code = 10
+
+
+class IncompleteError(LsbError):
+    exit_code = 11
+
+
+class UnverifiableError(LsbError):
+    exit_code = 12
+
+
+class ImageError(LsbError):
+    """`code` is one of the constants in `lsb.images.ERROR_CODES`."""

@@ -1,0 +1,248 @@
+"""Bytes to pixels and back: what every source image goes through before and after the network.
+
+    bytes ─ decode ─> RGB ─ to_square ─> square ─ to_tensor ─> (B, 3, S, S) in [-1, 1]
+    bytes <─ encode ─ RGB <─ from_square ─ square <─ to_images ─ (B, 3, S, S)
+
+Whatever a file holds, `decode` gives 8-bit sRGB the right way up on white ground, or an `ImageError` whose
+code is in `ERROR_CODES`. Everything here is deterministic and touches neither disk nor network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, UnidentifiedImageError
+from torch import Tensor
+
+from lsb.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+ERROR_CODES = {
+    "empty_file": "the file has no bytes",
+    "not_an_image": "the bytes are in none of the formats that lsb reads",
+    "truncated": "the picture ends before its header says so",
+    "corrupt": "the picture's data contradict its format",
+    "too_large": f"the picture has more than {MAX_PIXELS // 1_000_000} megapixels",
+    "unsupported_depth": "32-bit samples outside the ranges that have an agreed meaning",
+}
+
+# EPS and the like, which start other programs, are left out.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_WHITE = (255, 255, 255)
+# `warnings.catch_warnings` changes state of the whole process, so that two threads must not be in it at once.
+_QUIET = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a file's header says. `width` and `height` are as stored, before `orientation` is applied."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int = 1  # EXIF, 1 to 8
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where the picture lies within its square, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
+    """A file's bytes to an 8-bit sRGB image.
+
+    EXIF orientation is applied, transparency laid onto white, a colour profile converted to sRGB (one that is
+    broken or of another colour space is ignored, as browsers do), 16-bit samples scaled to 8 bits, and of an
+    animation the first frame taken.
+
+    Raises:
+        ImageError: with one of `ERROR_CODES` as `code`.
+    """
+    if not data:
+        raise _image_error("empty_file", "0 bytes")
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _decode(data)
+        except (ImageError, MemoryError):
+            raise
+        except UnidentifiedImageError as error:
+            if data.startswith(_STARTS) or data[8:12] == b"WEBP" or data[4:12] == b"ftypavif":
+                raise _image_error("corrupt", "its header cannot be read") from error
+            start = data[:8].hex()
+            raise _image_error("not_an_image", f"starts with {start}; allowed: {', '.join(_FORMATS)}") from error
+        except Image.DecompressionBombError as error:
+            raise _image_error("too_large", "the header announces more than Pillow opens") from error
+        except Exception as error:  # hostile bytes make Pillow raise nearly anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            code = "truncated" if "truncated" in reason.lower() else "corrupt"
+            raise _image_error(code, reason) from error
+
+
+def to_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
+    """Fit an RGB image into a white square of `size` pixels, centred, aspect kept (Lanczos).
+
+    The longer side becomes `size`, the shorter at least one pixel.
+    """
+    longer = max(image.size)
+    width, height = (max(1, (side * size + longer // 2) // longer) for side in image.size)
+    box = Box((size - width) // 2, (size - height) // 2, width, height)
+    fitted = image.resize((width, height), Image.Resampling.LANCZOS)
+    square = Image.new("RGB", (size, size), _WHITE)
+    square.paste(fitted, (box.left, box.top))
+    return square, box
+
+
+def from_square(square: Image.Image, box: Box) -> Image.Image:
+    """Cut off again what `to_square` added: the picture in its own aspect, longer side as long as the square's."""
+    return square.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+
+
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """RGB images of one size to (B, 3, H, W) float32 in [-1, 1]."""
+    pixels = np.stack([np.asarray(image, dtype=np.uint8) for image in images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)
+
+
+def to_images(tensor: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [-1, 1] to RGB images. Values outside are clamped, halves rounded up.
+
+    Raises:
+        ValueError: a value is NaN, which has no colour.
+    """
+    values = tensor.detach().to("cpu", torch.float32)
+    if values.isnan().any():
+        raise ValueError("cannot make pixels of NaN")
+    pixels = values.clamp(-1, 1).add(1).mul(127.5).add(0.5).floor().to(torch.uint8)
+    return [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).contiguous().numpy()]
+
+
+def encode(image: Image.Image, format: Literal["png", "webp", "jpeg"]) -> bytes:
+    """An RGB image to file bytes without metadata: PNG and WebP lossless, JPEG of quality 95 with full colour."""
+    buffer = io.BytesIO()
+    if format == "png":
+        image.save(buffer, "PNG", optimize=False, compress_level=6)
+    elif format == "webp":
+        image.save(buffer, "WEBP", lossless=True, quality=80, method=4, exact=True)
+    elif format == "jpeg":
+        image.save(buffer, "JPEG", quality=95, subsampling=0, optimize=False)
+    else:
+        raise ValueError(f"format must be png, webp or jpeg, got {format!r}")
+    return buffer.getvalue()
+
+
+def pixels_sha256(image: Image.Image) -> str:
+    """SHA-256 of an image's pixels, whatever file they came from: `RGB`, width, height (big-endian), raw bytes."""
+    picture = image if image.mode == "RGB" else image.convert("RGB")
+    return hashlib.sha256(b"RGB" + struct.pack(">II", *picture.size) + picture.tobytes()).hexdigest()
+
+
+def _image_error(code: str, detail: str) -> ImageError:
+    return ImageError(f"{code}: {ERROR_CODES[code]} ({detail})", code=code)
+
+
+def _decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
+    Image.init()  # registers the formats; only the first call does anything
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+        width, height = opened.size
+        if width * height > MAX_PIXELS:
+            raise _image_error("too_large", f"{width} x {height}")
+        info = ImageInfo(opened.format or "", opened.mode, width, height, _orientation(opened))
+        opened.load()
+        # Pillow turns TIFF files by itself while loading and then forgets the tag.
+        turn = _TRANSPOSITIONS.get(_orientation(opened))
+        picture = _onto_white(_colours(opened), _alpha(opened))
+    return (picture if turn is None else picture.transpose(turn)), info
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation; 1 if there is none, or if the EXIF block cannot be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001, a broken EXIF block spoils no pixel
+        return 1
+    return value if isinstance(value, int) and value in _TRANSPOSITIONS else 1
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """The colour channels as 8-bit sRGB, transparency ignored."""
+    plain = _eight_bit(image)
+    profile = image.info.get("icc_profile")
+    converted = _to_srgb(plain, profile) if profile else None
+    return converted if converted is not None else plain.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """An image of mode L, RGB or CMYK with 8 bits a sample."""
+    if image.mode.startswith("I;16"):
+        samples = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "I":
+        samples = np.asarray(image)
+        low, high = int(samples.min()), int(samples.max())
+        if low < 0 or high > 65535:
+            raise _image_error("unsupported_depth", f"integers from {low} to {high}, allowed 0 to 65535")
+        return Image.fromarray(((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise _image_error("unsupported_depth", "floating-point values outside 0 to 1")
+        return Image.fromarray(np.floor(values * 255 + 0.5).astype(np.uint8))
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """The image in sRGB, or None where the profile is broken or belongs to another colour space."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if _PROFILE_MODES.get(source.profile.xcolor_space.strip()) != image.mode:
+            return None
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """Opacity as mode L, or None where every pixel is opaque."""
+    if image.mode.startswith("I;16") and isinstance(image.info.get("transparency"), int):
+        clear = np.asarray(image) == image.info["transparency"]
+        return Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return None
+    return image.convert("RGBA").getchannel("A")
+
+
+def _onto_white(picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    if alpha is None:
+        return picture
+    return Image.composite(picture, Image.new("RGB", picture.size, _WHITE), alpha)

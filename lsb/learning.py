@@ -1,0 +1,332 @@
+"""Learning a domain's prompt from unlabelled images: textual inversion of the new token's vectors, nothing else.
+
+For each step: a template, a batch of latents x, a sigma for each (log-uniform, one from each stratum), unit noise
+eps, and the loss
+
+    (1 + sigma²) |eps_hat(x + sigma eps, sigma) - eps|²
+
+Its two parts are the noise-prediction loss and, since x_hat - x = sigma (eps - eps_hat), the denoising loss. The first
+alone hardly notices what a prompt changes at large sigma, where layout and colour are decided; the second alone
+notices nothing else. For a v-prediction network the sum is its own training loss.
+
+Randomness is a function of seed and step, and images are taken in the order of their digests. So the result depends
+neither on the order of files nor on how often the work was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors import torch as safetensors_torch
+from torch import Tensor
+
+from lsb.bridge.noise import unit_noise
+from lsb.config import LearningConfig
+from lsb.errors import BridgeError, FrozenSettingsError, PromptError
+from lsb.images import pixels_sha256, to_square, to_tensor
+from lsb.models.protocol import Backbone
+from lsb.progress import NoProgress, Progress
+from lsb.prompts import Prompt
+from lsb.records import digest_of, sha256
+
+logger = logging.getLogger(__name__)
+
+MAX_MISHAPS = 3
+_VALIDATION_DRAWS = 16
+_BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8  # Adam
+_TENSORS = ("vectors", "mean", "square", "best_vectors")
+_METADATA_KEY = "lsb"
+
+
+class Checkpoint(Protocol):
+    """Where a half-learned prompt is kept: a safetensors file, replaced as a whole."""
+
+    def load(self) -> bytes | None: ...
+
+    def save(self, state: bytes, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class LearnedPrompt:
+    """A prompt and how it came about.
+
+    Attributes:
+        prompt: the vectors with the lowest validation loss, in the first of the templates.
+        history: one entry per validation: step, learning_rate, training_loss, validation_loss (None if not finite).
+        best_step: the step whose vectors these are; 0 if training helped nothing.
+        stopped_because: `steps` or `patience`.
+    """
+
+    prompt: Prompt
+    history: list[dict[str, Any]]
+    best_step: int
+    stopped_because: str
+
+
+@dataclass
+class _State:
+    """Everything that changes from step to step; together with the settings it fixes the rest of the run."""
+
+    vectors: Tensor
+    mean: Tensor
+    square: Tensor
+    best_vectors: Tensor
+    learning_rate: float
+    step: int = 0
+    updates: int = 0
+    mishaps: int = 0
+    stale: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def learn_prompt(
+    backbone: Backbone,
+    images: Tensor | Sequence[Image.Image],
+    token: str,
+    initial: str,
+    vectors: int,
+    learning: LearningConfig,
+    seed: str,
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = NoProgress(),
+) -> LearnedPrompt:
+    """Learn `vectors` vectors for `token` from images of one domain.
+
+    Args:
+        images: (N, 3, S, S) in [-1, 1] with the backbone's side S, or RGB images of any size; equal ones count once.
+        token: the new word, such as `<flat>`.
+        initial: words in whose vectors the new ones begin.
+        vectors: how many take the token's place.
+        learning: steps, batch, templates, sigmas, validation; part of the images is held out for it.
+        seed: of all randomness, as text.
+        checkpoint: where to keep the state after each validation, and to resume from.
+        progress: one bar, `learn <token>`.
+
+    Raises:
+        PromptError: fewer than two different images, the loss is not finite again and again, or a template or the
+            initial words do not fit the text encoder.
+        FrozenSettingsError: the checkpoint belongs to other settings; `fields` names them.
+        BridgeError: sigma_max is above the model's.
+    """
+    if learning.sigma_max > backbone.sigma_max:
+        raise BridgeError(
+            f"learning.sigma_max is {learning.sigma_max}; this model's noise schedule ends at {backbone.sigma_max:.6g}",
+            field="learning.sigma_max",
+        )
+    pixels, digests = _distinct(images, backbone.image_size, learning.max_images)
+    start = _initial_vectors(backbone.table_vectors(initial), vectors)
+    settings = {
+        "model": backbone.identity.digest,
+        "dtype": backbone.dtype,
+        "images": digest_of(digests),
+        "token": token,
+        "initial": initial,
+        "vectors": vectors,
+        "learning": learning.model_dump(mode="json"),
+        "seed": seed,
+    }
+    state = _resume(checkpoint, settings) or _State(
+        start, torch.zeros_like(start), torch.zeros_like(start), start.clone(), learning.learning_rate
+    )
+    prompts = [Prompt(template, token, start) for template in learning.templates]
+    latents = _latents(backbone, pixels, learning.batch)
+    held_out = min(max(1, round(learning.validation_fraction * len(latents))), len(latents) - 1)
+    course = _Course(backbone, prompts, latents[held_out:], latents[:held_out], learning, seed)
+    stopped = _train(course, state, lambda: _save(checkpoint, state, settings), progress)
+    prompt = Prompt(learning.templates[0], token, state.best_vectors)
+    return LearnedPrompt(prompt, state.history, state.best_step, stopped)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What stays the same during the learning: the model, the latents (N, C, h, w), the settings."""
+
+    backbone: Backbone
+    prompts: Sequence[Prompt]
+    training: Tensor
+    validation: Tensor
+    learning: LearningConfig
+    seed: str
+
+    def training_loss(self, step: int, vectors: Tensor) -> Tensor:
+        """The loss of one batch; a function of seed and step alone."""
+        draw = _generator(self.seed, "draw", step)
+        count = self.learning.batch
+        rows = draw.choice(len(self.training), count, replace=len(self.training) < count)
+        strata = (draw.permutation(count) + draw.random(count)) / count
+        prompt = self.prompts[int(draw.integers(len(self.prompts)))]
+        return self._losses(self.training[torch.from_numpy(rows)], strata, "noise", step, prompt, vectors).mean()
+
+    @torch.no_grad()
+    def validation_loss(self, vectors: Tensor) -> float:
+        """The loss over the held-out images, at the same noise and sigmas each time, in the template to be used."""
+        repeats = math.ceil(_VALIDATION_DRAWS / len(self.validation))
+        latents = self.validation.repeat(repeats, 1, 1, 1)
+        strata = _generator(self.seed, "validation", 0).permutation(len(latents)) + 0.5
+        losses = [
+            self._losses(batch, levels.numpy() / len(latents), "validation", number, self.prompts[0], vectors)
+            for number, (batch, levels) in enumerate(
+                zip(
+                    latents.split(self.learning.batch),
+                    torch.from_numpy(strata).split(self.learning.batch),
+                    strict=True,
+                )
+            )
+        ]
+        return float(torch.cat(losses).double().mean())
+
+    def _losses(
+        self, x: Tensor, strata: np.ndarray, purpose: str, step: int, prompt: Prompt, vectors: Tensor
+    ) -> Tensor:
+        """The loss of each row (B,); `strata` in [0, 1] say where between sigma_min and sigma_max."""
+        low, high = math.log(self.learning.sigma_min), math.log(self.learning.sigma_max)
+        sigmas = np.exp(low + (high - low) * strata)
+        eps = unit_noise(x.shape, seed=self.seed, digest="learning", purpose=purpose, step=step).to(x)
+        sigma = torch.from_numpy(sigmas).to(x).view(-1, 1, 1, 1)
+        condition = self.backbone.embed(prompt, vectors)
+        eps_hat = self.backbone.predict(x + sigma * eps, sigmas.tolist(), condition)
+        return ((1 + sigma**2) * (eps_hat - eps) ** 2).flatten(1).mean(1)
+
+
+def _train(course: _Course, state: _State, save: Callable[[], None], progress: Progress) -> str:
+    """Run until the steps are done or patience is at its end; `state` is left at the best."""
+    learning, name = course.learning, f"learn {course.prompts[0].token}"
+    progress.start(name, learning.steps)
+    progress.advance(name, state.step)
+    if not state.history:
+        _validate(course, state, None)
+        save()
+    losses: list[float] = []
+    while state.step < learning.steps and state.stale < learning.patience:
+        loss = _step(course, state)
+        losses += [loss] if math.isfinite(loss) else []
+        progress.advance(name, loss=loss, best=state.best_loss)
+        if state.step % learning.validate_every == 0 or state.step == learning.steps:
+            _validate(course, state, sum(losses) / len(losses) if losses else None)
+            losses = []
+            save()
+    progress.finish(name)
+    return "patience" if state.stale >= learning.patience else "steps"
+
+
+def _step(course: _Course, state: _State) -> float:
+    """One update of the vectors by Adam; a loss or gradient that is not finite is skipped and halves the rate."""
+    vectors = state.vectors.clone().requires_grad_()
+    loss = course.training_loss(state.step, vectors)
+    (gradient,) = torch.autograd.grad(loss, vectors)
+    state.step += 1
+    if not (torch.isfinite(loss) and torch.isfinite(gradient).all()):
+        state.mishaps += 1
+        state.learning_rate /= 2
+        logger.warning("step %d: the loss is not finite; learning rate now %g", state.step, state.learning_rate)
+        if state.mishaps >= MAX_MISHAPS:
+            raise PromptError(
+                f"learning {course.prompts[0].token} met a loss that is not finite {state.mishaps} times, last at step "
+                f"{state.step}; use a smaller learning_rate or dtype float32"
+            )
+        return math.nan
+    state.updates += 1
+    state.mean = _BETA_1 * state.mean + (1 - _BETA_1) * gradient
+    state.square = _BETA_2 * state.square + (1 - _BETA_2) * gradient**2
+    mean = state.mean / (1 - _BETA_1**state.updates)
+    square = state.square / (1 - _BETA_2**state.updates)
+    state.vectors = state.vectors - state.learning_rate * mean / (square.sqrt() + _TINY)
+    return float(loss.detach())
+
+
+def _validate(course: _Course, state: _State, training_loss: float | None) -> None:
+    loss = course.validation_loss(state.vectors)
+    if loss < state.best_loss:
+        state.best_loss, state.best_step, state.stale = loss, state.step, 0
+        state.best_vectors = state.vectors.clone()
+    else:
+        state.stale += 1
+    entry = {
+        "step": state.step,
+        "learning_rate": state.learning_rate,
+        "training_loss": training_loss,
+        "validation_loss": loss if math.isfinite(loss) else None,
+    }
+    state.history.append(entry)
+
+
+def _distinct(images: Tensor | Sequence[Image.Image], size: int, limit: int) -> tuple[Tensor, list[str]]:
+    """The first `limit` different images in the order of their digests, as (N, 3, S, S), and the digests."""
+    by_digest: dict[str, Tensor | Image.Image]
+    if isinstance(images, Tensor):
+        by_digest = {sha256(row.contiguous().cpu().float().numpy().tobytes()): row.float() for row in images}
+    else:
+        by_digest = {pixels_sha256(image): image for image in images}
+    digests = sorted(by_digest)[:limit]
+    if len(digests) < 2:
+        raise PromptError(f"{len(digests)} different images to learn from; at least 2 are needed, better 100")
+    rows = []
+    for digest in digests:
+        image = by_digest[digest]
+        rows.append(image if isinstance(image, Tensor) else to_tensor([to_square(image, size)[0]])[0])
+    return torch.stack(rows), digests
+
+
+def _latents(backbone: Backbone, pixels: Tensor, batch: int) -> Tensor:
+    return torch.cat([backbone.encode(group) for group in pixels.split(batch)])
+
+
+def _initial_vectors(rows: Tensor, count: int) -> Tensor:
+    """(V, D) from the vectors (n, D) of the initial words: means of V groups of them, or the words over again."""
+    if count > len(rows):
+        return rows[torch.arange(count) % len(rows)].clone()
+    return torch.stack([group.mean(0) for group in rows.tensor_split(count)])
+
+
+def _generator(seed: str, purpose: str, step: int) -> np.random.Generator:
+    key = np.frombuffer(hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()[:16], dtype="<u8")
+    return np.random.Generator(np.random.Philox(key=key.astype(np.uint64)))
+
+
+def _save(checkpoint: Checkpoint | None, state: _State, settings: dict[str, Any]) -> None:
+    if checkpoint is None:
+        return
+    tensors = {name: getattr(state, name).contiguous() for name in _TENSORS}
+    numbers = {name: value for name, value in vars(state).items() if name not in _TENSORS}
+    metadata = {_METADATA_KEY: json.dumps({"settings": settings, "state": numbers})}
+    checkpoint.save(safetensors_torch.save(tensors, metadata))
+
+
+def _resume(checkpoint: Checkpoint | None, settings: dict[str, Any]) -> _State | None:
+    """The saved state, or None where there is none that can be read.
+
+    Raises:
+        FrozenSettingsError: it belongs to other settings.
+    """
+    data = None if checkpoint is None else checkpoint.load()
+    if data is None:
+        return None
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        saved = json.loads(header["__metadata__"][_METADATA_KEY])
+        values: dict[str, Any] = {**safetensors_torch.load(data), **saved["state"]}
+        state = _State(**values)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        logger.warning("the checkpoint of the prompt cannot be read and is begun anew: %s", error)
+        return None
+    differing = sorted(key for key in settings if saved["settings"].get(key) != json.loads(json.dumps(settings[key])))
+    if differing:
+        raise FrozenSettingsError(
+            f"the checkpoint of {settings['token']} was made with another {', '.join(differing)}; "
+            "delete it, or go back to those settings",
+            fields=differing,
+        )
+    return state

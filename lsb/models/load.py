@@ -1,0 +1,114 @@
+"""From what a user writes, a folder, a file or a hub id, to a backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from lsb.errors import ModelError, UnsafeWeightsError
+from lsb.models.files import COMPONENTS, PICKLES, ModelFiles, check_lora, of_checkpoint, of_folder
+from lsb.models.protocol import ModelIdentity
+from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+
+logger = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_FILES = ["model_index.json", "scheduler/*.json", "tokenizer/*"]
+_HUB_FILES += [f"{component}/{pattern}" for component in COMPONENTS for pattern in ("*.json", "*.safetensors")]
+
+
+def load_backbone(
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    strict: bool = False,
+    loras: Sequence[str] = (),
+) -> StableDiffusion:
+    """Load a frozen model.
+
+    Args:
+        model: a diffusers folder, a `.safetensors` file in the original layout, a `file://` URI of either, or a
+            hub id `owner/name`. Only a hub id that is not in the local cache reaches the network.
+        revision: of a hub id: a branch, a tag or, better, a commit.
+        device: a torch device; `auto` is CUDA where there is one, else the CPU.
+        dtype: of the network: `float32`, `bfloat16` or `float16`.
+        strict: demand of a hub id that the revision is a full commit of 40 hex digits.
+        loras: `.safetensors` files with LoRA weights, added in this order at strength 1.
+
+    Raises:
+        UnsafeWeightsError: pickles, remote code, or an unpinned revision with `strict`.
+        ModelError: nothing there, or nothing that lsb can load; the message names what was tried.
+    """
+    return load_stable_diffusion(locate(model, revision=revision, strict=strict, loras=loras), device, dtype)
+
+
+def identify(
+    model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()
+) -> ModelIdentity:
+    """Digests of a model's files, without building the network. Arguments and errors as for `load_backbone`."""
+    return locate(model, revision=revision, strict=strict, loras=loras).identity()
+
+
+def locate(model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()) -> ModelFiles:
+    """The model's files on the local disk; a hub id is downloaded if need be. Arguments as for `load_backbone`."""
+    return dataclasses.replace(_locate(model, revision, strict), loras=tuple(check_lora(Path(lora)) for lora in loras))
+
+
+def _locate(model: str, revision: str | None, strict: bool) -> ModelFiles:
+    path = Path(_local(model))
+    if path.exists():
+        if revision is not None:
+            raise ModelError(f"{model} is on the local disk and has no revisions; leave revision out")
+        return of_folder(path) if path.is_dir() else of_checkpoint(path)
+    if _HUB_ID.fullmatch(model) and Path(model).suffix.lower() not in PICKLES | {".safetensors"}:
+        return _from_hub(model, revision, strict)
+    raise ModelError(f"no model {model}: there is no such folder or file, and it is no hub id (owner/name)")
+
+
+def _local(model: str) -> str:
+    """The path of a `file://` URI; a path as it is."""
+    if "://" not in model:
+        return model
+    parts = urlsplit(model)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise ModelError(f"model {model} has scheme {parts.scheme}; allowed: a path, file:///path, or owner/name")
+    return unquote(parts.path)
+
+
+def _from_hub(model: str, revision: str | None, strict: bool) -> ModelFiles:
+    pinned = bool(revision and _COMMIT.fullmatch(revision))
+    if strict and not pinned:
+        raise UnsafeWeightsError(
+            f"{model} at revision {revision or 'main'} can change; strict needs the full commit of 40 hex digits"
+        )
+    # A commit never changes, so that the cache is as good as the hub.
+    folder = _snapshot(model, revision, cached=True) if pinned else None
+    folder = folder or _snapshot(model, revision, cached=False)
+    if folder is None:
+        raise ModelError(
+            f"no model {model} at revision {revision or 'main'}: no such folder here, and the hub gives none "
+            "(wrong name, no access, or no network)"
+        )
+    if not (folder / "unet").is_dir():
+        raise ModelError(f"{model} has no unet folder: it is no Stable Diffusion model in diffusers' layout")
+    return of_folder(folder, id=model, revision=folder.name)
+
+
+def _snapshot(model: str, revision: str | None, *, cached: bool) -> Path | None:
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES, local_files_only=cached)
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
+        logger.info("%s not found (%s): %s", model, "cache" if cached else "hub", error)
+        return None
+    return Path(found)

@@ -1,0 +1,56 @@
+"""What one image's record is called and how its identity is made.
+
+Everything that is hashed is hashed here: bytes with SHA-256, structures as RFC 8785 canonical JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+
+import rfc8785
+
+RECORD_ID_HEX = 32
+
+
+class Status(StrEnum):
+    """What became of a record. `ok` and `quarantined` are final; `failed` is ours and may be run again."""
+
+    OK = "ok"
+    QUARANTINED = "quarantined"
+    FAILED = "failed"
+
+
+class Action(StrEnum):
+    """What the plan wants done with a record."""
+
+    TRANSLATE = "translate"
+    CARRY = "carry"
+    QUARANTINE = "quarantine"
+
+
+def sha256(data: bytes) -> str:
+    """SHA-256 of `data`, 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """RFC 8785 canonical JSON. Integers above 2^53 are refused by the RFC: seeds are strings."""
+    return rfc8785.dumps(value)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a structure's canonical JSON."""
+    return sha256(canonical_json(value))
+
+
+def record_id(key: str) -> str:
+    """Identity of a source image: the first 32 hex digits of SHA-256 of its key."""
+    return sha256(key.encode())[:RECORD_ID_HEX]
+
+
+def dataset_version(records: Iterable[tuple[str, str | None]]) -> str:
+    """Version of a data set: SHA-256 of its sorted (record id, source digest) pairs."""
+    return digest_of(sorted([rid, digest or ""] for rid, digest in records))

@@ -1,0 +1,43 @@
+"""What fixes an image's pixels, as one structure and its digest: the transform id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lsb.bridge.settings import BridgeSettings
+from lsb.models.protocol import ModelIdentity
+from lsb.records import digest_of
+
+# Raised by any change that alters pixels; the golden-image test holds the images of each version.
+TRANSFORM_VERSION = 1
+
+
+def transform_settings(
+    identity: ModelIdentity,
+    source_prompt_id: str,
+    target_prompt_id: str,
+    settings: BridgeSettings,
+    seed: str,
+    dtype: str,
+    output_format: str,
+) -> dict[str, Any]:
+    """Everything that enters an image's pixels, and nothing else: no device, batch shape, shard size or threshold.
+
+    The values are plain JSON. Whole numbers are below 2^53; the seed is text.
+    """
+    return {
+        "transform_version": TRANSFORM_VERSION,
+        "method": "lsb",
+        "model": dict(sorted(identity.files.items())),
+        "prompts": {"source": source_prompt_id, "target": target_prompt_id},
+        "bridge": settings.model_dump(mode="json"),
+        "seed": seed,
+        "dtype": dtype,
+        "preprocessing": {"fit": "letterbox", "ground": "white", "resampling": "lanczos", "colour": "srgb"},
+        "encoder": output_format,
+    }
+
+
+def transform_id(settings: dict[str, Any]) -> str:
+    """SHA-256 of the RFC 8785 canonical JSON, 64 hex digits."""
+    return digest_of(settings)

@@ -1,0 +1,175 @@
+"""What may be given as a model, what is refused, and what makes up a model's identity."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from lsb.errors import ModelError, UnsafeWeightsError
+from lsb.models.load import identify, load_backbone
+from lsb.models.stable_diffusion import StableDiffusion
+from lsb.records import sha256
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+def edit(folder: Path, name: str, **changes: object) -> None:
+    file = folder / name
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_identity_names_every_file_that_matters(folder: Path, tiny_backbone: StableDiffusion) -> None:
+    identity = identify(str(folder))
+    assert identity.id == "copy"
+    assert identity.revision is None
+    assert identity.files == tiny_backbone.identity.files
+    assert identity.digest == tiny_backbone.identity.digest
+    assert set(identity.files) == {
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+    name = "vae/diffusion_pytorch_model.safetensors"
+    assert identity.files[name] == sha256((folder / name).read_bytes())
+
+
+def test_identity_changes_with_a_byte_and_not_with_what_is_not_loaded(folder: Path) -> None:
+    before = identify(str(folder)).digest
+    (folder / "README.md").write_text("about")
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle beside safetensors is never read")
+    assert identify(str(folder)).digest == before
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    assert identify(str(folder)).digest != before
+
+
+def test_fp16_variant_is_taken_where_there_is_no_other(folder: Path, tiny_backbone: StableDiffusion) -> None:
+    for component, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        plain = folder / component / f"{stem}.safetensors"
+        plain.rename(plain.with_name(f"{stem}.fp16.safetensors"))
+    backbone = load_backbone(str(folder), device="cpu")
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in backbone.identity.files
+    x_t, condition = torch.ones(1, *backbone.latent_shape()), torch.ones(1, 77, 32)
+    assert torch.equal(backbone.predict(x_t, 1.0, condition), tiny_backbone.predict(x_t, 1.0, condition))
+    shutil.copy(
+        folder / "vae/diffusion_pytorch_model.fp16.safetensors", folder / "vae/diffusion_pytorch_model.safetensors"
+    )
+    with pytest.raises(ModelError, match="fp16 weights for some components only"):
+        load_backbone(str(folder), device="cpu")
+
+
+def test_file_uri(tiny_folder: Path) -> None:
+    assert identify(tiny_folder.as_uri()).digest == identify(str(tiny_folder)).digest
+    with pytest.raises(ModelError, match="scheme s3"):
+        load_backbone("s3://bucket/model")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("nowhere", "no such folder or file"),
+        ("./no/such/folder", "no such folder or file"),
+        ("no-such-owner/no-such-model", "no such folder here, and the hub gives none"),
+        ("some/model.safetensors", "no such folder or file"),
+    ],
+)
+def test_a_model_that_is_not_there(model: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        load_backbone(model)
+    assert model in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_has_no_revision(tiny_folder: Path) -> None:
+    with pytest.raises(ModelError, match="no revisions"):
+        load_backbone(str(tiny_folder), revision=COMMIT)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT[:12]])
+def test_strict_demands_a_pinned_commit(revision: str | None) -> None:
+    with pytest.raises(UnsafeWeightsError, match="full commit of 40 hex digits"):
+        load_backbone("owner/name", revision=revision, strict=True)
+
+
+def test_a_pinned_hub_model_comes_from_the_cache(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    shutil.copytree(tiny_folder, tmp_path / "models--owner--name" / "snapshots" / COMMIT)
+    identity = load_backbone("owner/name", revision=COMMIT, strict=True, device="cpu").identity
+    assert (identity.id, identity.revision) == ("owner/name", COMMIT)
+    assert identity.digest == identify(str(tiny_folder)).digest
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_pickled_weights_are_refused(folder: Path, component: str) -> None:
+    for weights in (folder / component).glob("*.safetensors"):
+        weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(UnsafeWeightsError, match="pickled weights"):
+        load_backbone(str(folder))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin", ".pth"])
+def test_pickled_checkpoints_are_refused(tmp_path: Path, suffix: str) -> None:
+    checkpoint = tmp_path / f"model{suffix}"
+    checkpoint.write_bytes(b"\x80\x04")
+    with pytest.raises(UnsafeWeightsError, match="is a pickle"):
+        load_backbone(str(checkpoint))
+
+
+def test_remote_code_is_refused(folder: Path) -> None:
+    original = (folder / "model_index.json").read_text()
+    for changes in ({"_class_name": ["my_pipeline", "MyPipeline"]}, {"unet": ["my_unet", "MyUNet"]}):
+        edit(folder, "model_index.json", **changes)
+        with pytest.raises(UnsafeWeightsError, match="own code"):
+            load_backbone(str(folder))
+        (folder / "model_index.json").write_text(original)
+    edit(folder, "text_encoder/config.json", auto_map={"AutoModel": "evil.Model"})
+    with pytest.raises(UnsafeWeightsError, match="auto_map"):
+        load_backbone(str(folder))
+
+
+def test_other_families_and_broken_folders(folder: Path, tmp_path: Path) -> None:
+    original = (folder / "model_index.json").read_text()
+    for changes in ({"_class_name": "FluxPipeline"}, {"text_encoder_2": ["transformers", "CLIPTextModel"]}):
+        edit(folder, "model_index.json", **changes)
+        with pytest.raises(ModelError, match=r"supported are Stable Diffusion 1.x and 2.x"):
+            load_backbone(str(folder))
+    (folder / "model_index.json").write_text(original)
+    edit(folder, "vae/config.json", _class_name="VQModel")
+    with pytest.raises(ModelError, match="VQModel; allowed is AutoencoderKL"):
+        load_backbone(str(folder))
+    (folder / "vae/config.json").write_text("{")
+    with pytest.raises(ModelError, match="not JSON"):
+        load_backbone(str(folder))
+    (folder / "vae/config.json").unlink()
+    with pytest.raises(ModelError, match=r"lacks vae/config.json"):
+        load_backbone(str(folder))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no Stable Diffusion folder"):
+        load_backbone(str(tmp_path / "empty"))
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ModelError, match="is no model"):
+        load_backbone(str(tmp_path / "notes.txt"))

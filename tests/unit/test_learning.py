@@ -1,0 +1,254 @@
+"""Learning a prompt: the right gradient, the best vectors, the same result however often it was interrupted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from lsb.bridge.schedule import NoiseSchedule
+from lsb.config import LearningConfig
+from lsb.errors import BridgeError, FrozenSettingsError, PromptError
+from lsb.learning import LearnedPrompt, learn_prompt
+from lsb.models.protocol import ModelIdentity
+from lsb.models.stable_diffusion import StableDiffusion
+from lsb.prompts import Prompt
+
+QUICK = LearningConfig(steps=12, batch=4, validate_every=4, learning_rate=0.02, patience=100, sigma_max=3.0)
+
+
+@dataclass
+class Memory:
+    """A checkpoint in memory; can die after a number of saves."""
+
+    data: bytes | None = None
+    dies_after: int | None = None
+    saves: int = 0
+
+    def load(self) -> bytes | None:
+        return self.data
+
+    def save(self, state: bytes) -> None:
+        self.data = state
+        self.saves += 1
+        if self.saves == self.dies_after:
+            raise KeyboardInterrupt
+
+
+@dataclass
+class Bars:
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+
+    def start(self, name: str, total: int) -> None:
+        self.calls.append(("start", (name, total)))
+
+    def advance(self, name: str, n: int = 1, **figures: float) -> None:
+        self.calls.append(("advance", n))
+
+    def finish(self, name: str) -> None:
+        self.calls.append(("finish", name))
+
+
+class Line:
+    """A backbone whose every image is the sum of the prompt's vectors: the best vectors are known.
+
+    x_hat = c, so eps_hat = (x_t - c) / sigma, and for images that all are `m` the loss is zero at c = m.
+    """
+
+    identity = ModelIdentity("line", None, "0" * 64, {})
+    image_size, sigma_max, device, dtype = 4, 10.0, "cpu", "float32"
+    schedule: NoiseSchedule | None = None
+
+    def __init__(self, broken: frozenset[int] = frozenset()) -> None:
+        self.broken, self.calls = broken, 0
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        return 3, 4, 4
+
+    def encode(self, images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
+        return images
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+    def embed(self, prompt: Prompt, vectors: torch.Tensor | None = None) -> torch.Tensor:
+        assert vectors is not None
+        return vectors.sum(0).view(1, 1, -1)
+
+    def table_vectors(self, text: str) -> torch.Tensor:
+        return torch.zeros(len(text.split()), 3)
+
+    def predict(self, x_t: torch.Tensor, sigma: Any, condition: torch.Tensor, *, published: bool = False) -> Any:
+        if torch.is_grad_enabled():
+            self.calls += 1
+        bad = torch.nan if torch.is_grad_enabled() and self.calls in self.broken else 0.0
+        scale = torch.tensor(sigma).to(x_t).view(-1, 1, 1, 1)
+        return (x_t - condition.view(-1, 3, 1, 1)) / scale + bad
+
+
+def flat_colour(value: tuple[float, float, float], count: int = 6) -> torch.Tensor:
+    """Images that are nearly equal, so that they count as different."""
+    base = torch.tensor(value).view(1, 3, 1, 1).expand(count, 3, 4, 4).clone()
+    base[:, 0, 0, 0] += torch.arange(count) * 1e-6
+    return base
+
+
+def learn(backbone: Any, images: Any, settings: LearningConfig = QUICK, **options: Any) -> LearnedPrompt:
+    return learn_prompt(backbone, images, "<new>", options.pop("initial", "red dog"), 2, settings, "7", **options)
+
+
+def pictures(count: int = 10) -> list[Image.Image]:
+    return [Image.new("RGB", (32 + number, 32), (20 * number, 200 - 10 * number, 90)) for number in range(count)]
+
+
+def same(one: LearnedPrompt, two: LearnedPrompt) -> bool:
+    return one.prompt == two.prompt and one.history == two.history and one.best_step == two.best_step
+
+
+def test_it_finds_the_vectors_that_are_known_to_be_best() -> None:
+    settings = QUICK.model_copy(update={"steps": 400, "learning_rate": 0.01, "validate_every": 50})
+    learned = learn(Line(), flat_colour((0.5, -0.3, 0.8)), settings)
+    assert learned.prompt.vectors is not None
+    assert torch.allclose(learned.prompt.vectors.sum(0), torch.tensor([0.5, -0.3, 0.8]), atol=0.01)
+    assert learned.history[-1]["validation_loss"] < 1e-3 * learned.history[0]["validation_loss"]
+
+
+def test_validation_loss_is_the_one_of_the_docstring() -> None:
+    """Where eps_hat is off by (m - c) / sigma, the loss is (1 + sigma²) / sigma² |m - c|² at the strata's middles."""
+    settings = QUICK.model_copy(update={"steps": 1})
+    learned = learn(Line(), flat_colour((0.5, -0.3, 0.8), count=2), settings)
+    low, high = math.log(settings.sigma_min), math.log(settings.sigma_max)
+    sigmas = [math.exp(low + (high - low) * (number + 0.5) / 16) for number in range(16)]
+    squares = (0.25 + 0.09 + 0.64) / 3
+    expected = sum((1 + sigma**2) / sigma**2 * squares for sigma in sigmas) / 16
+    assert learned.history[0]["validation_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_it_improves_a_real_network_s_loss_and_is_deterministic(tiny_backbone: StableDiffusion) -> None:
+    settings = QUICK.model_copy(update={"steps": 24, "batch": 8, "validate_every": 8, "learning_rate": 0.1})
+    learned = learn(tiny_backbone, pictures(), settings)
+    assert learned.prompt.text == "a picture of <new>"
+    assert learned.prompt.vectors is not None
+    assert learned.prompt.vectors.shape == (2, 32)
+    losses = [entry["validation_loss"] for entry in learned.history]
+    assert [entry["step"] for entry in learned.history] == [0, 8, 16, 24]
+    assert learned.stopped_because == "steps"
+    assert min(losses) < losses[0]
+    assert learned.best_step == learned.history[losses.index(min(losses))]["step"]
+    torch.manual_seed(99)
+    assert same(learned, learn(tiny_backbone, list(reversed(pictures())), settings))
+    other = learn_prompt(tiny_backbone, pictures(), "<new>", "red dog", 2, settings, "8")
+    assert other.prompt != learned.prompt
+
+
+def test_only_the_vectors_change(tiny_backbone: StableDiffusion) -> None:
+    networks = (tiny_backbone._unet, tiny_backbone._vae, tiny_backbone._text._encoder)
+    before = [parameter.clone() for network in networks for parameter in network.parameters()]
+    learn(tiny_backbone, pictures(4))
+    after = [parameter for network in networks for parameter in network.parameters()]
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    assert all(parameter.grad is None for parameter in after)
+
+
+@pytest.mark.parametrize("dies_after", [1, 2, 3])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tiny_backbone: StableDiffusion, dies_after: int) -> None:
+    whole = learn(tiny_backbone, pictures())
+    memory = Memory(dies_after=dies_after)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tiny_backbone, pictures(), checkpoint=memory)
+    resumed = learn(tiny_backbone, pictures(), checkpoint=memory)
+    assert memory.saves == 4
+    assert same(resumed, whole)
+    # A finished run that is started again does nothing more.
+    assert same(learn(tiny_backbone, pictures(), checkpoint=memory), whole)
+    assert memory.saves == 4
+
+
+def test_a_checkpoint_of_other_settings_is_refused() -> None:
+    memory = Memory()
+    learn(Line(), flat_colour((0.1, 0.2, 0.3)), checkpoint=memory)
+    with pytest.raises(FrozenSettingsError, match="another images, learning") as caught:
+        learn(Line(), flat_colour((0.1, 0.2, 0.4)), QUICK.model_copy(update={"batch": 2}), checkpoint=memory)
+    assert caught.value.fields == ["images", "learning"]
+
+
+@pytest.mark.parametrize("data", [b"", b"rubbish", b"\x02\0\0\0\0\0\0\0{}"])
+def test_an_unreadable_checkpoint_is_begun_anew(data: bytes) -> None:
+    images = flat_colour((0.1, 0.2, 0.3))
+    assert same(learn(Line(), images, checkpoint=Memory(data)), learn(Line(), images))
+
+
+def test_patience_keeps_the_best() -> None:
+    """With a rate far too large the loss gets worse at once."""
+    settings = QUICK.model_copy(update={"steps": 400, "learning_rate": 50.0, "patience": 3})
+    learned = learn(Line(), flat_colour((0.0, 0.0, 0.0)), settings)
+    assert learned.stopped_because == "patience"
+    assert learned.best_step == 0
+    assert [entry["step"] for entry in learned.history] == [0, 4, 8, 12]
+    assert learned.prompt.vectors is not None
+    assert torch.equal(learned.prompt.vectors, torch.zeros(2, 3))
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_halves_the_rate() -> None:
+    learned = learn(Line(broken=frozenset({2, 6})), flat_colour((0.5, -0.3, 0.8)))
+    rates = [entry["learning_rate"] for entry in learned.history]
+    assert rates == [0.02, 0.01, 0.005, 0.005]
+    assert all(math.isfinite(entry["training_loss"]) for entry in learned.history[1:])
+    assert learned.history[-1]["validation_loss"] < learned.history[0]["validation_loss"]
+
+
+def test_the_third_such_loss_is_an_error() -> None:
+    with pytest.raises(PromptError, match="not finite 3 times, last at step 9"):
+        learn(Line(broken=frozenset({1, 5, 9})), flat_colour((0.5, -0.3, 0.8)))
+
+
+def test_initial_vectors() -> None:
+    class Table(Line):
+        def table_vectors(self, text: str) -> torch.Tensor:
+            return torch.arange(3.0 * len(text.split())).view(-1, 3)
+
+    def start(initial: str, count: int) -> list[list[float]]:
+        settings = QUICK.model_copy(update={"steps": 1, "learning_rate": 1e-30})
+        images = flat_colour((0.0, 0.0, 0.0))
+        learned = learn_prompt(Table(), images, "<n>", initial, count, settings, "0")  # type: ignore[arg-type]
+        assert learned.prompt.vectors is not None
+        return learned.prompt.vectors.tolist()
+
+    assert start("one", 1) == [[0.0, 1.0, 2.0]]
+    assert start("one two", 1) == [[1.5, 2.5, 3.5]]
+    assert start("one two three", 2) == [[1.5, 2.5, 3.5], [6.0, 7.0, 8.0]]
+    assert start("one two", 3) == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [0.0, 1.0, 2.0]]
+
+
+def test_progress() -> None:
+    bars = Bars()
+    learn(Line(), flat_colour((0.5, -0.3, 0.8)), progress=bars)
+    assert bars.calls[0] == ("start", ("learn <new>", 12))
+    assert sum(value for name, value in bars.calls if name == "advance") == 12
+    assert bars.calls[-1] == ("finish", "learn <new>")
+
+
+def test_bad_requests(tiny_backbone: StableDiffusion) -> None:
+    with pytest.raises(PromptError, match="1 different images"):
+        learn(Line(), flat_colour((0.5, -0.3, 0.8), count=1).repeat(5, 1, 1, 1))
+    with pytest.raises(BridgeError, match=r"sigma_max is 11.0; this model's noise schedule ends at 10"):
+        learn(Line(), flat_colour((0.5, -0.3, 0.8)), QUICK.model_copy(update={"sigma_max": 11.0}))
+    with pytest.raises(PromptError, match="no tokens"):
+        learn(tiny_backbone, pictures(3), initial=" ")
+
+
+def test_no_more_than_max_images_and_equal_ones_once() -> None:
+    seen: list[int] = []
+
+    class Counting(Line):
+        def encode(self, images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
+            seen.append(len(images))
+            return images
+
+    images = flat_colour((0.5, -0.3, 0.8), count=9)
+    learn(Counting(), torch.cat([images, images]), QUICK.model_copy(update={"max_images": 7}))
+    assert sum(seen) == 7

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from lsb.records import canonical_json, dataset_version, digest_of, record_id, sha256
+
+
+def test_ids_are_the_beginning_of_the_keys_digest() -> None:
+    assert record_id("a/b.png") == sha256(b"a/b.png")[:32]
+    assert record_id("käse.png") == sha256("käse.png".encode())[:32]
+
+
+def test_canonical_json_does_not_depend_on_order_or_type_of_number() -> None:
+    assert canonical_json({"b": 1.0, "a": [None, "ä"]}) == '{"a":[null,"ä"],"b":1}'.encode()
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+
+
+def test_large_whole_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"9007199254740993|domain|integer"):
+        canonical_json({"seed": 2**53 + 1})
+
+
+def test_a_version_depends_on_ids_and_digests_but_not_on_order() -> None:
+    records = [("a", "1"), ("b", "2")]
+    assert dataset_version(records) == dataset_version(reversed(records))
+    assert dataset_version(records) != dataset_version([("a", "2"), ("b", "1")])
+    assert dataset_version(records) != dataset_version([("a", "1")])
