@@ -1,0 +1,72 @@
+"""Under which conditions an image was made: what its pixels depend on beyond the transform."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lsb.records import digest_of
+
+
+def describe(device: str, dtype: str, batch: int) -> dict[str, Any]:
+    """The execution columns of the manifest, for a worker's whole life.
+
+    Args:
+        device: torch's name, such as `cpu` or `cuda:0`.
+        dtype: the network's, such as `float32`.
+        batch: images per forward.
+    """
+    return {
+        "device": f"{torch.device(device).type}: {_device_model(device)}",
+        "dtype": dtype,
+        "batch": batch,
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "code_version": _version(),
+        "code_commit": _commit(),
+        "packages_sha256": packages_digest(),
+    }
+
+
+@cache
+def packages_digest() -> str:
+    """SHA-256 of the sorted names and versions of all installed packages."""
+    found = {f"{dist.name.lower()}=={dist.version}" for dist in metadata.distributions() if dist.name}
+    return digest_of(sorted(found))
+
+
+def _device_model(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(torch.device(device))
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown model")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("lsb")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@cache
+def _commit() -> str | None:
+    """Commit of the checkout this package is imported from, `-dirty` if files differ; None if it is no checkout."""
+    root = Path(__file__).resolve().parent.parent
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

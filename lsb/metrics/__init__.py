@@ -1,0 +1,1 @@
+"""Measures of a translation: per image, between sets of images, and the table of both."""

@@ -1,0 +1,335 @@
+"""The table of a translation: its measures beside those of the reference rows that need no translation.
+
+The pictures come as sequences, so that a test, a script and a finished run share one computation. Where there is no
+target or no truth, a number is None and says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lsb.images import from_square, pixels_sha256, to_images, to_square, to_tensor
+from lsb.metrics.colour import ColourMoments, colour_moments, match_colours
+from lsb.metrics.distances import LEVEL, RESAMPLES, Estimate, FrechetDistance, KernelDistance, MeanScore
+from lsb.metrics.features import FeatureExtractor, Features
+from lsb.metrics.retrieval import hits
+from lsb.metrics.scores import Scorer, Scores
+from lsb.models.protocol import Backbone
+from lsb.progress import NoProgress, Progress
+
+SCHEMA = "lsb.metrics/1"
+CHUNK = 8
+NAME = "evaluate"
+NO_TRUTH = Estimate(None, reason="no truth was given")
+NO_TARGET = Estimate(None, reason="no target set was given")
+MEANS = ("structure_distance", "tone_distance", "psnr")
+
+Images = Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared. Sequences may load their pictures when asked for them; each is asked a few times.
+
+    `outputs` and `truths` belong to `sources` one to one. `scores` holds features and structure distances of outputs
+    where they are known, None elsewhere. `targets` are the target style's pictures of the same split, in any order.
+    """
+
+    ids: Sequence[str]
+    sources: Images
+    outputs: Images
+    truths: Sequence[Image.Image | None] | None = None
+    targets: Images | None = None
+    target_ids: Sequence[str] | None = None
+    scores: Sequence[Scores | None] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {
+            len(part) for part in (self.ids, self.sources, self.outputs, self.truths, self.scores) if part is not None
+        }
+        if len(lengths) > 1:
+            raise ValueError(f"ids, sources, outputs, truths and scores have different lengths: {sorted(lengths)}")
+        if self.targets is not None and (self.target_ids is None or len(self.target_ids) != len(self.targets)):
+            raise ValueError("targets need target_ids of the same length")
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """One row of the table; see `lsb.metrics.table` for what the columns mean."""
+
+    key: str
+    images: int
+    tone_distance: Estimate
+    psnr: Estimate
+    kid: Estimate
+    kid_gap_closed: Estimate
+    fid: Estimate
+    structure_distance: Estimate
+    truth_retrieval: Estimate
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    images: int
+    targets: int
+    truths: int
+    extractor: str
+    extractor_digest: str
+    rows: tuple[MeasuredRow, ...]
+
+    def row(self, key: str) -> MeasuredRow:
+        return next(row for row in self.rows if row.key == key)
+
+    def to_json(self) -> dict[str, Any]:
+        """What metrics.json holds. Every number is finite or null with a reason."""
+        return {
+            "schema": SCHEMA,
+            "sample": {
+                "rule": "smallest record ids",
+                "images": self.images,
+                "targets": self.targets,
+                "truths": self.truths,
+            },
+            "extractor": {"id": self.extractor, "digest": self.extractor_digest},
+            "interval": {"level": LEVEL, "resamples": RESAMPLES},
+            "rows": [
+                {name: value._asdict() if isinstance(value, Estimate) else value for name, value in _fields(row)}
+                for row in self.rows
+            ],
+        }
+
+
+def through_vae(images: Images, backbone: Backbone) -> list[Image.Image]:
+    """Pictures encoded and decoded, nothing else: what the model's autoencoder alone does to them."""
+    if not images:
+        return []
+    squares = [to_square(image, backbone.image_size) for image in images]
+    with torch.no_grad():
+        decoded = backbone.decode(backbone.encode(to_tensor([picture for picture, _ in squares])))
+    return [from_square(picture, box) for picture, (_, box) in zip(to_images(decoded), squares, strict=True)]
+
+
+def evaluate_images(
+    comparison: Comparison, backbone: Backbone, extractor: FeatureExtractor, progress: Progress = NoProgress()
+) -> EvaluationResult:
+    """The whole table. Equal pictures and ids give equal numbers, in whatever order they come."""
+    order = sorted(range(len(comparison.ids)), key=comparison.ids.__getitem__)
+    table = _Table(comparison, backbone, extractor)
+    progress.start(NAME, len(order) + len(comparison.targets or ()))
+    for chunk in _chunks(order):
+        table.add_records(chunk)
+        progress.advance(NAME, len(chunk))
+    for chunk in _chunks(range(len(comparison.targets or ()))):
+        table.add_targets(chunk)
+        progress.advance(NAME, len(chunk))
+    result = table.result()
+    progress.finish(NAME)
+    return result
+
+
+class _Collected:
+    """The mergeable states behind one row."""
+
+    def __init__(self) -> None:
+        self.kid = KernelDistance()
+        self.fid = FrechetDistance()
+        self.means = {name: MeanScore() for name in MEANS}
+        self.hits = MeanScore()
+        self.ids: list[str] = []
+        self.features: list[np.ndarray] = []
+
+    def add(self, ids: Sequence[str], scores: Sequence[Scores]) -> None:
+        for name, mean in self.means.items():
+            known = [
+                (record, score.values[name]) for record, score in zip(ids, scores, strict=True) if name in score.values
+            ]
+            if known:
+                mean.update([value for _, value in known], [record for record, _ in known])
+        self.add_features(ids, [score.features for score in scores])
+
+    def add_features(self, ids: Sequence[str], features: Sequence[np.ndarray]) -> None:
+        self.ids.extend(ids)
+        self.features.extend(features)
+
+
+class _Table:
+    """Collects the rows chunk by chunk, so that no more than a chunk of pictures is held at a time."""
+
+    def __init__(self, comparison: Comparison, backbone: Backbone, extractor: FeatureExtractor) -> None:
+        self.comparison, self.backbone = comparison, backbone
+        self.extractor, self.scorer = extractor, Scorer(extractor)
+        self.rows = {key: _Collected() for key in ("translation", "source", "source_vae")}
+        self.floor = _Collected()  # truths through the VAE, under their records' ids
+        self.moments: tuple[ColourMoments, ColourMoments] | None = None
+        if comparison.targets and comparison.sources:
+            self.moments = colour_moments(comparison.sources), colour_moments(comparison.targets)
+            self.rows["source_colour"] = _Collected()
+        self.truth_digests: dict[str, str] = {}  # record id -> pixels of its truth
+        self.truth_index: dict[str, int] = {}  # pixels of a truth -> a record that has it
+        self.vae_features: dict[str, np.ndarray] = {}  # pixels -> features of the same picture through the VAE
+        self.gallery: dict[str, np.ndarray] = {}  # pixels -> features, one entry per different target picture
+        self.target_features: list[np.ndarray] = []
+        self.target_vae_features: list[np.ndarray] = []
+
+    def add_records(self, chunk: Sequence[int]) -> None:
+        ids = [self.comparison.ids[index] for index in chunk]
+        sources = [self.comparison.sources[index] for index in chunk]
+        truths = [self.comparison.truths[index] if self.comparison.truths is not None else None for index in chunk]
+        seen = self.extractor(sources)
+        self.rows["source"].add(ids, self.scorer.compare(seen.maps, seen, sources, truths))
+        blurred = through_vae(sources, self.backbone)
+        self.rows["source_vae"].add(ids, self.scorer.compare(seen.maps, self.extractor(blurred), blurred, truths))
+        if self.moments is not None:
+            matched = [match_colours(source, *self.moments) for source in sources]
+            self.rows["source_colour"].add(
+                ids, self.scorer.compare(seen.maps, self.extractor(matched), matched, truths)
+            )
+        self.rows["translation"].add(ids, self._translation(chunk, seen, truths))
+        self._add_truths(chunk, ids, seen, truths)
+
+    def _translation(self, chunk: Sequence[int], seen: Features, truths: Sequence[Image.Image | None]) -> list[Scores]:
+        outputs = [self.comparison.outputs[index] for index in chunk]
+        known = [None if self.comparison.scores is None else self.comparison.scores[index] for index in chunk]
+        missing = [place for place, score in enumerate(known) if score is None]
+        maps, new = seen.maps[missing], [outputs[place] for place in missing]
+        made = iter(self.scorer.compare(maps, self.extractor(new), new, [None] * len(new)))
+        # Measured against this truth, whatever was the truth when the scores were made.
+        against = self.scorer.against_truth(outputs, truths)
+        scores = [score or next(made) for score in known]
+        return [
+            Scores({"structure_distance": score.values["structure_distance"], **other}, score.features)
+            for score, other in zip(scores, against, strict=True)
+        ]
+
+    def _add_truths(
+        self, chunk: Sequence[int], ids: Sequence[str], seen: Features, truths: Sequence[Image.Image | None]
+    ) -> None:
+        known = [place for place, truth in enumerate(truths) if truth is not None]
+        true = [truth for truth in truths if truth is not None]
+        if not true:
+            return
+        blurred = through_vae(true, self.backbone)
+        scores = self.scorer.compare(seen.maps[known], self.extractor(blurred), blurred, true)
+        self.floor.add([ids[place] for place in known], scores)
+        for place, truth, score in zip(known, true, scores, strict=True):
+            digest = pixels_sha256(truth)
+            self.truth_digests[ids[place]] = digest
+            self.truth_index.setdefault(digest, chunk[place])
+            self.vae_features[digest] = score.features
+
+    def add_targets(self, chunk: Sequence[int]) -> None:
+        assert self.comparison.targets is not None
+        targets = [self.comparison.targets[index] for index in chunk]
+        digests = [pixels_sha256(target) for target in targets]
+        features = self.extractor(targets).pooled
+        self.target_features.extend(features)
+        for digest, feature in zip(digests, features, strict=True):
+            self.gallery.setdefault(digest, feature)
+        new = [place for place, digest in enumerate(digests) if digest not in self.vae_features]
+        blurred = self.extractor(through_vae([targets[place] for place in new], self.backbone)).pooled
+        self.vae_features |= {digests[place]: feature for place, feature in zip(new, blurred, strict=True)}
+        self.target_vae_features.extend(self.vae_features[digest] for digest in digests)
+
+    def result(self) -> EvaluationResult:
+        self._complete_gallery()
+        targets = self.comparison.targets
+        rows = [self._row(key, collected, collected) for key, collected in self.rows.items()]
+        pictures = self.floor
+        if targets is not None:
+            pictures = _Collected()
+            pictures.add_features(list(self.comparison.target_ids or ()), self.target_vae_features)
+        if pictures.ids:
+            rows.insert(3, self._row("target_vae", self.floor, pictures))
+        return EvaluationResult(
+            images=len(self.comparison.ids),
+            targets=len(targets or ()),
+            truths=len(self.truth_digests),
+            extractor=self.extractor.id,
+            extractor_digest=self.extractor.digest,
+            rows=_with_gap(rows),
+        )
+
+    def _complete_gallery(self) -> None:
+        """Truths that are not among the target pictures belong to the target style, too."""
+        truths = self.comparison.truths
+        missing = [index for digest, index in self.truth_index.items() if digest not in self.gallery]
+        for chunk in _chunks(missing):
+            true = [truth for index in chunk if truths is not None and (truth := truths[index]) is not None]
+            for truth, feature in zip(true, self.extractor(true).pooled, strict=True):
+                self.gallery[pixels_sha256(truth)] = feature
+
+    def _row(self, key: str, scored: _Collected, pictures: _Collected) -> MeasuredRow:
+        """`scored` has records with scores, `pictures` the whole set that is compared with the targets."""
+        self._count_hits(scored)
+        kid = fid = NO_TARGET
+        if self.comparison.targets is not None:
+            for distance in (pictures.kid, pictures.fid):
+                for ids, features, real in (
+                    (pictures.ids, pictures.features, False),
+                    (self.comparison.target_ids or (), self.target_features, True),
+                ):
+                    if features:
+                        distance.update(np.stack(features), ids, real=real)
+            kid, fid = pictures.kid.compute(), pictures.fid.compute()
+        means = {name: _mean(metric) for name, metric in scored.means.items()}
+        return MeasuredRow(
+            key=key,
+            images=len(pictures.ids),
+            kid=kid,
+            fid=fid,
+            kid_gap_closed=NO_TARGET,
+            truth_retrieval=_mean(scored.hits),
+            **means,
+        )
+
+    def _count_hits(self, collected: _Collected) -> None:
+        known = [place for place, record in enumerate(collected.ids) if record in self.truth_digests]
+        if not known:
+            return
+        position = {digest: place for place, digest in enumerate(self.gallery)}
+        ids = [collected.ids[place] for place in known]
+        truth = np.array([position[self.truth_digests[record]] for record in ids])
+        features = np.stack([collected.features[place] for place in known])
+        collected.hits.update(hits(features, np.stack(list(self.gallery.values())), truth), ids)
+
+
+def _mean(metric: MeanScore) -> Estimate:
+    return metric.compute() if metric.update_called else NO_TRUTH
+
+
+def _with_gap(rows: Sequence[MeasuredRow]) -> tuple[MeasuredRow, ...]:
+    """KID gap closed: 1 - (KID - KID of target VAE) / (KID of source VAE - KID of target VAE)."""
+    kid = {row.key: row.kid.value for row in rows}
+    start, floor = kid.get("source_vae"), kid.get("target_vae")
+    if start is None or floor is None:
+        missing = next((row.kid.reason for row in rows if row.kid.reason), NO_TARGET.reason)
+        return tuple(replace(row, kid_gap_closed=Estimate(None, reason=missing)) for row in rows)
+    if start <= floor:
+        none = Estimate(
+            None, reason="the source through the VAE is no farther from the target than the target's VAE is"
+        )
+        return tuple(replace(row, kid_gap_closed=none) for row in rows)
+
+    def closed(value: float) -> float:
+        return 1 - (value - floor) / (start - floor)
+
+    return tuple(
+        replace(row, kid_gap_closed=Estimate(closed(row.kid.value))) if row.kid.value is not None else row
+        for row in rows
+    )
+
+
+def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(indices), CHUNK):
+        yield indices[start : start + CHUNK]
+
+
+def _fields(row: MeasuredRow) -> Iterator[tuple[str, Any]]:
+    for name in row.__dataclass_fields__:
+        yield name, getattr(row, name)

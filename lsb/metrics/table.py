@@ -1,0 +1,105 @@
+"""The table of measures: its rows, its columns, and what to make of each number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set of pictures that is measured. `key` is its name in metrics.json."""
+
+    key: str
+    title: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure. `digits` after the point; `better` is what an improvement looks like."""
+
+    key: str
+    title: str
+    better: str
+    meaning: str
+    digits: int = 3
+    percent: bool = False
+
+
+ROWS = (
+    Row("translation", "Translation", "what this run made"),
+    Row("source", "Source unchanged", "doing nothing"),
+    Row("source_vae", "Source through the VAE", "doing nothing, with the model's blur: a translation has to beat this"),
+    Row("target_vae", "Target through the VAE", "the floor: the true pictures with the model's blur"),
+    Row("source_colour", "Source, colours matched", "two numbers per colour channel, no model: has to be beaten too"),
+)
+
+COLUMNS = (
+    Column(
+        "tone_distance",
+        "Tone distance",
+        "lower",
+        "Difference to the truth between averages of 4 × 4 pixels, 0 to 1. Blur hardly changes it, matched colours do.",
+    ),
+    Column(
+        "psnr",
+        "PSNR, dB",
+        "higher",
+        "Closeness to the truth pixel by pixel. Blur can raise it, so compare with the row of the source's VAE.",
+        digits=2,
+    ),
+    Column(
+        "kid",
+        "KID × 1000",
+        "lower",
+        "Distance between the set of outputs and the set of target pictures as a network sees them. "
+        "Some of it is the VAE's: the target through the VAE shows how much.",
+        digits=2,
+    ),
+    Column(
+        "kid_gap_closed",
+        "KID gap closed",
+        "higher",
+        "0 % is the source through the VAE, 100 % the target through the VAE. Negative is worse than doing nothing.",
+        digits=0,
+        percent=True,
+    ),
+    Column(
+        "fid",
+        "FID",
+        "lower",
+        "Like KID, with Gaussians in place of a kernel. "
+        "Means nothing for fewer than 2,000 pictures, and is left out then.",
+        digits=1,
+    ),
+    Column(
+        "structure_distance",
+        "Structure distance",
+        "lower",
+        "How much the layout differs from the source's, 0 to 2. The source itself has 0, "
+        "the truth itself does not: too low can mean that little was translated.",
+    ),
+    Column(
+        "truth_retrieval",
+        "Truth retrieval",
+        "higher",
+        "Share of outputs whose most similar target picture is their own truth: the content is still there.",
+        digits=0,
+        percent=True,
+    ),
+)
+
+
+def shown(estimate: Mapping[str, Any], column: Column) -> tuple[str, str]:
+    """A number and its interval as text, such as ("0.131", "0.124 to 0.138"); a missing number is ("–", "")."""
+
+    def text(number: float) -> str:
+        rounded = f"{number * 100:.{column.digits}f} %" if column.percent else f"{number:.{column.digits}f}"
+        return rounded.replace("-", "−")
+
+    if estimate["value"] is None:
+        return "–", ""
+    has_interval = estimate["low"] is not None and estimate["high"] is not None
+    return text(estimate["value"]), f"{text(estimate['low'])} to {text(estimate['high'])}" if has_interval else ""

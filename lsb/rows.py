@@ -1,0 +1,92 @@
+"""The manifest's rows: what is said of one record, whatever became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from lsb.records import Status
+from lsb.sharding import Run
+from lsb.storage.schemas import MANIFEST
+
+
+def ok_row(
+    run: Run, planned: Mapping[str, Any], evidence: Mapping[str, Any], result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row of a translated record.
+
+    Args:
+        planned: the record's row of the plan.
+        evidence: shard, attempt, tries and the execution's columns.
+        result: columns of source as read, output, scores and times.
+    """
+    row = {**_base(run, planned), **evidence, **result, "status": Status.OK.value, "retryable": False}
+    # A score that is no number says nothing, and would make equal tables differ.
+    row["scores"] = [(name, value) for name, value in row.get("scores") or () if math.isfinite(value)]
+    return row
+
+
+def failed_row(
+    run: Run,
+    planned: Mapping[str, Any],
+    evidence: Mapping[str, Any],
+    code: str,
+    detail: str,
+    read: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The row of a record that failed through no fault of its own: it may be run again."""
+    problem = {"status": Status.FAILED.value, "retryable": True, "error_code": code, "error_detail": detail}
+    return {**_base(run, planned), **evidence, **read, **problem}
+
+
+def quarantined_row(
+    run: Run,
+    planned: Mapping[str, Any],
+    evidence: Mapping[str, Any],
+    code: str,
+    detail: str,
+    read: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The row of a record whose image cannot be used, now or later."""
+    problem = {"status": Status.QUARANTINED.value, "retryable": False, "error_code": code, "error_detail": detail}
+    return {**_base(run, planned), **evidence, **read, **problem}
+
+
+def unusable_rows(run: Run, planned: pa.Table) -> pa.Table:
+    """Rows of the records that ingest set aside: no shard ever sees them."""
+    rows = [
+        quarantined_row(run, row, {"tries": 0}, row["error_code"], row["error_detail"], {})
+        for row in planned.to_pylist()
+    ]
+    return MANIFEST.table(rows)
+
+
+def _base(run: Run, planned: Mapping[str, Any]) -> dict[str, Any]:
+    transform = run.transform
+    prompts, bridge = transform["prompts"], transform["bridge"]
+    return {
+        "record_id": planned["record_id"],
+        "source_key": planned["key"],
+        "source_sha256": planned["sha256"],
+        "source_bytes": planned["bytes"],
+        "source_format": planned["format"],
+        "source_mode": planned["mode"],
+        "source_width": planned["width"],
+        "source_height": planned["height"],
+        "source_orientation": planned["orientation"],
+        "transform_id": run.transform_id,
+        "model_id": run.model["id"],
+        "model_revision": run.model["revision"],
+        "model_digest": run.model["digest"],
+        "source_prompt": prompts["source"],
+        "target_prompt": prompts["target"],
+        "seed": transform["seed"],
+        "method": transform["method"],
+        "nfe": bridge["nfe"],
+        "tau": bridge["tau"],
+        "t0": bridge["t0"],
+        "guidance": bridge["guidance"],
+    }

@@ -1,0 +1,285 @@
+"""What a run is to do, frozen before it starts, and what of it is left to do.
+
+A run is one version of a data set, one transform and one plan. Its id is made of these three, so the same command
+finds the same run again and other data or settings make another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.errors import (
+    AlreadyExistsError,
+    ConfigError,
+    FrozenSettingsError,
+    NotFoundError,
+    TamperedError,
+    UsageError,
+)
+from lsb.ingest import Dataset, read_records
+from lsb.models.protocol import ModelIdentity
+from lsb.records import Action, Status, digest_of, sha256
+from lsb.storage import layout
+from lsb.storage.commit_log import ShardLog, read_checked
+from lsb.storage.schemas import PLAN, read_table, write_table
+from lsb.storage.seal import seal, unseal
+from lsb.storage.store import Store
+from lsb.transform import transform_id
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "lsb.run/1"
+MAX_SHARDS = 100_000
+RUN_ID_HEX = 12
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run is to be. `transform` is what `lsb.transform.transform_settings` returns."""
+
+    job: str
+    dataset: Dataset
+    transform: dict[str, Any]
+    model: ModelIdentity
+    shard_size: int  # images to translate per shard; copies of one image count once
+    prompts: Mapping[str, str]  # "source" and "target" -> key of the stored prompt
+    source: str  # URIs: recorded, but not part of the identity
+    truth: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The content of `run.json`."""
+
+    id: str
+    job: str
+    dataset: dict[str, Any]  # name, version, key, sha256, records
+    transform: dict[str, Any]
+    transform_id: str
+    model: dict[str, str | None]  # id, revision, digest
+    plan: dict[str, Any]  # key, sha256, records, shards, schema, shard_size
+    prompts: dict[str, str]  # "source" and "target" -> key
+    files: dict[str, str]  # SHA-256 of the prompts and of how they were learned, by key
+    source: str
+    truth: str | None
+    target: str | None
+    created: str
+    sha256: str  # of run.json
+
+    def shards(self) -> list[str]:
+        """The names of all shards in order."""
+        return [shard_name(index) for index in range(self.plan["shards"])]
+
+
+def shard_name(index: int) -> str:
+    return f"{index:05d}"
+
+
+def plan_settings(shard_size: int) -> dict[str, Any]:
+    """What the plan depends on, apart from the records."""
+    return {"schema": PLAN.name, "shard_size": shard_size}
+
+
+def run_id_of(job: str, version: str, transform: str, settings: Mapping[str, Any]) -> str:
+    """Job name and 12 hex of the digest over data-set version, transform id and plan settings."""
+    return f"{job}-{digest_of([version, transform, dict(settings)])[:RUN_ID_HEX]}"
+
+
+def run_id(spec: RunSpec) -> str:
+    """The id of the run that `spec` describes."""
+    return run_id_of(spec.job, spec.dataset.version, transform_id(spec.transform), plan_settings(spec.shard_size))
+
+
+def make_plan(records: pa.Table, shard_size: int) -> pa.Table:
+    """One row per record in record-id order; usable ones have a shard, copies the shard of their first.
+
+    Args:
+        records: of schema RECORDS, in record-id order.
+        shard_size: images to translate per shard.
+
+    Raises:
+        ConfigError: more than 100,000 shards.
+    """
+    usable = pc.equal(records["status"], Status.OK.value)
+    leaders = records.filter(pc.and_(usable, pc.is_null(records["duplicate_of"])))["record_id"].combine_chunks()
+    shards = -(-len(leaders) // shard_size)
+    if shards > MAX_SHARDS:
+        least = -(-len(leaders) // MAX_SHARDS)
+        raise ConfigError(
+            f"execution.shard_size {shard_size} makes {shards} shards, at most {MAX_SHARDS} are allowed; "
+            f"give {least} or more",
+            field="execution.shard_size",
+        )
+    rank = pc.index_in(pc.coalesce(records["duplicate_of"], records["record_id"]), leaders)
+    numbers = pc.cast(pc.divide(rank, shard_size), pa.string())
+    shard = pc.if_else(usable, pc.utf8_lpad(numbers, 5, "0"), pa.scalar(None, pa.string()))
+    action = pc.if_else(usable, Action.TRANSLATE.value, Action.QUARANTINE.value)
+    columns = {name: records[name] for name in records.column_names} | {"shard": shard, "action": action}
+    return pa.table([columns[name] for name in PLAN.arrow.names], schema=PLAN.arrow)
+
+
+def create_run(store: Store, spec: RunSpec) -> Run:
+    """Freeze the plan, then `run.json`; the existing run if there is one already.
+
+    Raises:
+        TamperedError: the data set's records, a prompt or the existing run differ from what was written.
+        FrozenSettingsError: cannot happen but by a collision of ids; named fields differ.
+    """
+    name = run_id(spec)
+    if store.exists(layout.run_file(name)):
+        run = open_run(store, name)
+        check_frozen(run, spec)
+        return run
+    plan = make_plan(read_records(store, spec.dataset), spec.shard_size)
+    data = write_table(plan, PLAN)
+    plan_key = layout.plan_file(name, sha256(data))
+    store.write(plan_key, data)
+    document = {
+        "schema": SCHEMA,
+        "run": name,
+        "job": spec.job,
+        "dataset": {
+            "name": spec.dataset.name,
+            "version": spec.dataset.version,
+            "key": spec.dataset.key,
+            "sha256": spec.dataset.sha256,
+            "records": spec.dataset.records,
+        },
+        "transform": spec.transform,
+        "transform_id": transform_id(spec.transform),
+        "model": {"id": spec.model.id, "revision": spec.model.revision, "digest": spec.model.digest},
+        "plan": {
+            "key": plan_key,
+            "sha256": sha256(data),
+            "records": plan.num_rows,
+            "shards": pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
+            **plan_settings(spec.shard_size),
+        },
+        "prompts": dict(spec.prompts),
+        "files": dict(_prompt_files(store, spec.prompts.values())),
+        "source": spec.source,
+        "truth": spec.truth,
+        "target": spec.target,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        store.create(layout.run_file(name), seal(document))
+    except AlreadyExistsError:
+        logger.info("run %s was created by somebody else meanwhile", name)
+    run = open_run(store, name)
+    check_frozen(run, spec)
+    return run
+
+
+def open_run(store: Store, run_id: str) -> Run:
+    """The run with that id.
+
+    Raises:
+        UsageError: there is none.
+        TamperedError: `run.json` is not what was written, or its id does not follow from it.
+    """
+    key = layout.run_file(run_id)
+    try:
+        data = store.read(key)
+    except NotFoundError as error:
+        raise UsageError(f"no run {run_id} in {store.uri}; `lsb run` prints the id of a run", run=run_id) from error
+    document = unseal(data, key=key, schema=SCHEMA)
+    identity = transform_id(document["transform"])
+    version, settings = document["dataset"]["version"], _settings_of(document["plan"])
+    if document["run"] != run_id or identity != document["transform_id"]:
+        raise TamperedError(f"{key} names another run or transform than its settings give", key=key)
+    if run_id_of(document["job"], version, identity, settings) != run_id:
+        raise TamperedError(f"{key} holds settings that give another run id", key=key)
+    fields = {name: value for name, value in document.items() if name not in ("schema", "run")}
+    return Run(id=run_id, sha256=sha256(data), **fields)
+
+
+def check_frozen(run: Run, spec: RunSpec) -> None:
+    """Refuse to go on with a run that was frozen with other settings.
+
+    Raises:
+        FrozenSettingsError: `fields` names each setting that differs, such as `transform.bridge.tau`.
+    """
+    frozen = {
+        "job": run.job,
+        "dataset": {"version": run.dataset["version"]},
+        "transform": run.transform,
+        "plan": _settings_of(run.plan),
+    }
+    wanted = {
+        "job": spec.job,
+        "dataset": {"version": spec.dataset.version},
+        "transform": spec.transform,
+        "plan": plan_settings(spec.shard_size),
+    }
+    fields = sorted(_differences(frozen, wanted))
+    if fields:
+        first = fields[0]
+        raise FrozenSettingsError(
+            f"run {run.id} is frozen with other settings: {', '.join(fields)} "
+            f"({first} is {_at(frozen, first)!r}, asked for {_at(wanted, first)!r}); "
+            "put them back or leave out the run id to start a new run",
+            fields=fields,
+            run=run.id,
+        )
+
+
+def read_plan(store: Store, run: Run) -> pa.Table:
+    """The run's plan; TamperedError if the file is missing or differs."""
+    return read_table(read_checked(store, run.plan["key"], run.plan["sha256"]), PLAN)
+
+
+def open_log(store: Store, run: Run, shard: str) -> ShardLog:
+    """The log of one of the run's shards."""
+    return ShardLog(store, run.id, run.sha256, run.plan["sha256"], shard)
+
+
+def pending(store: Store, run: Run) -> dict[str, list[str]]:
+    """Record ids without a row by shard, in record-id order; shards that are done are absent."""
+    planned = read_plan(store, run).group_by("shard", use_threads=False).aggregate([("record_id", "list")])
+    left: dict[str, list[str]] = {}
+    for shard, records in zip(planned["shard"].to_pylist(), planned["record_id_list"], strict=True):
+        if shard is None:
+            continue
+        log = open_log(store, run, shard)
+        rows = log.rows(log.entries(), columns=["record_id", "status"])
+        missing = records.values.filter(pc.invert(pc.is_in(records.values, rows["record_id"].combine_chunks())))
+        if len(missing):
+            left[shard] = missing.to_pylist()
+    return dict(sorted(left.items()))
+
+
+def _settings_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plan[name] for name in ("schema", "shard_size")}
+
+
+def _prompt_files(store: Store, prompts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each prompt's file, and beside it how it was learned, with their digests."""
+    for key in prompts:
+        yield key, sha256(store.read(key))
+        folder, _, name = key.rpartition("/")
+        provenance = f"{folder}/{name.split('.', 1)[0]}.json"
+        if provenance != key and store.exists(provenance):
+            yield provenance, sha256(store.read(provenance))
+
+
+def _differences(frozen: Any, wanted: Any, path: str = "") -> Iterator[str]:
+    if isinstance(frozen, dict) and isinstance(wanted, dict):
+        for name in frozen.keys() | wanted.keys():
+            yield from _differences(frozen.get(name), wanted.get(name), f"{path}.{name}" if path else name)
+    elif frozen != wanted:
+        yield path
+
+
+def _at(settings: Any, path: str) -> Any:
+    for name in path.split("."):
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings

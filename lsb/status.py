@@ -1,0 +1,64 @@
+"""How far a run is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow.compute as pc
+
+from lsb.records import Action, Status
+from lsb.sharding import Run, open_log, read_plan
+from lsb.storage.store import Store
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Counts of one moment.
+
+    `records` counts by `ok`, `quarantined`, `failed`, `pending`; `shards` by `done`, `partial`, `pending`; `rate` is
+    committed records per second between the first and the last commit, None with fewer than two commits.
+    """
+
+    run_id: str
+    planned: int
+    records: dict[str, int]
+    shards: dict[str, int]
+    first_commit: datetime | None
+    last_commit: datetime | None
+    rate: float | None
+
+    @property
+    def finished(self) -> bool:
+        return self.records["pending"] == 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None where that is unknown."""
+        return self.records["pending"] / self.rate if self.rate else None
+
+
+def status(store: Store, run: Run) -> RunStatus:
+    """Count what the shards' logs hold; TamperedError if one of them is not what was written."""
+    plan = read_plan(store, run)
+    planned = Counter(plan["shard"].to_pylist())
+    records = Counter({state.value: 0 for state in Status} | {"pending": 0})
+    records[Status.QUARANTINED.value] += pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0
+    shards = Counter({"done": 0, "partial": 0, "pending": 0})
+    commits: list[tuple[datetime, int]] = []
+    for shard in run.shards():
+        log = open_log(store, run, shard)
+        entries = log.entries()
+        commits += [(entry.link.time, sum(entry.counts.values())) for entry in entries]
+        states = log.rows(entries, columns=["record_id", "status"])["status"].to_pylist()
+        records.update(states)
+        left = planned[shard] - len(states)
+        records["pending"] += left
+        shards["done" if left == 0 else "partial" if states else "pending"] += 1
+    commits.sort()
+    first, last = (commits[0][0], commits[-1][0]) if commits else (None, None)
+    seconds = (last - first).total_seconds() if first and last else 0.0
+    # The first commit's records were made before the clock of commits starts.
+    rate = sum(count for _, count in commits[1:]) / seconds if seconds > 0 else None
+    return RunStatus(run.id, plan.num_rows, dict(records), dict(shards), first, last, rate)

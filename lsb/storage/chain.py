@@ -1,0 +1,129 @@
+"""A log of numbered documents, each naming the digest of the one before.
+
+An entry comes into being by one conditional create of the next number, so of many writers exactly one appends it.
+Shards, snapshots and jobs keep such logs.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lsb.errors import AlreadyExistsError, LsbError, NotFoundError, StoreBusyError, TamperedError
+from lsb.records import sha256
+from lsb.storage import layout
+from lsb.storage.seal import seal, unseal
+from lsb.storage.store import Store
+
+PATIENCE = 8  # times a request without an answer is repeated
+
+
+@dataclass(frozen=True)
+class Link:
+    """One entry of a log as it lies on the store."""
+
+    key: str
+    number: int
+    sha256: str
+    document: dict[str, Any]
+
+    @property
+    def time(self) -> datetime:
+        return datetime.fromisoformat(self.document["time"])
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The log under `log`. Every entry carries `identity`; one that carries another does not belong here."""
+
+    store: Store
+    log: str
+    schema: str
+    identity: Mapping[str, Any]
+
+    def links(self) -> list[Link]:
+        """All entries in order.
+
+        Raises:
+            TamperedError: a gap, a wrong parent, or an entry that is not what was written.
+            UnverifiableError: an entry of an unknown schema.
+        """
+        links, problems = self.scan()
+        if problems:
+            raise problems[0]
+        return links
+
+    def scan(self) -> tuple[list[Link], list[LsbError]]:
+        """The entries that can be read, and everything that is wrong with the log."""
+        numbers = sorted(
+            number for entry in self.store.list(self.log) if (number := layout.number_of(entry.key)) is not None
+        )
+        links: list[Link] = []
+        problems: list[LsbError] = []
+        missing = sorted(set(range(numbers[-1] + 1)) - set(numbers)) if numbers else []
+        problems += [
+            TamperedError(f"{key} is missing: the log goes on after it", key=key)
+            for key in (layout.numbered(self.log, number) for number in missing)
+        ]
+        for number in numbers:
+            key = layout.numbered(self.log, number)
+            try:
+                link = self._read(key, number)
+            except LsbError as error:
+                problems.append(error)
+                continue
+            links.append(link)
+            before = links[-2] if len(links) > 1 else None
+            if before is not None and before.number == number - 1 and link.document["parent"] != before.sha256:
+                problems.append(TamperedError(f"{key} names another entry before it than {before.key}", key=key))
+        return links, problems
+
+    def append(self, after: Link | None, document: Mapping[str, Any]) -> Link | None:
+        """Add `document` behind `after`, the last entry; None if another writer was first.
+
+        Raises:
+            StoreBusyError: no answer after several repetitions; the entry may exist.
+        """
+        number = after.number + 1 if after else 0
+        key = layout.numbered(self.log, number)
+        whole = {
+            **document,
+            **self.identity,
+            "schema": self.schema,
+            "generation": number,
+            "parent": after.sha256 if after else None,
+            "nonce": secrets.token_hex(16),
+            "time": datetime.now(UTC).isoformat(timespec="microseconds"),
+        }
+        data = seal(whole)
+        for attempt in range(PATIENCE):
+            try:
+                self.store.create(key, data)
+                break
+            except AlreadyExistsError:
+                # A repeated request may find its own first one: the nonce, part of the bytes, tells.
+                if self.store.read(key) == data:
+                    break
+                return None
+            except StoreBusyError:
+                if attempt == PATIENCE - 1:
+                    raise
+                time.sleep(min(0.05 * 2**attempt, 2.0))
+        return Link(key, number, sha256(data), whole)
+
+    def _read(self, key: str, number: int) -> Link:
+        try:
+            data = self.store.read(key)
+        except NotFoundError as error:
+            raise TamperedError(f"{key} is missing though the log lists it", key=key) from error
+        document = unseal(data, key=key, schema=self.schema)
+        wrong = [name for name, value in self.identity.items() if document.get(name) != value]
+        if document.get("generation") != number or (number == 0) != (document.get("parent") is None):
+            wrong.append("generation")
+        if wrong:
+            raise TamperedError(f"{key} does not belong here: its {', '.join(wrong)} differ", key=key)
+        return Link(key, number, sha256(data), document)

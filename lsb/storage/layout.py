@@ -1,0 +1,122 @@
+"""Where everything lies under a root: every key of the project, as functions.
+
+datasets/<name>/<version>/records.parquet
+prompts/<domain>/<prompt id>.safetensors | .prompt.json     the prompt itself, learned or plain text
+prompts/<domain>/<prompt id>.json                           how it was learned
+runs/<run>/run.json, plan-<sha256>.parquet
+runs/<run>/shards/<shard>/<attempt>/                        images, rows, features
+runs/<run>/shards/<shard>/log/<generation>.json
+runs/<run>/snapshots/<n>/                                   manifest, metrics, attestation, report
+runs/<run>/snapshots/log/<n>.json
+jobs/<job>/log/<n>.json
+"""
+
+from __future__ import annotations
+
+import re
+
+from lsb.errors import UsageError
+
+SUFFIX_OF_FORMAT = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+_RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{12}")
+_NUMBERED = re.compile(r"([0-9]{8})\.json")
+
+
+def dataset_folder(name: str) -> str:
+    return f"datasets/{name}"
+
+
+def dataset_records(name: str, version: str) -> str:
+    return f"{dataset_folder(name)}/{version}/records.parquet"
+
+
+def prompt_file(domain: str, prompt_id: str, *, learned: bool) -> str:
+    """The prompt's own bytes, whose SHA-256 is its id."""
+    return f"prompts/{domain}/{prompt_id}{'.safetensors' if learned else '.prompt.json'}"
+
+
+def prompt_provenance(domain: str, prompt_id: str) -> str:
+    """How the prompt came about: images, steps, losses."""
+    return f"prompts/{domain}/{prompt_id}.json"
+
+
+def prompt_recipe(domain: str, digest: str) -> str:
+    """Which prompt a recipe of learning led to; the first to finish writes it."""
+    return f"prompts/{domain}/recipe-{digest}.json"
+
+
+def run_folder(run_id: str) -> str:
+    return f"runs/{run_id}"
+
+
+def run_file(run_id: str) -> str:
+    return f"{run_folder(run_id)}/run.json"
+
+
+def plan_file(run_id: str, digest: str) -> str:
+    return f"{run_folder(run_id)}/plan-{digest}.parquet"
+
+
+def shard_folder(run_id: str, shard: str) -> str:
+    return f"{run_folder(run_id)}/shards/{shard}"
+
+
+def shard_log(run_id: str, shard: str) -> str:
+    return f"{shard_folder(run_id, shard)}/log"
+
+
+def attempt_folder(run_id: str, shard: str, attempt: str) -> str:
+    return f"{shard_folder(run_id, shard)}/{attempt}"
+
+
+def output_file(run_id: str, shard: str, attempt: str, record_id: str, image_format: str) -> str:
+    """`image_format` is a key of `SUFFIX_OF_FORMAT`."""
+    return f"{attempt_folder(run_id, shard, attempt)}/{record_id}{SUFFIX_OF_FORMAT[image_format]}"
+
+
+def rows_file(run_id: str, shard: str, attempt: str, part: int) -> str:
+    """An attempt commits in parts; none of its files is written twice."""
+    return f"{attempt_folder(run_id, shard, attempt)}/rows-{part:05d}.parquet"
+
+
+def features_file(run_id: str, shard: str, attempt: str, part: int) -> str:
+    return f"{attempt_folder(run_id, shard, attempt)}/features-{part:05d}.parquet"
+
+
+def snapshots_folder(run_id: str) -> str:
+    return f"{run_folder(run_id)}/snapshots"
+
+
+def snapshot_log(run_id: str) -> str:
+    return f"{snapshots_folder(run_id)}/log"
+
+
+def snapshot_folder(run_id: str, number: int) -> str:
+    return f"{snapshots_folder(run_id)}/{number:08d}"
+
+
+def job_log(job: str) -> str:
+    return f"jobs/{job}/log"
+
+
+def numbered(log: str, number: int) -> str:
+    """Key of a log's entry: 8 digits from 0."""
+    return f"{log}/{number:08d}.json"
+
+
+def number_of(key: str) -> int | None:
+    """The number of a log entry's key, None if the name is not one."""
+    match = _NUMBERED.fullmatch(key.rsplit("/", 1)[-1])
+    return int(match.group(1)) if match else None
+
+
+def parse_run_uri(uri: str) -> tuple[str, str]:
+    """Root and run id of `<root>/runs/<run>`.
+
+    Raises:
+        UsageError: it does not end in `runs/<run>`.
+    """
+    root, _, run_id = uri.rstrip("/").rpartition("/")
+    if (root != "runs" and not root.endswith("/runs")) or not _RUN_ID.fullmatch(run_id):
+        raise UsageError(f"{uri!r} is not a run; give <root>/runs/<job>-<12 hex digits>, as `lsb run` prints it")
+    return root.removesuffix("runs").rstrip("/") or ("/" if root == "/runs" else "."), run_id

@@ -1,0 +1,140 @@
+"""A folder of this machine as a store.
+
+Objects are built in `.tmp` under the root and appear under their name in one step: `write` renames, `create` links,
+which the file system refuses if the name is taken. File and folder are synced before either returns.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
+from lsb.storage.store import Entries, Entry, validate_key, validate_path
+
+TEMPORARY = ".tmp"
+
+
+class LocalStore:
+    """Store on a local file system. Links to files are followed, links to folders are not."""
+
+    def __init__(self, root: Path) -> None:
+        """Open `root`, making it if it is missing; StoreError if it is no folder or cannot be made."""
+        self.root = Path(os.path.abspath(root))
+        self.uri = str(self.root)
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.root} is not a folder; give a folder")
+        with self._one_line("make", ""):
+            _make_folder(self.root)
+
+    def read(self, key: str) -> bytes:
+        with self._one_line("read", key):
+            return self._path(validate_path(key)).read_bytes()
+
+    def write(self, key: str, data: bytes) -> None:
+        path = self._path(validate_key(key))
+        with self._one_line("write", key), self._built(data) as temporary:
+            _make_folder(path.parent)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+
+    def create(self, key: str, data: bytes) -> None:
+        path = self._path(validate_key(key))
+        with self._one_line("create", key), self._built(data) as temporary:
+            _make_folder(path.parent)
+            try:
+                os.link(temporary, path)
+            except FileExistsError as error:
+                raise AlreadyExistsError(f"{key} exists in {self.uri}; read it", key=key) from error
+            _sync_folder(path.parent)
+
+    def exists(self, key: str) -> bool:
+        return self._path(validate_path(key)).is_file()
+
+    def delete(self, key: str) -> None:
+        with self._one_line("delete", key):
+            self._path(validate_key(key)).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        key = f"{TEMPORARY}/probe-{secrets.token_hex(8)}"
+        self.create(key, b"probe")
+        try:
+            self.create(key, b"again")
+        except AlreadyExistsError:
+            return
+        finally:
+            self.delete(key)
+        raise StoreError(f"{self.uri} does not honour conditional creation; use another file system")
+
+    def list(self, prefix: str = "") -> Entries:
+        folder = prefix.rstrip("/")
+        top = self._path(validate_path(folder)) if folder else self.root
+        entries = []
+        with self._one_line("list", prefix):
+            for place, folders, names in os.walk(top, onerror=_fail):
+                if Path(place) == self.root and TEMPORARY in folders:
+                    folders.remove(TEMPORARY)
+                for name in names:
+                    path = Path(place, name)
+                    with suppress(FileNotFoundError):  # deleted meanwhile, or a link to nowhere
+                        stat = path.stat()
+                        key = path.relative_to(self.root).as_posix()
+                        etag = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
+                        entries.append(Entry(key, stat.st_size, etag, stat.st_mtime))
+        return sorted(entries)
+
+    def _path(self, key: str) -> Path:
+        return self.root / key
+
+    @contextmanager
+    def _built(self, data: bytes) -> Iterator[Path]:
+        """A synced temporary file with `data`, gone afterwards."""
+        folder = self.root / TEMPORARY
+        _make_folder(folder)
+        temporary = folder / secrets.token_hex(16)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _one_line(self, verb: str, key: str) -> Iterator[None]:
+        place = f"{key} in {self.uri}" if key else self.uri
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NotFoundError(f"no object {place}", key=key) from error
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise StoreError(f"cannot {verb} {place}: {reason}; check path, permissions and space", key=key) from error
+
+
+def _fail(error: OSError) -> None:
+    # A prefix without objects is an empty listing; anything else must not pass for one.
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _make_folder(path: Path) -> None:
+    """`mkdir -p` whose every new folder survives a power cut."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

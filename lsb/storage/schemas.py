@@ -1,0 +1,175 @@
+"""Named, versioned Arrow schemas of every table on the store, and their Parquet bytes.
+
+A file carries its schema's name and version; a reader that does not know them refuses the file instead of guessing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lsb.errors import UnverifiableError
+
+_NAME = b"lsb.schema"
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """An Arrow schema with a name that ends in its version, such as `lsb.plan/1`."""
+
+    name: str
+    arrow: pa.Schema
+
+    def table(self, rows: list[dict[str, Any]]) -> pa.Table:
+        """Rows as a table of this schema; a missing key is null, an unknown one a KeyError."""
+        names = set(self.arrow.names)
+        for row in rows:
+            if unknown := row.keys() - names:
+                raise KeyError(f"{self.name} has no column {sorted(unknown)}")
+        return pa.Table.from_pylist(rows, schema=self.arrow)
+
+    def empty(self) -> pa.Table:
+        return self.arrow.empty_table()
+
+
+def _schema(name: str, fields: list[tuple[str, pa.DataType, bool]]) -> TableSchema:
+    return TableSchema(name, pa.schema([pa.field(column, kind, nullable=null) for column, kind, null in fields]))
+
+
+_SOURCE = [
+    ("sha256", pa.string(), True),  # null after a listing: the shard job fills it in
+    ("bytes", pa.int64(), False),
+    ("etag", pa.string(), False),
+    ("format", pa.string(), True),
+    ("mode", pa.string(), True),
+    ("width", pa.int32(), True),
+    ("height", pa.int32(), True),
+    ("orientation", pa.int8(), True),
+]
+
+# One row per source file of a data set, in record-id order.
+RECORDS = _schema(
+    "lsb.records/1",
+    [
+        ("record_id", pa.string(), False),
+        ("key", pa.string(), False),
+        *_SOURCE,
+        ("status", pa.string(), False),  # ok or quarantined
+        ("error_code", pa.string(), True),
+        ("error_detail", pa.string(), True),
+        ("duplicate_of", pa.string(), True),  # the first record id with the same bytes
+    ],
+)
+
+# One row per planned record, in record-id order.
+PLAN = _schema(
+    "lsb.plan/1",
+    [
+        ("record_id", pa.string(), False),
+        ("key", pa.string(), False),
+        *_SOURCE,
+        ("action", pa.string(), False),  # translate or quarantine
+        ("shard", pa.string(), True),
+        ("duplicate_of", pa.string(), True),
+        ("error_code", pa.string(), True),
+        ("error_detail", pa.string(), True),
+    ],
+)
+
+# One row per record that was dealt with: what a shard commits and what a snapshot publishes.
+MANIFEST = _schema(
+    "lsb.manifest/1",
+    [
+        ("record_id", pa.string(), False),
+        ("shard", pa.string(), True),  # null for what ingest quarantined
+        ("attempt", pa.string(), True),
+        ("tries", pa.int32(), False),
+        ("status", pa.string(), False),
+        ("retryable", pa.bool_(), False),
+        ("error_code", pa.string(), True),
+        ("error_detail", pa.string(), True),
+        ("carried_from", pa.string(), True),
+        ("source_key", pa.string(), False),
+        ("source_sha256", pa.string(), True),
+        ("source_bytes", pa.int64(), True),
+        ("source_format", pa.string(), True),
+        ("source_mode", pa.string(), True),
+        ("source_width", pa.int32(), True),
+        ("source_height", pa.int32(), True),
+        ("source_orientation", pa.int8(), True),
+        ("transform_id", pa.string(), False),
+        ("model_id", pa.string(), False),
+        ("model_revision", pa.string(), True),
+        ("model_digest", pa.string(), False),
+        ("source_prompt", pa.string(), False),
+        ("target_prompt", pa.string(), False),
+        ("seed", pa.string(), False),
+        ("method", pa.string(), False),
+        ("nfe", pa.int32(), False),
+        ("tau", pa.float64(), False),
+        ("t0", pa.float64(), False),
+        ("guidance", pa.float64(), False),
+        ("device", pa.string(), True),
+        ("dtype", pa.string(), True),
+        ("batch", pa.int32(), True),
+        ("instruction_set", pa.string(), True),
+        ("code_version", pa.string(), True),
+        ("code_commit", pa.string(), True),
+        ("packages_sha256", pa.string(), True),
+        ("output_key", pa.string(), True),  # relative to the root
+        ("output_sha256", pa.string(), True),
+        ("pixels_sha256", pa.string(), True),
+        ("output_bytes", pa.int64(), True),
+        ("output_format", pa.string(), True),
+        ("output_width", pa.int32(), True),
+        ("output_height", pa.int32(), True),
+        ("scores", pa.map_(pa.string(), pa.float64()), True),
+        ("flags", pa.list_(pa.string()), True),  # null until published
+        ("started", _TIME, True),
+        ("finished", _TIME, True),
+    ],
+)
+
+# Pooled features of the outputs, one row per record of the metric sample.
+FEATURES = _schema(
+    "lsb.features/1",
+    [("record_id", pa.string(), False), ("features", pa.list_(pa.float32()), False)],
+)
+
+
+def write_table(table: pa.Table, schema: TableSchema) -> bytes:
+    """Parquet bytes of `table`, equal for equal tables.
+
+    Raises:
+        UnverifiableError: the table's columns are not the schema's.
+    """
+    if not table.schema.equals(schema.arrow):
+        raise UnverifiableError(f"table does not have the columns of {schema.name}")
+    sink = pa.BufferOutputStream()
+    marked = table.replace_schema_metadata({_NAME: schema.name.encode()})
+    pq.write_table(marked, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
+    """The table in Parquet bytes, or only its `columns`.
+
+    Raises:
+        UnverifiableError: no Parquet, or another schema than the one asked for.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        found = (file.schema_arrow.metadata or {}).get(_NAME, b"").decode(errors="replace")
+        if found != schema.name:
+            raise UnverifiableError(f"table has schema {found or 'without a name'!r}, expected {schema.name!r}")
+        table = file.read(columns=columns).replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnverifiableError(f"not a readable {schema.name} table: {reason}") from error
+    if columns is None and not table.schema.equals(schema.arrow):
+        raise UnverifiableError(f"table claims schema {schema.name} but its columns differ")
+    return table

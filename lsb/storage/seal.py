@@ -1,0 +1,40 @@
+"""Small JSON documents of the ledger: canonical bytes with a seal, so that one changed byte is noticed.
+
+The seal is the SHA-256 of the document without it. It finds accidents and careless edits by itself; against a
+forger only the chain of digests and a known head help.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lsb.errors import TamperedError, UnverifiableError
+from lsb.records import canonical_json, digest_of
+
+SEAL = "seal"
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """RFC 8785 bytes of `document` with its seal."""
+    return canonical_json({**document, SEAL: digest_of(document)})
+
+
+def unseal(data: bytes, *, key: str, schema: str) -> dict[str, Any]:
+    """The document in `data`, without the seal.
+
+    Raises:
+        TamperedError: not the bytes that `seal` wrote; `key` names the object.
+        UnverifiableError: intact, but of a schema that this version does not know.
+    """
+    try:
+        document = json.loads(data)
+        broken = seal({name: value for name, value in document.items() if name != SEAL}) != data
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise TamperedError(f"{key} is not the document that was written: not readable", key=key) from error
+    if broken:
+        raise TamperedError(f"{key} is not the document that was written: its seal does not match", key=key)
+    del document[SEAL]
+    if document.get("schema") != schema:
+        raise UnverifiableError(f"{key} has schema {document.get('schema')!r}, this version reads {schema!r}", key=key)
+    return document

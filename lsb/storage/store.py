@@ -1,0 +1,110 @@
+"""The one interface through which everything is read and written.
+
+A store is a flat set of objects under keys with slashes. Two ways to write: `write` replaces, `create` succeeds for
+exactly one of many writers. Every claim of the ledger rests on `create`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from lsb.errors import NotFoundError, StoreError, UsageError
+
+_KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """One object of a listing. `etag` changes whenever the bytes may have; `modified` is the store's own clock (s)."""
+
+    key: str
+    size: int
+    etag: str
+    modified: float
+
+
+Entries = list[Entry]
+
+
+class Store(Protocol):
+    """Objects under one root. Keys that are written are ASCII letters, digits, `.`, `_`, `-` and slashes."""
+
+    uri: str
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes; NotFoundError if there is none, StoreError if it cannot be read."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put an object, whole or not at all, replacing what was there."""
+        ...
+
+    def create(self, key: str, data: bytes) -> None:
+        """Put an object unless the key is taken: of many writers exactly one succeeds.
+
+        Raises:
+            AlreadyExistsError: somebody was first. After a lost answer that may have been this very call.
+        """
+        ...
+
+    def exists(self, key: str) -> bool: ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+        ...
+
+    def check(self) -> None:
+        """Prove that the store can be written and honours `create`; StoreError otherwise."""
+        ...
+
+    def list(self, prefix: str = "") -> Entries:
+        """Every object whose key starts with the folder `prefix`, recursively, in key order."""
+        ...
+
+
+def validate_key(key: str) -> str:
+    """`key` itself if an object may be written there.
+
+    Raises:
+        StoreError: empty, absolute, a `.` or `..` part, or a character outside the allowed ones.
+    """
+    if not _KEY.fullmatch(key):
+        raise StoreError(f"key {key!r} is not allowed: use letters, digits, '.', '_', '-' between slashes", key=key)
+    return validate_path(key)
+
+
+def validate_path(key: str) -> str:
+    """`key` itself if an object may be read there: any relative path without empty, `.` or `..` parts."""
+    if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
+        raise StoreError(f"key {key!r} is not allowed: it must be relative, without '.' and '..' parts", key=key)
+    return key
+
+
+def open_store(uri: str, *, create: bool = False) -> Store:
+    """The store at a path or a `file://` URI.
+
+    Args:
+        create: make the folder if it is missing.
+
+    Raises:
+        NotFoundError: no such folder and `create` is off.
+        StoreError: it exists but is no folder, or cannot be made.
+        UsageError: a scheme that is not supported.
+    """
+    from lsb.storage.local import LocalStore
+
+    scheme = _SCHEME.match(uri)
+    if scheme is None:
+        path = Path(uri)
+    elif scheme.group().lower() == "file://":
+        path = Path(unquote(urlsplit(uri).path))
+    else:
+        raise UsageError(f"store {uri!r} has an unsupported scheme; use a path or file:///path")
+    if not path.exists() and not create:
+        raise NotFoundError(f"no folder at {path}; check the path", key="")
+    return LocalStore(path)

@@ -1,0 +1,168 @@
+"""Workers as real processes: sixteen on one shard, and some that are killed at any moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from lsb.audit import verify
+from lsb.images import encode, pixels_sha256
+from lsb.publish import manifest_table, publish
+from lsb.shard_job import run_shard
+from lsb.sharding import Run, open_log, pending
+from lsb.status import status
+from lsb.storage.local import LocalStore
+from lsb.storage.store import Store
+from tests.ledger import Inverter, make_images, picture, start, worker
+
+FORK = multiprocessing.get_context("fork")
+
+
+def work(root: Path, run: Run, sources: Store, side_log: Path, seconds: float, commit_seconds: float) -> None:
+    """A worker: every shard from the first on, until nothing is left."""
+    store = LocalStore(root)
+    translator = Inverter(batch=2, side_log=side_log, seconds=seconds)
+    for shard in run.shards():
+        run_shard(store, run, shard, worker(sources, translator), commit_seconds=commit_seconds)
+
+
+def committed(store: Store, run: Run) -> set[str]:
+    """Source digests of all committed rows."""
+    return set(manifest_table(store, run, partial=True)["source_sha256"].to_pylist())
+
+
+def test_sixteen_workers_on_one_shard(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 8), shard_size=8)
+    racers = [
+        FORK.Process(target=work, args=(store.root, run, sources, tmp_path / "side.log", 0.05, 1e-9)) for _ in range(16)
+    ]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert [racer.exitcode for racer in racers] == [0] * 16
+
+    entries = open_log(store, run, "00000").entries()
+    assert [sum(entry.counts.values()) for entry in entries] == [2] * 4
+    assert pending(store, run) == {}
+    publish(store, run, {}, b"page")
+    verdict = verify(store, run.id)
+    assert verdict.exit_code == 0
+    assert verdict.checked["outputs"] == 8
+
+
+def test_a_worker_that_loses_adopts_the_winners_rows_and_keeps_its_own_others(tmp_path: Path) -> None:
+    """The winner commits one batch of two while the loser has made four images; the loser commits the other two."""
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 8), shard_size=8)
+
+    class Late(LocalStore):
+        late = True
+
+        def create(self, key: str, data: bytes) -> None:
+            if self.late and "/log/" in key:
+                self.late = False
+                first = worker(sources, Inverter(batch=2))
+                assert run_shard(store, run, "00000", first, stop=lambda: True).translated == 2
+            super().create(key, data)
+
+    log = tmp_path / "side.log"
+    loser = worker(sources, Inverter(batch=4, side_log=log))
+    outcome = run_shard(Late(store.root), run, "00000", loser, commit_seconds=1e-9)
+    assert (outcome.finished, outcome.translated, outcome.commits) == (True, 8, 2)
+    counts = [sum(entry.counts.values()) for entry in open_log(store, run, "00000").entries()]
+    assert counts == [2, 2, 4]
+    assert max(Counter(log.read_text().split()).values()) == 1
+    publish(store, run, {}, b"page")
+    verdict = verify(store, run.id)
+    assert verdict.exit_code == 0
+    assert len(verdict.orphans) == 3  # two images somebody else had committed, and the refused row file
+
+
+def test_killed_workers_lose_nothing_that_is_committed(tmp_path: Path) -> None:
+    """Workers are killed at random; what the side log gains after a commit is never what was committed before."""
+    store = LocalStore(tmp_path / "store")
+    folder = make_images(tmp_path / "images", 28)
+    (folder / "bad.png").write_bytes(b"not a picture")
+    (folder / "copy.png").write_bytes(encode(picture(3), "png"))
+    run, sources = start(store, folder, shard_size=10)
+    log = tmp_path / "side.log"
+    log.touch()
+    chance = random.Random(7)
+    kills = 0
+    while pending(store, run):
+        done, mark = committed(store, run), log.stat().st_size
+        process: BaseProcess = FORK.Process(target=work, args=(store.root, run, sources, log, 0.08, 0.03))
+        process.start()
+        # Longer each time, so that a busy machine gets there too.
+        process.join(timeout=chance.uniform(0.05, 0.25) * (1 + kills / 10))
+        if process.is_alive():
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+        gained = log.read_text()[mark:].split()
+        assert not done & set(gained), "a committed record was translated again"
+    assert kills >= 3
+
+    publish(store, run, {}, b"page")
+    rows = manifest_table(store, run).to_pylist()
+    assert len(rows) == 30
+    assert Counter(row["status"] for row in rows) == {"ok": 29, "quarantined": 1}
+    verdict = verify(store, run.id)
+    assert (verdict.exit_code, verdict.checked["outputs"]) == (0, 28)
+    assert status(store, run).finished
+
+
+def test_a_worker_that_is_asked_to_stop_commits_first(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 8), shard_size=8)
+    process = FORK.Process(target=work_until_asked, args=(store.root, run, sources, tmp_path / "started"))
+    process.start()
+    while not (tmp_path / "started").exists():
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 5
+    left = sum(len(records) for records in pending(store, run).values())
+    assert 0 < left < 8
+
+
+def work_until_asked(root: Path, run: Run, sources: Store, started: Path) -> None:
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    translator = Inverter(batch=1, side_log=started, seconds=0.3)
+    here = worker(sources, translator)
+    outcome = run_shard(LocalStore(root), run, "00000", here, commit_seconds=1000, stop=lambda: bool(asked))
+    os._exit(0 if outcome.finished else 5)
+
+
+@pytest.mark.parametrize("shard_size", [30, 11, 5])
+def test_shards_order_and_kills_change_no_pixel(tmp_path: Path, shard_size: int) -> None:
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 30), shard_size=shard_size)
+    process = FORK.Process(target=work, args=(store.root, run, sources, tmp_path / "side.log", 0.01, 0.05))
+    process.start()
+    process.join(timeout=0.2)
+    if process.pid is not None and process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    shards = run.shards()
+    random.Random(shard_size).shuffle(shards)
+    for shard in shards:
+        run_shard(store, run, shard, worker(sources, Inverter(batch=3)))
+    rows = manifest_table(store, run).to_pylist()
+    expected = {index: Inverter().translate([picture(index)])[0] for index in range(30)}
+    assert {row["source_key"][-8:-4]: row["pixels_sha256"] for row in rows} == {
+        f"{index:04d}": pixels_sha256(image) for index, image in expected.items()
+    }

@@ -1,0 +1,118 @@
+"""What tests of the ledger share: a small folder of images, a cheap deterministic translator, and a run over both."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lsb.bridge.settings import BridgeSettings
+from lsb.images import encode
+from lsb.ingest import ingest, open_sources
+from lsb.models.protocol import ModelIdentity
+from lsb.records import digest_of, sha256
+from lsb.shard_job import Worker, run_shard
+from lsb.sharding import Run, RunSpec, create_run
+from lsb.storage.layout import prompt_file, prompt_provenance
+from lsb.storage.store import Store
+from lsb.transform import transform_settings
+
+FILES = {"unet/model.safetensors": "0" * 64, "vae/model.safetensors": "1" * 64}
+MODEL = ModelIdentity(id="tiny", revision=None, digest=digest_of(FILES), files=FILES)
+EXECUTION = {
+    "device": "cpu: test",
+    "dtype": "float32",
+    "batch": 4,
+    "instruction_set": "AVX2",
+    "code_version": "0",
+    "code_commit": None,
+    "packages_sha256": "2" * 64,
+}
+
+
+def picture(index: int, size: tuple[int, int] = (12, 8)) -> Image.Image:
+    """Noise that differs for every index."""
+    pixels = np.random.default_rng(index).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def make_images(folder: Path, count: int) -> Path:
+    """`count` different PNG files in two subfolders."""
+    for index in range(count):
+        path = folder / ("even" if index % 2 == 0 else "odd") / f"{index:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(picture(index), "png"))
+    return folder
+
+
+@dataclass
+class Inverter:
+    """Translates by inverting colours. Each finished image's digest goes to a synced side log, if there is one."""
+
+    batch: int = 4
+    side_log: Path | None = None
+    seconds: float = 0.0
+
+    def translate(self, images: Sequence[Image.Image], digests: Sequence[str] | None = None) -> list[Image.Image]:
+        outputs = [ImageOps.invert(image) for image in images]
+        time.sleep(self.seconds)
+        if self.side_log is not None:
+            lines = "".join(f"{digest}\n" for digest in digests or ())
+            handle = os.open(self.side_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(handle, lines.encode())
+            os.fsync(handle)
+            os.close(handle)
+        return outputs
+
+
+def worker(sources: Store, translator: Any = None, **more: Any) -> Worker:
+    return Worker(translator=translator or Inverter(), sources=sources, execution=EXECUTION, **more)
+
+
+def run_spec(
+    store: Store,
+    sources: Store,
+    *,
+    shard_size: int = 5,
+    read: Any = "full",
+    tau: float = 2.3,
+    image_format: str = "png",
+) -> RunSpec:
+    """A run over `sources`, whose prompts are put into the store."""
+    prompts, ids = {}, {}
+    for side in ("source", "target"):
+        data = f"prompt of the {side}".encode()
+        ids[side] = sha256(data)
+        prompts[side] = prompt_file(side, ids[side], learned=False)
+        store.write(prompts[side], data)
+        store.write(prompt_provenance(side, ids[side]), b'{"origin": "given"}')
+    settings = BridgeSettings(tau=tau)
+    transform = transform_settings(MODEL, ids["source"], ids["target"], settings, "0", "float32", image_format)
+    dataset = ingest(sources, "noise", store, read=read)
+    return RunSpec(
+        job="invert",
+        dataset=dataset,
+        transform=transform,
+        model=MODEL,
+        shard_size=shard_size,
+        prompts=prompts,
+        source=sources.uri,
+    )
+
+
+def start(store: Store, folder: Path, **settings: Any) -> tuple[Run, Store]:
+    """A planned run over a folder of images, and the folder as a store."""
+    sources = open_sources(str(folder))
+    return create_run(store, run_spec(store, sources, **settings)), sources
+
+
+def translate_all(store: Store, run: Run, sources: Store, **more: Any) -> None:
+    """Finish every shard."""
+    for shard in run.shards():
+        run_shard(store, run, shard, worker(sources, **more))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lsb.errors import TamperedError
+from lsb.records import sha256
+from lsb.storage.commit_log import LogEntry, ShardLog
+from lsb.storage.local import LocalStore
+from lsb.storage.schemas import MANIFEST, write_table
+
+COLUMNS = ["record_id", "status"]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> ShardLog:
+    return ShardLog(LocalStore(tmp_path), "job-0123456789ab", "r" * 64, "p" * 64, "00000")
+
+
+def row(record: str, status: str) -> dict[str, object]:
+    blank = {"tries": 1, "retryable": False, "nfe": 8, "tau": 1.0, "t0": 0.2, "guidance": 11.0}
+    texts = ["source_key", "transform_id", "model_id", "model_digest", "source_prompt", "target_prompt", "seed"]
+    return {**blank, **dict.fromkeys([*texts, "method"], "x"), "record_id": record, "status": status}
+
+
+def commit(log: ShardLog, attempt: str, rows: dict[str, str], after: LogEntry | None) -> LogEntry:
+    data = write_table(MANIFEST.table([row(*pair) for pair in rows.items()]), MANIFEST)
+    name = f"{attempt}/rows-00000.parquet"
+    log.store.write(f"runs/job-0123456789ab/shards/00000/{name}", data)
+    entry = log.append(
+        after, attempt=attempt, files={name: sha256(data)}, rows=name, features=None, counts={"ok": len(rows)}
+    )
+    assert entry is not None
+    return entry
+
+
+def state(log: ShardLog) -> dict[str, str]:
+    table = log.rows(log.entries(), columns=COLUMNS)
+    return dict(zip(table["record_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+def test_a_shard_without_commits_has_no_rows(log: ShardLog) -> None:
+    assert log.entries() == []
+    assert state(log) == {}
+
+
+def test_commits_add_up(log: ShardLog) -> None:
+    first = commit(log, "a1", {"r1": "ok"}, None)
+    commit(log, "b2", {"r2": "quarantined"}, first)
+    assert state(log) == {"r1": "ok", "r2": "quarantined"}
+    assert log.entries()[0] == first
+
+
+def test_a_failed_row_gives_way_to_a_later_one(log: ShardLog) -> None:
+    first = commit(log, "a1", {"r1": "failed", "r2": "ok"}, None)
+    second = commit(log, "b2", {"r1": "failed"}, first)
+    commit(log, "c3", {"r1": "ok"}, second)
+    assert state(log) == {"r1": "ok", "r2": "ok"}
+
+
+@pytest.mark.parametrize("final", ["ok", "quarantined"])
+def test_a_final_row_that_is_replaced_is_tampered(log: ShardLog, final: str) -> None:
+    first = commit(log, "a1", {"r1": final}, None)
+    commit(log, "b2", {"r1": "ok"}, first)
+    with pytest.raises(TamperedError, match=r"b2/rows-00000\.parquet replaces the final row of record r1"):
+        state(log)
+
+
+def test_a_row_file_that_differs_or_is_gone_is_named(log: ShardLog) -> None:
+    entry = commit(log, "a1", {"r1": "ok"}, None)
+    log.store.write(entry.rows_key, b"x")
+    with pytest.raises(TamperedError, match=r"a1/rows-00000\.parquet differs"):
+        state(log)
+    log.store.delete(entry.rows_key)
+    with pytest.raises(TamperedError, match=r"a1/rows-00000\.parquet is missing"):
+        state(log)
+
+
+def test_an_entry_for_another_plan_does_not_belong(log: ShardLog) -> None:
+    commit(log, "a1", {"r1": "ok"}, None)
+    other = ShardLog(log.store, log.run_id, log.run_sha256, "q" * 64, log.shard)
+    with pytest.raises(TamperedError, match="plan_sha256 differ"):
+        other.entries()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import pytest
+
+from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
+from lsb.storage.local import LocalStore
+
+PROCESSES = 8
+ROUNDS = 20
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "root")
+
+
+def test_what_is_written_is_read_and_replaced(store: LocalStore) -> None:
+    store.write("a/b/c.json", b"1")
+    store.write("a/b/c.json", b"22")
+    assert store.read("a/b/c.json") == b"22"
+    assert store.exists("a/b/c.json")
+    assert not store.exists("a/b")
+
+
+def test_a_second_create_is_refused_and_changes_nothing(store: LocalStore) -> None:
+    store.create("a/0.json", b"first")
+    with pytest.raises(AlreadyExistsError) as caught:
+        store.create("a/0.json", b"second")
+    assert caught.value.key == "a/0.json"
+    assert store.read("a/0.json") == b"first"
+
+
+def test_a_missing_object_is_named(store: LocalStore) -> None:
+    with pytest.raises(NotFoundError, match=r"a/missing\.json"):
+        store.read("a/missing.json")
+    store.delete("a/missing.json")
+
+
+def test_a_listing_is_recursive_sorted_and_without_temporary_files(store: LocalStore) -> None:
+    for key in ["b/2", "a/x/1", "a/1", "ab/1"]:
+        store.write(key, b"12")
+    (store.root / ".tmp" / "leftover").write_bytes(b"x")
+    assert [entry.key for entry in store.list()] == ["a/1", "a/x/1", "ab/1", "b/2"]
+    assert [entry.key for entry in store.list("a")] == ["a/1", "a/x/1"]
+    assert store.list("nothing") == []
+    assert store.list("a")[0].size == 2
+
+
+def test_writing_leaves_no_temporary_file(store: LocalStore) -> None:
+    store.create("a", b"1")
+    with pytest.raises(AlreadyExistsError):
+        store.create("a", b"1")
+    store.write("a", b"2")
+    assert os.listdir(store.root / ".tmp") == []
+
+
+def test_the_etag_changes_with_the_bytes(store: LocalStore) -> None:
+    store.write("a", b"1")
+    before = store.list()[0]
+    os.utime(store.root / "a", ns=(0, 12345))
+    after = store.list()[0]
+    assert before.etag != after.etag
+    assert after.modified == pytest.approx(12345e-9)
+
+
+def test_links_to_nowhere_are_not_listed(store: LocalStore) -> None:
+    (store.root / "dangling.png").symlink_to(store.root / "gone")
+    assert store.list() == []
+
+
+def test_a_folder_is_no_object(store: LocalStore) -> None:
+    store.write("a/b", b"")
+    with pytest.raises(StoreError, match="cannot read a"):
+        store.read("a")
+    with pytest.raises(StoreError, match="cannot write a in"):
+        store.write("a", b"")
+
+
+def test_the_probe_passes_and_leaves_nothing(store: LocalStore) -> None:
+    store.check()
+    assert store.list() == []
+    assert os.listdir(store.root / ".tmp") == []
+
+
+def test_the_probe_finds_a_store_that_ignores_the_condition(store: LocalStore) -> None:
+    class Careless(LocalStore):
+        def create(self, key: str, data: bytes) -> None:
+            self.write(key, data)
+
+    with pytest.raises(StoreError, match="does not honour"):
+        Careless(store.root).check()
+
+
+def _compete(root: Path, name: int, won: SimpleQueue) -> None:
+    store = LocalStore(root)
+    for turn in range(ROUNDS):
+        try:
+            store.create(f"log/{turn:08d}.json", f"{name}".encode() * 1000)
+        except AlreadyExistsError:
+            continue
+        won.put((turn, name))
+
+
+def test_of_many_processes_one_creates(store: LocalStore) -> None:
+    context = multiprocessing.get_context("fork")
+    won = context.SimpleQueue()
+    racers = [context.Process(target=_compete, args=(store.root, name, won)) for name in range(PROCESSES)]
+    for racer in racers:
+        racer.start()
+    winners = [won.get() for _ in range(ROUNDS)]
+    for racer in racers:
+        racer.join()
+    assert won.empty()
+    assert sorted(turn for turn, _ in winners) == list(range(ROUNDS))
+    for turn, name in winners:
+        assert store.read(f"log/{turn:08d}.json") == f"{name}".encode() * 1000

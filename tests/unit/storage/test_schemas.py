@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from lsb.errors import UnverifiableError
+from lsb.storage.schemas import FEATURES, MANIFEST, PLAN, RECORDS, read_table, write_table
+
+ROW = {"record_id": "0" * 32, "features": [1.0, 2.5]}
+
+
+def test_a_table_survives_the_way_through_bytes() -> None:
+    table = FEATURES.table([ROW])
+    data = write_table(table, FEATURES)
+    assert read_table(data, FEATURES).equals(table)
+    assert read_table(data, FEATURES, columns=["record_id"]).column_names == ["record_id"]
+    assert data == write_table(FEATURES.table([ROW]), FEATURES)
+
+
+def test_scores_and_times_survive() -> None:
+    blank = {
+        field.name: {pa.string(): "x", pa.int32(): 1, pa.float64(): 0.5, pa.bool_(): False}[field.type]
+        for field in MANIFEST.arrow
+        if not field.nullable
+    }
+    moment = datetime(2024, 2, 29, 12, 30, 0, 5, tzinfo=UTC)
+    row = {**blank, "scores": [("psnr", 20.5)], "flags": ["a"], "started": moment}
+    (back,) = read_table(write_table(MANIFEST.table([row]), MANIFEST), MANIFEST).to_pylist()
+    assert (dict(back["scores"]), back["flags"], back["started"]) == ({"psnr": 20.5}, ["a"], moment)
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"not a table at all, but long enough for a footer"])
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(UnverifiableError, match=r"lsb\.plan/1"):
+        read_table(data, PLAN)
+
+
+def test_another_schema_is_refused() -> None:
+    with pytest.raises(UnverifiableError, match=r"'lsb\.features/1', expected 'lsb\.plan/1'"):
+        read_table(write_table(FEATURES.table([ROW]), FEATURES), PLAN)
+
+
+def test_a_table_with_other_columns_is_not_written() -> None:
+    with pytest.raises(UnverifiableError):
+        write_table(pa.table({"record_id": ["x"]}), RECORDS)
+
+
+def test_an_unknown_column_is_an_error() -> None:
+    with pytest.raises(KeyError, match="colour"):
+        FEATURES.table([{**ROW, "colour": 1}])

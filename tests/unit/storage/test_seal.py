@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lsb.errors import TamperedError, UnverifiableError
+from lsb.storage.seal import seal, unseal
+
+DOCUMENT = {"schema": "lsb.test/1", "counts": {"ok": 12}, "parent": None, "name": "ä"}
+
+
+def test_a_sealed_document_is_read_back() -> None:
+    assert unseal(seal(DOCUMENT), key="k", schema="lsb.test/1") == DOCUMENT
+
+
+def test_every_changed_byte_is_noticed() -> None:
+    data = seal(DOCUMENT)
+    for place in range(len(data)):
+        for flip in (1, 32, 128):
+            changed = data[:place] + bytes([data[place] ^ flip]) + data[place + 1 :]
+            with pytest.raises(TamperedError, match=r"^the/key "):
+                unseal(changed, key="the/key", schema="lsb.test/1")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000])
+def test_other_bytes_are_tampered(data: bytes) -> None:
+    with pytest.raises(TamperedError):
+        unseal(data, key="k", schema="lsb.test/1")
+
+
+def test_spacing_counts() -> None:
+    loose = json.dumps(json.loads(seal(DOCUMENT)), indent=1).encode()
+    with pytest.raises(TamperedError):
+        unseal(loose, key="k", schema="lsb.test/1")
+
+
+def test_an_intact_document_of_another_schema_is_unverifiable() -> None:
+    with pytest.raises(UnverifiableError, match=r"lsb\.test/2"):
+        unseal(seal({**DOCUMENT, "schema": "lsb.test/2"}), key="k", schema="lsb.test/1")

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from lsb.errors import AlreadyExistsError, IncompleteError
+from lsb.manifest import Gates
+from lsb.publish import latest_snapshot, manifest_table, publish
+from lsb.records import sha256
+from lsb.shard_job import run_shard
+from lsb.sharding import Run
+from lsb.storage.local import LocalStore
+from lsb.storage.schemas import MANIFEST, read_table
+from lsb.storage.snapshots import current_run
+from lsb.storage.store import Store
+from tests.ledger import make_images, start, translate_all, worker
+
+METRICS = {"kid": 1.5, "fid": None}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def begun(store: LocalStore, tmp_path: Path) -> tuple[Run, Store]:
+    folder = make_images(tmp_path / "images", 7)
+    (folder / "bad.png").write_bytes(b"not a picture")
+    return start(store, folder, shard_size=4)
+
+
+def test_the_manifest_has_a_row_for_every_planned_record(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    table = manifest_table(store, run)
+    ids = table["record_id"].to_pylist()
+    assert ids == sorted(ids)
+    assert len(ids) == 8
+    (bad,) = [row for row in table.to_pylist() if row["source_key"] == "bad.png"]
+    assert (bad["status"], bad["error_code"], bad["tries"], bad["shard"]) == ("quarantined", "not_an_image", 0, None)
+    assert bad["flags"] is None
+
+
+def test_missing_rows_are_incomplete_unless_allowed(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    run_shard(store, run, "00000", worker(sources))
+    with pytest.raises(IncompleteError, match=r"3 of 8 planned records of run .* lack rows; run it again"):
+        publish(store, run, METRICS, b"page")
+    with pytest.raises(IncompleteError):
+        manifest_table(store, run)
+    assert latest_snapshot(store, run) is None
+    assert publish(store, run, METRICS, b"page", partial=True).counts == {"ok": 4, "quarantined": 1}
+
+
+def test_a_snapshot_names_everything_by_digest(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    snapshot = publish(store, run, METRICS, b"<html>page")
+    assert snapshot == latest_snapshot(store, run)
+    assert snapshot.folder == f"runs/{run.id}/snapshots/00000000"
+    assert (snapshot.counts, snapshot.planned) == ({"ok": 7, "quarantined": 1}, 8)
+    assert {key: sha256(store.read(key)) for key in snapshot.digests()} == snapshot.digests()
+    assert store.read(snapshot.report_key) == b"<html>page"
+    assert json.loads(store.read(snapshot.metrics_key)) == METRICS
+    assert read_table(store.read(snapshot.manifest_key), MANIFEST).equals(manifest_table(store, run))
+    assert sorted(snapshot.heads) == ["00000", "00001"]
+    assert current_run(store, "invert") == run.id
+
+
+def test_the_attestation_is_a_statement_in_an_unsigned_envelope(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    snapshot = publish(store, run, METRICS, b"page")
+    envelope = json.loads(store.read(snapshot.attestation_key))
+    assert (envelope["payloadType"], envelope["signatures"]) == ("application/vnd.in-toto+json", [])
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicate"]["assurance"] == "integrity only"
+    subjects = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+    heads = {f"runs/{run.id}/shards/{shard}/log/00000000.json" for shard in ("00000", "00001")}
+    assert subjects.keys() >= {snapshot.manifest_key, snapshot.metrics_key, *heads}
+    assert all(sha256(store.read(name)) == digest for name, digest in subjects.items())
+
+
+def test_publishing_again_with_nothing_new_writes_nothing(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    first = publish(store, run, METRICS, b"page of today")
+    before = {entry.key: entry.etag for entry in store.list()}
+    assert publish(store, run, METRICS, b"page of tomorrow") == first
+    assert {entry.key: entry.etag for entry in store.list()} == before
+
+
+def test_new_metrics_gates_or_rows_are_a_new_snapshot(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    run_shard(store, run, "00000", worker(sources))
+    numbers = [publish(store, run, METRICS, b"page", partial=True).number]
+    numbers.append(publish(store, run, {"kid": 1.0}, b"page", partial=True).number)
+    numbers.append(publish(store, run, {"kid": 1.0}, b"page", partial=True, gates=Gates(flat_output=0.9)).number)
+    translate_all(store, run, sources)
+    last = publish(store, run, {"kid": 1.0}, b"page", gates=Gates(flat_output=0.9))
+    assert [*numbers, last.number] == [0, 1, 2, 3]
+    flags = {
+        tuple(row["flags"]) for row in read_table(store.read(last.manifest_key), MANIFEST).to_pylist() if row["flags"]
+    }
+    assert flags == {("flat_output",)}
+
+
+def test_a_job_whose_entry_is_missing_gets_it(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    publish(store, run, METRICS, b"page")
+    store.delete("jobs/invert/log/00000000.json")
+    publish(store, run, METRICS, b"page")
+    assert current_run(store, "invert") == run.id
+
+
+def test_a_folder_that_somebody_crashed_in_is_left_alone(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    store.create(f"runs/{run.id}/snapshots/00000000/manifest.parquet", b"half a snapshot")
+    snapshot = publish(store, run, METRICS, b"page")
+    assert (snapshot.number, snapshot.folder) == (0, f"runs/{run.id}/snapshots/00000001")
+    assert store.read(f"runs/{run.id}/snapshots/00000000/manifest.parquet") == b"half a snapshot"
+
+
+def test_of_two_publishers_one_is_first_and_the_other_adopts(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+
+    class Beaten(LocalStore):
+        """Lets another publisher finish just before its own entry."""
+
+        beaten = False
+
+        def create(self, key: str, data: bytes) -> None:
+            if key.endswith("snapshots/log/00000000.json") and not self.beaten:
+                self.beaten = True
+                publish(LocalStore(self.root), run, METRICS, b"page of the winner")
+                raise AlreadyExistsError("taken", key=key)
+            super().create(key, data)
+
+    snapshot = publish(Beaten(store.root), run, METRICS, b"page of the loser")
+    assert snapshot == latest_snapshot(store, run)
+    assert snapshot.number == 0
+    assert store.read(snapshot.report_key) == b"page of the winner"
+
+
+def test_metrics_without_a_number_are_refused(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        publish(store, run, {"kid": float("nan")}, b"page")
+
+
+def test_gates_fire_on_scores() -> None:
+    gates = Gates(structure_high=0.5, flat_output=0.1)
+    assert gates.flags({"structure_distance": 0.4, "output_contrast": 0.2}) == []
+    assert gates.flags({"structure_distance": 0.6, "output_contrast": 0.05}) == ["structure_high", "flat_output"]
+    assert gates.flags({}) == []
