@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 DEFAULTS: Mapping[str, str] = {
@@ -21,6 +22,9 @@ DEFAULTS: Mapping[str, str] = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "60",
     # Results live in the store; Prefect keeps none.
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    # OpenMP threads that wait sleep. Spinning, the default, makes torch a hundred times slower where processes share
+    # cores (a pool of ours, or a neighbour); sleeping costs next to nothing where they do not. Changes no pixel.
+    "OMP_WAIT_POLICY": "PASSIVE",
     # No progress bars of other people in the middle of ours.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -43,6 +47,10 @@ def prepare(*, verbose: bool = False, environment: MutableMapping[str, str] = os
         environment.setdefault("PREFECT_HOME", str(state / "prefect"))
         environment.setdefault("HF_HOME", str(state / "huggingface"))
         environment.setdefault("MPLCONFIGDIR", str(state / "matplotlib"))
+    if home := environment.get("PREFECT_HOME"):
+        # Prefect makes the folder but not those above it. One that cannot be made is reported by our server.
+        with suppress(OSError):
+            Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def home_is_writable(environment: Mapping[str, str]) -> bool:

@@ -18,7 +18,8 @@ os.environ.update(
         "PREFECT_HOME": f"{_STATE.name}/prefect",
         "HF_HOME": f"{_STATE.name}/huggingface",
         "MPLCONFIGDIR": f"{_STATE.name}/matplotlib",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+        # The models of the tests are so small that threads only wait for each other.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
 )
 os.environ.pop("PREFECT_API_URL", None)

@@ -1,0 +1,93 @@
+"""What a run shows in Prefect's pages: progress, a table of shards that failed, a link to the report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
+
+from lsb.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_UPDATES = 2.0
+UNREACHABLE = (httpx.HTTPError, PrefectException, OSError)
+
+
+class ArtifactProgress(Progress):
+    """One progress artifact for each thing under way. A server that does not answer costs nothing but the display."""
+
+    def __init__(self, run: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run = run
+        self._clock = clock
+        self._artifacts: dict[str, UUID] = {}
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self._said: dict[str, float] = {}
+
+    def start(self, name: str, total: int) -> None:
+        self._done[name], self._total[name], self._said[name] = 0, total, self._clock()
+        try:
+            made = create_progress_artifact(
+                0.0, key=artifact_key(self._run, name), description=f"{name} of {self._run}"
+            )
+        except UNREACHABLE as error:
+            logger.warning("no progress artifact for %s: %s", name, error)
+            return
+        if isinstance(made, UUID):
+            self._artifacts[name] = made
+
+    def advance(self, name: str, n: int = 1, **figures: float) -> None:
+        self._done[name] = self._done.get(name, 0) + n
+        now = self._clock()
+        if name in self._artifacts and now - self._said[name] >= SECONDS_BETWEEN_UPDATES:
+            self._said[name] = now
+            self._update(name, min(100.0, 100.0 * self._done[name] / max(1, self._total[name])))
+
+    def finish(self, name: str) -> None:
+        if name in self._artifacts:
+            complete = self._done[name] >= self._total[name]
+            self._update(name, 100.0 if complete else 100.0 * self._done[name] / self._total[name])
+            del self._artifacts[name]
+
+    def _update(self, name: str, percent: float) -> None:
+        try:
+            update_progress_artifact(self._artifacts[name], percent)
+        except UNREACHABLE as error:
+            logger.warning("progress artifact of %s not updated: %s", name, error)
+
+
+def show_failed_shards(run_id: str, failures: Mapping[str, str]) -> None:
+    """A table of shards and reasons."""
+    rows = [{"shard": shard, "reason": reason} for shard, reason in sorted(failures.items())]
+    _leave(lambda: create_table_artifact(rows, key=artifact_key(run_id, "failed-shards")), "failed shards")
+
+
+def show_report(run_id: str, report: str, counts: Mapping[str, int]) -> None:
+    """Where the report lies, and counts by status."""
+    lines = [f"- {status}: {count}" for status, count in sorted(counts.items())]
+    text = f"# {run_id}\n\n[{report}]({report})\n\n" + "\n".join(lines) + "\n"
+    _leave(lambda: create_markdown_artifact(text, key=artifact_key(run_id, "report")), "report")
+
+
+def artifact_key(*parts: str) -> str:
+    """Prefect's keys are lower-case letters, digits and dashes."""
+    raw = "-".join(parts).lower()
+    return "-".join(filter(None, "".join(c if c.isascii() and c.isalnum() else "-" for c in raw).split("-")))
+
+
+def _leave(make: Callable[[], object], what: str) -> None:
+    try:
+        make()
+    except UNREACHABLE as error:
+        logger.warning("artifact %s not written: %s", what, error)

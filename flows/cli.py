@@ -1,0 +1,341 @@
+"""The `lsb` command. A command parses, builds a configuration, calls, renders; nothing else.
+
+torch and Prefect are imported by the commands that need them, so that `lsb --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows import render
+from flows.environment import prepare
+from lsb.config import JobConfig, load_config
+from lsb.errors import LsbError, UsageError
+
+EXIT_BUG = 1
+EXIT_UNFINISHED = 5
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="lsb",
+    help="Translate whole image data sets from one look to another, and prove what happened to every picture.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The job's YAML file.", show_default=False)]
+RunUri = Annotated[str, typer.Argument(metavar="RUN", help="<root>/runs/<run>, as `lsb run` prints it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Prefect's log lines, and tracebacks of errors.")]
+Resume = Annotated[str | None, typer.Option(metavar="RUN", help="This run and no other: refuse if settings differ.")]
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; write nothing.")] = False,
+    json: Json = False,
+    resume: Resume = None,
+    verbose: Verbose = False,
+) -> None:
+    """Do the whole job: ingest, optimise, plan, translate, evaluate, publish. Goes on where it stopped.
+
+    Example: lsb run examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    if dry_run:
+        from lsb.dry_run import dry_run as resolve
+
+        render.show(render.dry_run(resolve(job)), as_json=json)
+        return
+    with _prefect(verbose):
+        from flows.translate import translate_dataset
+
+        result = translate_dataset(job, _run_of(job, resume))
+    render.show(render.result(result), as_json=json)
+
+
+@app.command()
+def ingest(config: ConfigFile, json: Json = False, verbose: Verbose = False) -> None:
+    """Take the source images into the ledger: decode, hash, quarantine what is unusable.
+
+    Example: lsb ingest examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import ingest_only
+
+        dataset = ingest_only(job)
+    render.show(render.dataset(dataset), as_json=json)
+
+
+@app.command()
+def optimise(config: ConfigFile, json: Json = False, verbose: Verbose = False) -> None:
+    """Learn the prompt of each domain, once per recipe of images, model and settings.
+
+    Example: lsb optimise examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import optimise_only
+
+        prompts = optimise_only(job)
+    render.show(render.prompts(prompts), as_json=json)
+
+
+@app.command()
+def plan(config: ConfigFile, json: Json = False, verbose: Verbose = False) -> None:
+    """Freeze the run: data set, transform and shards. The prompts must have been learned.
+
+    Example: lsb plan examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import plan_only
+
+        planned = plan_only(job)
+    render.show(render.plan(planned, _uri(job, planned.id)), as_json=json)
+
+
+@app.command()
+def translate(config: ConfigFile, resume: Resume = None, json: Json = False, verbose: Verbose = False) -> None:
+    """Translate every pending shard of the planned run.
+
+    Example: lsb translate examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import translate_only
+
+        done = translate_only(job, _run_of(job, resume))
+    render.show({"run": _uri(job, done["run"]), "translated": done["translated"]}, as_json=json)
+
+
+@app.command()
+def evaluate(config: ConfigFile, resume: Resume = None, json: Json = False, verbose: Verbose = False) -> None:
+    """Measure what is committed of the planned run, and print it. Publishes nothing.
+
+    Example: lsb evaluate examples/emoji/job.yaml --json
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import evaluate_only
+
+        metrics = evaluate_only(job, _run_of(job, resume))
+    render.show(metrics if json else render.metrics(metrics), as_json=json)
+
+
+@app.command()
+def publish(config: ConfigFile, resume: Resume = None, json: Json = False, verbose: Verbose = False) -> None:
+    """Publish a snapshot of the planned run: manifest, metrics, attestation and page.
+
+    Example: lsb publish examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import publish_only
+
+        result = publish_only(job, _run_of(job, resume))
+    render.show(render.result(result), as_json=json)
+
+
+@app.command()
+def status(run: RunUri, json: Json = False) -> None:
+    """Shards and records by status, rate, and time left.
+
+    Example: lsb status out/store/runs/emoji-flat-to-3d-0123456789ab
+    """
+    from lsb.sharding import open_run
+    from lsb.status import status as count
+
+    store, run_id = _open(run)
+    render.show(render.status(count(store, open_run(store, run_id))), as_json=json)
+
+
+@app.command()
+def verify(
+    run: RunUri,
+    sample: Annotated[int | None, typer.Option(min=1, help="Check only this many outputs, and all tables.")] = None,
+    json: Json = False,
+) -> None:
+    """Check every digest of a run. Exit code: 0 intact, 10 tampered, 12 unverifiable, 11 incomplete.
+
+    Example: lsb verify out/store/runs/emoji-flat-to-3d-0123456789ab
+    """
+    from lsb.audit import verify as audit
+
+    store, run_id = _open(run)
+    verdict = audit(store, run_id, sample)
+    render.show(render.verdict(verdict), as_json=json)
+    for finding in verdict.findings:
+        render.complain(f"{finding.kind}: {finding.key}: {finding.message}")
+    raise typer.Exit(verdict.exit_code)
+
+
+@app.command()
+def export(
+    run: RunUri,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder; made if missing.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the translations under the sources' own relative names.
+
+    Example: lsb export out/store/runs/emoji-flat-to-3d-0123456789ab translated
+    """
+    from lsb.export import export as write
+    from lsb.sharding import open_run
+
+    store, run_id = _open(run)
+    render.show(
+        render.export(write(store, open_run(store, run_id), destination, overwrite=overwrite), destination),
+        as_json=json,
+    )
+
+
+@app.command()
+def report(
+    run: RunUri,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write a copy of the page.")] = None,
+    json: Json = False,
+) -> None:
+    """Say where the published page is, or write a copy of it.
+
+    Example: lsb report out/store/runs/emoji-flat-to-3d-0123456789ab --out report.html
+    """
+    from lsb.job import object_uri
+    from lsb.publish import latest_snapshot
+    from lsb.sharding import open_run
+
+    store, run_id = _open(run)
+    snapshot = latest_snapshot(store, open_run(store, run_id))
+    if snapshot is None:
+        raise UsageError(f"{run} has published nothing yet; finish it with `lsb run`")
+    if out is not None:
+        _write(out, store.read(snapshot.report_key))
+    where = str(out) if out else object_uri(store, snapshot.report_key)
+    render.show({"snapshot": snapshot.number, "report": where}, as_json=json)
+
+
+def main() -> None:
+    """Entry point: an error becomes its exit code and one line."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run `lsb` with arguments; the exit code."""
+    verbose = "--verbose" in arguments or "-v" in arguments
+    output = sys.stdout
+    try:
+        code = _guarded(lambda: app(args=arguments, prog_name="lsb", standalone_mode=True))
+        if sys.stdout is not output:  # how typer tells that whoever read our output has gone
+            return 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What Python flushes at exit must not complain about it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return 0
+    except LsbError as error:
+        return _complain(str(error), error.exit_code, verbose)
+    except KeyboardInterrupt:
+        return _interrupted(verbose)
+    except Exception as error:  # noqa: BLE001 the last boundary: nobody gets a traceback unasked
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return _complain(f"unexpected {reason}; this is a bug, --verbose shows where", EXIT_BUG, verbose)
+    except BaseException as error:
+        from flows.interruption import Terminated
+
+        if isinstance(error, Terminated):
+            return _complain(
+                "stopped by SIGTERM; what is committed stays, run again to go on", EXIT_UNFINISHED, verbose
+            )
+        raise
+    # typer turns Ctrl-C into this exit code without a word.
+    return _interrupted(False) if code == EXIT_INTERRUPTED else code
+
+
+def _interrupted(verbose: bool) -> int:
+    return _complain("interrupted; what is committed stays, run again to go on", EXIT_INTERRUPTED, verbose)
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    try:
+        command()
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    return 0
+
+
+def _complain(message: str, code: int, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exc()
+    render.complain(f"lsb: error: {' '.join(message.split())}")
+    return code
+
+
+@contextmanager
+def _prefect(verbose: bool) -> Iterator[None]:
+    """Prefect ready to run flows in this process, with our progress in the terminal."""
+    prepare(verbose=verbose)
+    from flows.display import terminal_progress
+    from flows.local_server import prefect_server
+    from tasks.observation import Observer, observed_by
+
+    display = terminal_progress()
+    with prefect_server(), observed_by(Observer(display)):
+        try:
+            yield
+        finally:
+            display.close()
+
+
+def _open(run: str) -> tuple[Any, str]:
+    from lsb.storage.layout import parse_run_uri
+    from lsb.storage.store import open_store
+
+    root, run_id = parse_run_uri(run)
+    return open_store(root), run_id
+
+
+def _run_of(job: JobConfig, resume: str | None) -> str | None:
+    """The run id in `resume`, which may be a URI under the job's store or the id alone."""
+    if resume is None:
+        return None
+    if "/" not in resume:
+        return resume
+    from lsb.storage.store import open_store
+
+    store, run_id = _open(resume)
+    if store.uri != open_store(job.store).uri:
+        raise UsageError(f"run {resume} is not in this job's store {job.store}; give one that is")
+    return run_id
+
+
+def _uri(job: JobConfig, run_id: str) -> str:
+    from lsb.job import object_uri
+    from lsb.storage.layout import run_folder
+    from lsb.storage.store import open_store
+
+    return object_uri(open_store(job.store), run_folder(run_id))
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; give another file") from error
+
+
+if __name__ == "__main__":
+    main()

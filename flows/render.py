@@ -1,0 +1,117 @@
+"""What commands print: results on standard output as text or JSON, complaints on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flows.translate import JobResult
+    from lsb.audit import Verdict
+    from lsb.domains import StoredPrompt
+    from lsb.dry_run import DryRun
+    from lsb.export import Exported
+    from lsb.ingest import Dataset
+    from lsb.sharding import Run
+    from lsb.status import RunStatus
+
+
+def show(figures: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print names and values, one a line; nested ones on one line."""
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=2, default=str) + "\n")
+        return
+    names = {name: name.replace("_", " ") for name, value in figures.items() if value is not None}
+    width = max(map(len, names.values()), default=0)
+    for name, label in names.items():
+        sys.stdout.write(f"{label:<{width}}  {_text(figures[name])}\n")
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(message + "\n")
+
+
+def dry_run(resolved: DryRun) -> dict[str, Any]:
+    return asdict(resolved)
+
+
+def result(done: JobResult) -> dict[str, Any]:
+    return asdict(done)
+
+
+def dataset(found: Dataset) -> dict[str, Any]:
+    return {
+        "data_set": found.name,
+        "version": found.version,
+        "records": found.records,
+        "quarantined": found.quarantined,
+        "duplicates": found.duplicates,
+        "table": found.key,
+    }
+
+
+def prompts(stored: Sequence[StoredPrompt]) -> dict[str, Any]:
+    return {
+        side: {"domain": prompt.domain, "id": prompt.id, "key": prompt.key, "learned_now": prompt.new}
+        for side, prompt in zip(("source", "target"), stored, strict=True)
+    }
+
+
+def plan(planned: Run, uri: str) -> dict[str, Any]:
+    return {
+        "run": uri,
+        "records": planned.plan["records"],
+        "shards": planned.plan["shards"],
+        "data_set": planned.dataset["version"],
+        "transform_id": planned.transform_id,
+    }
+
+
+def status(counted: RunStatus) -> dict[str, Any]:
+    return {
+        "run": counted.run_id,
+        "planned": counted.planned,
+        "records": counted.records,
+        "shards": counted.shards,
+        "first_commit": counted.first_commit,
+        "last_commit": counted.last_commit,
+        "records_per_second": counted.rate,
+        "seconds_left": counted.seconds_left,
+    }
+
+
+def verdict(found: Verdict) -> dict[str, Any]:
+    words = {0: "intact", 10: "tampered", 11: "incomplete", 12: "unverifiable"}
+    return {
+        "run": found.run_id,
+        "verdict": words[found.exit_code],
+        "checked": found.checked,
+        "sample": found.sample,
+        "findings": [asdict(finding) for finding in found.findings],
+        "orphans": len(found.orphans),
+    }
+
+
+def export(written: Exported, destination: Path) -> dict[str, Any]:
+    return {**asdict(written), "destination": str(destination)}
+
+
+def metrics(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows' values, without intervals."""
+    return {
+        row["key"]: {name: cell["value"] for name, cell in row.items() if isinstance(cell, dict) and "value" in cell}
+        for row in measured["rows"]
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items() if item is not None)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

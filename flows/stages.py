@@ -1,0 +1,81 @@
+"""Each stage of the chain as a flow of its own. A stage finds what those before it left in the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.interruption import interruptible
+from flows.translate import JobResult, conclude, observing, translate_all
+from lsb.config import JobConfig
+from lsb.domains import StoredPrompt
+from lsb.errors import UsageError
+from lsb.ingest import Dataset
+from lsb.job import planned_run, stored_prompts
+from lsb.models.load import identify
+from lsb.publish import Snapshot
+from lsb.sharding import Run, open_run
+from lsb.storage.store import open_store
+from tasks.evaluate import evaluate_run
+from tasks.ingest import ingest_source
+from tasks.optimise import optimise_prompt
+from tasks.plan import plan_run
+from tasks.publish import find_snapshot, publish_run
+
+
+@flow(name="ingest", persist_result=False)
+def ingest_only(config: JobConfig) -> Dataset:
+    """Take the source images into the ledger."""
+    with observing(config), interruptible():
+        return ingest_source(config)
+
+
+@flow(name="optimise", persist_result=False)
+def optimise_only(config: JobConfig) -> list[StoredPrompt]:
+    """Provide both domains' prompts."""
+    with observing(config), interruptible():
+        return [optimise_prompt(config, "source"), optimise_prompt(config, "target")]
+
+
+@flow(name="plan", persist_result=False)
+def plan_only(config: JobConfig) -> Run:
+    """Freeze the run that data and settings stand for; the prompts must be there."""
+    with observing(config), interruptible():
+        dataset = ingest_source(config)
+        prompts = stored_prompts(open_store(config.store), config, identify(config.model, revision=config.revision))
+        if prompts is None:
+            raise UsageError("the prompts of this job have not been learned yet; run `lsb optimise` on it first")
+        return plan_run(config, dataset, *prompts)
+
+
+@flow(name="translate", persist_result=False)
+def translate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any]:
+    """Translate every pending shard of the planned run."""
+    run = _planned(config, resume)
+    with observing(config), interruptible():
+        return {"run": run.id, "translated": translate_all(config, run)}
+
+
+@flow(name="evaluate", persist_result=False)
+def evaluate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any]:
+    """Measure what is committed of the planned run. Publishes nothing."""
+    run = _planned(config, resume)
+    with observing(config), interruptible():
+        return evaluate_run(config, run.id)
+
+
+@flow(name="publish", persist_result=False)
+def publish_only(config: JobConfig, resume: str | None = None) -> JobResult:
+    """Evaluate and publish the planned run, unless a snapshot says all of it already."""
+    run = _planned(config, resume)
+    with observing(config), interruptible():
+        snapshot: Snapshot = find_snapshot(config, run.id) or publish_run(config, run.id, evaluate_run(config, run.id))
+    return conclude(config, run, snapshot, 0)
+
+
+def _planned(config: JobConfig, resume: str | None) -> Run:
+    store = open_store(config.store)
+    if resume is not None:
+        return open_run(store, resume)
+    return planned_run(store, config, identify(config.model, revision=config.revision))

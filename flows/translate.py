@@ -1,0 +1,110 @@
+"""The whole chain: ingest, optimise, plan, translate, evaluate, publish. Every stage resumes what is pending."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from prefect import flow
+from prefect.states import Completed
+
+from flows.artifacts import ArtifactProgress, show_failed_shards, show_report
+from flows.display import ManyProgress
+from flows.interruption import interruptible
+from flows.shards import raise_what_failed, translate_until_done
+from lsb.config import JobConfig
+from lsb.job import budget_exceeded, object_uri
+from lsb.publish import Snapshot
+from lsb.sharding import Run, pending
+from lsb.storage.layout import run_folder
+from lsb.storage.store import open_store
+from tasks.evaluate import evaluate_run
+from tasks.ingest import ingest_source
+from tasks.observation import Observer, observed_by, observer
+from tasks.optimise import optimise_prompt
+from tasks.plan import plan_run
+from tasks.publish import find_snapshot, publish_run
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job led to. URIs and counts only."""
+
+    run: str
+    snapshot: int
+    counts: dict[str, int]
+    manifest: str
+    metrics: str
+    report: str
+    translated: int  # images translated by this call
+
+
+@flow(name="translate-dataset", flow_run_name="{config.name}", persist_result=False)
+def translate_dataset(config: JobConfig, resume: str | None = None) -> JobResult:
+    """Translate a data set and publish manifest, metrics and report.
+
+    Args:
+        config: the job; as a deployment's parameter with absolute paths or URIs.
+        resume: id of a run that must be the one; otherwise data and settings decide.
+
+    Returns:
+        JobResult; the flow ends as `CompletedWithFailures` if some records failed within the budget.
+
+    Raises:
+        BudgetExceededError: more records failed or were quarantined than allowed; everything is published.
+        UnfinishedError: records without a row are left.
+    """
+    with observing(config), interruptible():
+        dataset = ingest_source(config)
+        source = optimise_prompt(config, "source")
+        target = optimise_prompt(config, "target")
+        run = plan_run(config, dataset, source, target, resume)
+        translated = translate_all(config, run)
+        snapshot = find_snapshot(config, run.id) or publish_run(config, run.id, evaluate_run(config, run.id))
+    return conclude(config, run, snapshot, translated)
+
+
+def translate_all(config: JobConfig, run: Run) -> int:
+    """Every pending shard of a run; how many images this call translated.
+
+    Raises:
+        LsbError: see `raise_what_failed`.
+    """
+    store = open_store(config.store)
+    if not pending(store, run):
+        return 0
+    outcome = translate_until_done(config, run.id)
+    if outcome.failures:
+        show_failed_shards(run.id, {shard: str(error) for shard, error in outcome.failures.items()})
+    raise_what_failed(outcome, object_uri(store, run_folder(run.id)), pending(store, run), run.plan["shards"])
+    return outcome.translated
+
+
+def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -> JobResult:
+    """The result, as a state that says whether records failed; BudgetExceededError if too many did."""
+    store = open_store(config.store)
+    result = JobResult(
+        run=object_uri(store, run_folder(run.id)),
+        snapshot=snapshot.number,
+        counts=dict(snapshot.counts),
+        manifest=object_uri(store, snapshot.manifest_key),
+        metrics=object_uri(store, snapshot.metrics_key),
+        report=object_uri(store, snapshot.report_key),
+        translated=translated,
+    )
+    show_report(run.id, result.report, result.counts)
+    if error := budget_exceeded(config.budget, result.counts, result.report):
+        raise error
+    if failed := result.counts.get("failed", 0):
+        # Prefect shows the state and hands the caller its data.
+        state: Any = Completed(
+            name="CompletedWithFailures", message=f"{failed} records failed, within the budget", data=result
+        )
+        return cast(JobResult, state)
+    return result
+
+
+def observing(config: JobConfig) -> Any:
+    """Progress goes to the caller's display and to Prefect's pages."""
+    outer = observer()
+    return observed_by(Observer(ManyProgress([outer.progress, ArtifactProgress(config.name)]), outer.stop))

@@ -1,0 +1,223 @@
+"""A domain's prompt: taken from its text or file, found in the store, or learned from images and kept there.
+
+What a learned prompt depends on is its recipe: model, images, learning settings, seed. The first process to finish
+a recipe writes `prompts/<domain>/recipe-<digest>.json`; everybody after it takes that prompt and learns nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from PIL import Image
+
+from lsb.config import DomainPrompt, JobConfig
+from lsb.errors import AlreadyExistsError, NotFoundError, SourceError, TamperedError
+from lsb.images import decode, to_square
+from lsb.ingest import Dataset, ingest, open_sources, read_records
+from lsb.learning import LearnedPrompt, learn_prompt
+from lsb.models.protocol import Backbone, ModelIdentity
+from lsb.progress import NoProgress, Progress
+from lsb.prompts import Prompt, from_bytes, load_prompt, to_bytes
+from lsb.records import digest_of, sha256
+from lsb.storage.layout import prompt_file, prompt_provenance, prompt_recipe
+from lsb.storage.seal import seal, unseal
+from lsb.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+RECIPE_SCHEMA = "lsb.recipe/1"
+PROMPT_SCHEMA = "lsb.prompt/1"
+Side = Literal["source", "target"]
+SIDES: tuple[Side, Side] = ("source", "target")
+
+
+@dataclass(frozen=True)
+class StoredPrompt:
+    """Where a domain's prompt lies. `id` is the SHA-256 of the object at `key`; `new` if this call learned it."""
+
+    domain: str
+    id: str
+    key: str
+    new: bool = False
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A half-learned prompt's state in the store, so that a killed process loses little."""
+
+    store: Store
+    key: str
+
+    def load(self) -> bytes | None:
+        try:
+            return self.store.read(self.key)
+        except NotFoundError:
+            return None
+
+    def save(self, state: bytes) -> None:
+        self.store.write(self.key, state)
+
+
+def domain_of(config: JobConfig, side: Side) -> str:
+    """The name under which a side's prompts are kept."""
+    if side == "source":
+        return config.prompts.source.domain or config.source.domain
+    return config.prompts.target.domain or "target"
+
+
+def provide_prompt(
+    store: Store,
+    config: JobConfig,
+    side: Side,
+    identity: ModelIdentity,
+    backbone: Callable[[], Backbone],
+    *,
+    progress: Progress = NoProgress(),
+) -> StoredPrompt:
+    """The prompt of one side, learned only if nobody has followed the same recipe before.
+
+    Args:
+        backbone: loads the model; called only if there is something to learn.
+
+    Raises:
+        PromptError: the prompt's file is unusable.
+        SourceError: no usable images to learn from.
+    """
+    domain = domain_of(config, side)
+    wanted = _wanted(config, side)
+    if wanted.images is None:
+        return _given(store, domain, wanted)
+    sources = open_sources(wanted.images)
+    dataset = ingest(sources, f"{domain}-learning", store, progress=progress)
+    recipe = _recipe(config, wanted, dataset, identity)
+    if found := _follow(store, domain, recipe):
+        return found
+    checkpoint = StoredCheckpoint(store, prompt_recipe(domain, digest_of(recipe)).replace(".json", ".checkpoint"))
+    images = _pictures(store, sources, dataset, config.learning.max_images, backbone().image_size)
+    learned = learn_prompt(
+        backbone(),
+        images,
+        wanted.token,
+        wanted.initial,
+        wanted.vectors,
+        config.learning,
+        config.seed,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    kept = _keep(store, domain, replace(learned.prompt, prefix=wanted.prefix), _provenance(recipe, learned))
+    kept = _claim(store, domain, recipe, kept)
+    store.delete(checkpoint.key)
+    return kept
+
+
+def find_prompt(
+    store: Store, config: JobConfig, side: Side, identity: ModelIdentity, *, progress: Progress = NoProgress()
+) -> StoredPrompt | None:
+    """The stored prompt of one side, or None if it has yet to be learned."""
+    domain = domain_of(config, side)
+    wanted = _wanted(config, side)
+    if wanted.images is None:
+        return _given(store, domain, wanted)
+    dataset = ingest(open_sources(wanted.images), f"{domain}-learning", store, progress=progress)
+    return _follow(store, domain, _recipe(config, wanted, dataset, identity))
+
+
+def read_prompt(store: Store, key: str) -> Prompt:
+    """The prompt stored at `key`, whose name holds its digest.
+
+    Raises:
+        TamperedError: the bytes are not the ones that were written.
+    """
+    data = store.read(key)
+    if sha256(data) != key.rsplit("/", 1)[-1].split(".", 1)[0]:
+        raise TamperedError(f"{key} is not the prompt that was written: its digest differs", key=key)
+    return from_bytes(data)
+
+
+def _wanted(config: JobConfig, side: Side) -> DomainPrompt:
+    return config.prompts.source if side == "source" else config.prompts.target
+
+
+def _given(store: Store, domain: str, wanted: DomainPrompt) -> StoredPrompt:
+    prompt = load_prompt(wanted.file) if wanted.file else Prompt(template=wanted.text or "")
+    return _keep(store, domain, replace(prompt, prefix=wanted.prefix or prompt.prefix), {"origin": "given"})
+
+
+def _recipe(config: JobConfig, wanted: DomainPrompt, dataset: Dataset, identity: ModelIdentity) -> dict[str, Any]:
+    return {
+        "model": identity.digest,
+        "images": dataset.version,
+        "token": wanted.token,
+        "initial": wanted.initial,
+        "vectors": wanted.vectors,
+        "prefix": wanted.prefix,
+        "learning": config.learning.model_dump(mode="json"),
+        "seed": config.seed,
+        "dtype": config.execution.dtype,
+    }
+
+
+def _follow(store: Store, domain: str, recipe: dict[str, Any]) -> StoredPrompt | None:
+    key = prompt_recipe(domain, digest_of(recipe))
+    try:
+        entry = unseal(store.read(key), key=key, schema=RECIPE_SCHEMA)
+    except NotFoundError:
+        return None
+    found = StoredPrompt(domain, entry["prompt"], entry["key"])
+    read_prompt(store, found.key)
+    return found
+
+
+def _claim(store: Store, domain: str, recipe: dict[str, Any], kept: StoredPrompt) -> StoredPrompt:
+    """First writer wins: whoever was first for this recipe, all use that prompt."""
+    document = {"schema": RECIPE_SCHEMA, "recipe": recipe, "prompt": kept.id, "key": kept.key}
+    try:
+        store.create(prompt_recipe(domain, digest_of(recipe)), seal(document))
+    except AlreadyExistsError:
+        winner = _follow(store, domain, recipe)
+        return winner or kept
+    return kept
+
+
+def _keep(store: Store, domain: str, prompt: Prompt, provenance: dict[str, Any]) -> StoredPrompt:
+    data = to_bytes(prompt)
+    learned = prompt.vectors is not None
+    stored = StoredPrompt(domain, sha256(data), prompt_file(domain, sha256(data), learned=learned), new=learned)
+    document = {"schema": PROMPT_SCHEMA, "domain": domain, "prompt": stored.id, "text": prompt.text, **provenance}
+    for key, content in (
+        (stored.key, data),
+        (prompt_provenance(domain, stored.id), seal(document)),
+    ):
+        if not store.exists(key):
+            try:
+                store.create(key, content)
+            except AlreadyExistsError:
+                logger.debug("%s was written by somebody else at the same time", key)
+    return stored
+
+
+def _provenance(recipe: dict[str, Any], learned: LearnedPrompt) -> dict[str, Any]:
+    return {
+        "origin": "learned",
+        "recipe": recipe,
+        "history": learned.history,
+        "best_step": learned.best_step,
+        "stopped_because": learned.stopped_because,
+    }
+
+
+def _pictures(store: Store, sources: Store, dataset: Dataset, limit: int, size: int) -> list[Image.Image]:
+    """The first `limit` usable images by record id, letterboxed to the model's size."""
+    rows = read_records(store, dataset).to_pylist()
+    usable = [row for row in rows if row["status"] == "ok" and row["duplicate_of"] is None][:limit]
+    if len(usable) < 2:
+        raise SourceError(f"{sources.uri} has {len(usable)} usable images; learning a prompt takes at least 2")
+    squares = []
+    for row in usable:
+        image, _ = decode(sources.read(row["key"]))
+        squares.append(to_square(image, size)[0])
+    return squares

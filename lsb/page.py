@@ -1,0 +1,110 @@
+"""What stands on a run's page, gathered from its store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from lsb.errors import ImageError, NotFoundError
+from lsb.images import decode
+from lsb.publish import manifest_table
+from lsb.records import Status
+from lsb.report import GRID, WORST, Command, Example, Problem, ReportImage, ReportInput, report_image
+from lsb.sharding import Run
+from lsb.storage.layout import run_folder
+from lsb.storage.store import Store
+from lsb.truths import Truths
+
+PROBLEMS = 100  # listed one by one; the manifest has them all
+FARTHEST = "structure_distance"
+
+
+def gather_report(
+    store: Store, run: Run, metrics: dict[str, Any] | None, sources: Store, truth: Store | None = None
+) -> ReportInput:
+    """Everything on the page of what is committed of `run`.
+
+    Args:
+        metrics: the content of metrics.json, None where nothing was measured.
+        sources: where the run's source images lie; one that is gone leaves a gap on the page, no error.
+        truth: each source's truth under the source's own name, with any suffix.
+    """
+    rows = manifest_table(store, run, partial=True).sort_by("record_id").to_pylist()
+    counts = {status.value: sum(row["status"] == status for row in rows) for status in Status}
+    done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
+    measured = [row for row in done if FARTHEST in dict(row["scores"] or ())]
+    farthest = sorted(measured, key=lambda row: -dict(row["scores"])[FARTHEST])
+    problems = [row for row in rows if row["status"] != Status.OK]
+    truths = None if truth is None else Truths(truth)
+    uri = f"{store.uri.rstrip('/')}/{run_folder(run.id)}"
+    return ReportInput(
+        job=run.job,
+        run_id=run.id,
+        source_domain=run.dataset["name"],
+        target_domain=run.prompts["target"].split("/")[1],
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        counts={status: count for status, count in counts.items() if count or status == Status.OK},
+        examples=tuple(_examples(done[:GRID], store, sources, truths)),
+        worst=tuple(_examples(farthest[:WORST], store, sources, truths)),
+        metrics=metrics,
+        problems=tuple(
+            Problem(row["source_key"], row["status"], row["error_code"] or "", row["error_detail"] or "")
+            for row in problems[:PROBLEMS]
+        ),
+        problem_count=len(problems),
+        settings=tuple(_settings(run)),
+        digests=tuple(_digests(run)),
+        commands=(
+            Command("lsb run JOB.yaml", "with the job's file: goes on with what is pending, redoes nothing committed"),
+            Command(f"lsb verify {uri}", "checks that nothing was changed since"),
+            Command(f"lsb export {uri} translated", "writes the translations under the sources' own names"),
+            Command(f"lsb status {uri}", "counts by status"),
+        ),
+        version=metadata.version("lsb"),
+    )
+
+
+def _examples(rows: list[dict[str, Any]], store: Store, sources: Store, truths: Truths | None) -> Iterator[Example]:
+    for row in rows:
+        source = _picture(sources, row["source_key"])
+        output = _picture(store, row["output_key"])
+        if source is None or output is None:
+            continue
+        true = None if truths is None else truths.find(row["source_key"])
+        shown = None if true is None else report_image(true)
+        yield Example(row["record_id"], row["source_key"], source, output, shown, dict(row["scores"] or ()))
+
+
+def _picture(store: Store, key: str) -> ReportImage | None:
+    try:
+        return report_image(decode(store.read(key))[0])
+    except (NotFoundError, ImageError):
+        return None
+
+
+def _settings(run: Run) -> Iterator[tuple[str, str]]:
+    yield "source", run.source
+    yield "images", f"{run.plan['records']} in {run.plan['shards']} shards of at most {run.plan['shard_size']}"
+    for name, value in _flat(run.transform):
+        if not name.startswith(("model.", "prompts.")):
+            yield name, value
+
+
+def _digests(run: Run) -> Iterator[tuple[str, str]]:
+    yield "run", run.sha256
+    yield "data set", run.dataset["version"]
+    yield "plan", run.plan["sha256"]
+    yield "transform", run.transform_id
+    for side, key in sorted(run.prompts.items()):
+        yield f"{side} prompt", str(key)
+
+
+def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves of nested mappings under dotted names."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", str(value)

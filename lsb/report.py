@@ -1,0 +1,168 @@
+"""The page people look at: one HTML file with everything in it, and nothing that it fetches."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from lsb.metrics.table import COLUMNS, ROWS, shown
+
+LONGEST_SIDE = 256  # of a picture on the page, in pixels
+SMALL = 128  # pictures up to here are shown at twice their size
+GRID = 24
+WORST = 6
+
+
+@dataclass(frozen=True)
+class ReportImage:
+    """A picture as a file's bytes and its size in pixels."""
+
+    data: bytes
+    media_type: str
+    width: int
+    height: int
+
+    @property
+    def uri(self) -> str:
+        return f"data:{self.media_type};base64,{b64encode(self.data).decode()}"
+
+    @property
+    def shown_width(self) -> int:
+        """CSS pixels: twice the size for small pictures, at most 256."""
+        return self.width * 2 if max(self.width, self.height) <= SMALL else self.width
+
+    @property
+    def shown_height(self) -> int:
+        return self.height * 2 if max(self.width, self.height) <= SMALL else self.height
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record's pictures, with the scores that are known."""
+
+    record_id: str
+    key: str
+    source: ReportImage
+    output: ReportImage
+    truth: ReportImage | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A record without an output, and why."""
+
+    key: str
+    status: str
+    code: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Something to type, and what it does."""
+
+    line: str
+    purpose: str
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """Everything on the page, as plain data. Nothing in it is trusted: all text is escaped.
+
+    `counts` are records by status; `examples` the smallest record ids in order, `worst` the largest structure
+    distances; `metrics` the content of metrics.json; `settings` and `digests` are pairs of name and value.
+    """
+
+    job: str
+    run_id: str
+    source_domain: str
+    target_domain: str
+    created: str
+    counts: dict[str, int]
+    examples: tuple[Example, ...]
+    worst: tuple[Example, ...] = ()
+    metrics: dict[str, Any] | None = None
+    problems: tuple[Problem, ...] = ()
+    problem_count: int = 0
+    settings: tuple[tuple[str, str], ...] = ()
+    digests: tuple[tuple[str, str], ...] = ()
+    commands: tuple[Command, ...] = ()
+    version: str = ""
+
+    @property
+    def planned(self) -> int:
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str
+    interval: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _TableRow:
+    title: str
+    meaning: str
+    images: int
+    cells: tuple[_Cell, ...]
+
+
+def report_image(image: Image.Image) -> ReportImage:
+    """A picture made ready for the page: at most 256 pixels on its longer side, PNG."""
+    if max(image.size) > LONGEST_SIDE:
+        image = image.copy()
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", optimize=True)
+    return ReportImage(buffer.getvalue(), "image/png", image.width, image.height)
+
+
+def render_report(report: ReportInput) -> str:
+    """The page as one HTML document: no reference to anything outside it, no script."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        report=report,
+        columns=COLUMNS,
+        rows=_rows(report.metrics),
+        reasons=_reasons(report.metrics),
+        has_truth=any(example.truth for example in (*report.examples, *report.worst)),
+    )
+
+
+def _rows(metrics: dict[str, Any] | None) -> list[_TableRow]:
+    """The measured rows in the table's order."""
+    measured = {row["key"]: row for row in metrics["rows"]} if metrics else {}
+    table = []
+    for row in ROWS:
+        if row.key in measured:
+            values = measured[row.key]
+            cells = [
+                _Cell(*shown(values[column.key], column), values[column.key]["reason"] or "") for column in COLUMNS
+            ]
+            table.append(_TableRow(row.title, row.meaning, values["images"], tuple(cells)))
+    return table
+
+
+def _reasons(metrics: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Why the translation lacks a number: (column, reason)."""
+    for row in metrics["rows"] if metrics else ():
+        if row["key"] == "translation":
+            return [(column.title, row[column.key]["reason"]) for column in COLUMNS if row[column.key]["value"] is None]
+    return []

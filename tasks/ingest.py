@@ -1,0 +1,19 @@
+"""Take a folder of images into the store's ledger."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from lsb.config import JobConfig
+from lsb.ingest import Dataset, ingest, open_sources
+from lsb.storage.store import open_store
+from tasks.observation import observer
+from tasks.retrying import TASK_OPTIONS
+
+
+@task(name="ingest", task_run_name="ingest-{config.source.domain}", **TASK_OPTIONS)
+def ingest_source(config: JobConfig) -> Dataset:
+    """The data set of the images to translate."""
+    store = open_store(config.store, create=True)
+    sources = open_sources(config.source.path)
+    return ingest(sources, config.source.domain, store, read=config.source.read, progress=observer().progress)

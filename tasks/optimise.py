@@ -1,0 +1,28 @@
+"""Provide a domain's prompt: from its text or file, found in the store, or learned from images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import task
+
+from lsb.config import JobConfig
+from lsb.domains import StoredPrompt, provide_prompt
+from lsb.models.load import identify
+from lsb.storage.store import open_store
+from tasks.observation import observer
+from tasks.retrying import TASK_OPTIONS
+from tasks.worker import backbone_for
+
+
+@task(name="optimise", task_run_name="optimise-{side}", **TASK_OPTIONS)
+def optimise_prompt(config: JobConfig, side: Literal["source", "target"]) -> StoredPrompt:
+    """The prompt of one side of the translation; learned only if no equal recipe has been."""
+    return provide_prompt(
+        open_store(config.store, create=True),
+        config,
+        side,
+        identify(config.model, revision=config.revision),
+        lambda: backbone_for(config),
+        progress=observer().progress,
+    )

@@ -1,0 +1,32 @@
+"""Freeze what a run is: data set, transform and shards."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from lsb.config import JobConfig
+from lsb.domains import StoredPrompt
+from lsb.ingest import Dataset
+from lsb.job import run_spec
+from lsb.models.load import identify
+from lsb.sharding import Run, check_frozen, create_run, open_run
+from lsb.storage.store import open_store
+from tasks.retrying import TASK_OPTIONS
+
+
+@task(name="plan", **TASK_OPTIONS)
+def plan_run(
+    config: JobConfig, dataset: Dataset, source: StoredPrompt, target: StoredPrompt, resume: str | None = None
+) -> Run:
+    """The run of these settings, made if it does not exist.
+
+    Args:
+        resume: id of a run that must be the one; FrozenSettingsError names what differs.
+    """
+    store = open_store(config.store)
+    spec = run_spec(config, dataset, source, target, identify(config.model, revision=config.revision))
+    if resume is None:
+        return create_run(store, spec)
+    run = open_run(store, resume)
+    check_frozen(run, spec)
+    return run

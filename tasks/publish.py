@@ -1,0 +1,34 @@
+"""Publish a snapshot: manifest, metrics, attestation and the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+
+from lsb.config import JobConfig
+from lsb.ingest import open_sources
+from lsb.job import current_snapshot
+from lsb.page import gather_report
+from lsb.publish import Snapshot, publish
+from lsb.report import render_report
+from lsb.sharding import open_run
+from lsb.storage.store import open_store
+from tasks.retrying import TASK_OPTIONS
+
+
+@task(name="publish", **TASK_OPTIONS)
+def publish_run(config: JobConfig, run_id: str, metrics: dict[str, Any]) -> Snapshot:
+    """A new snapshot of a run with these metrics."""
+    store = open_store(config.store)
+    run = open_run(store, run_id)
+    truth = open_sources(config.evaluate.truth) if config.evaluate.truth else None
+    page = render_report(gather_report(store, run, metrics, open_sources(config.source.path), truth))
+    return publish(store, run, metrics, page.encode())
+
+
+@task(name="find-snapshot", **TASK_OPTIONS)
+def find_snapshot(config: JobConfig, run_id: str) -> Snapshot | None:
+    """The snapshot that already says all there is to say about a run, or None."""
+    store = open_store(config.store)
+    return current_snapshot(store, open_run(store, run_id), config)

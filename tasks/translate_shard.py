@@ -1,0 +1,29 @@
+"""Translate one shard, commit by commit."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from lsb.config import JobConfig
+from lsb.shard_job import ShardOutcome, run_shard
+from lsb.sharding import open_run
+from lsb.storage.store import open_store
+from tasks.observation import observer
+from tasks.retrying import TASK_OPTIONS
+from tasks.worker import worker_for
+
+
+@task(name="translate", task_run_name="translate-{shard}", **TASK_OPTIONS)
+def translate_shard(config: JobConfig, run_id: str, shard: str) -> ShardOutcome:
+    """Do what is left of a shard; what others have committed stays."""
+    store = open_store(config.store)
+    watching = observer()
+    return run_shard(
+        store,
+        open_run(store, run_id),
+        shard,
+        worker_for(config, run_id),
+        commit_seconds=config.execution.commit_seconds,
+        progress=watching.progress,
+        stop=watching.stop,
+    )

@@ -1,0 +1,169 @@
+"""A whole job, and what the other commands say about it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.jobs import PICTURES, Job, lsb
+
+
+def run_of(job: Job) -> Path:
+    (run,) = (job.store / "runs").iterdir()
+    return run
+
+
+def test_every_picture_has_a_row_and_the_garbage_is_quarantined(
+    finished: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = lsb(capsys, "status", run_of(finished), "--json")
+    assert answer.code == 0
+    assert answer.json["planned"] == PICTURES
+    assert {k: v for k, v in answer.json["records"].items() if v} == {"ok": PICTURES - 1, "quarantined": 1}
+    assert answer.json["shards"]["done"] == 3
+
+
+def test_a_second_run_does_nothing_new(finished: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    before = finished.files()
+    answer = lsb(capsys, "run", finished.config, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["translated"] == 0
+    assert answer.json["counts"]["ok"] == PICTURES - 1
+    assert Path(answer.json["report"]).read_text().lower().startswith("<!doctype html")
+    assert finished.files() == before
+
+
+def test_a_dry_run_of_a_finished_job_names_its_run(finished: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    before = finished.files()
+    answer = lsb(capsys, "run", finished.config, "--dry-run", "--json")
+    assert answer.code == 0, answer.err
+    assert (answer.json["run"], answer.json["pending"]) == (run_of(finished).name, 0)
+    assert finished.files() == before
+
+
+def test_a_dry_run_of_a_new_job_writes_nothing(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = lsb(capsys, "run", job.config, "--dry-run", "--json")
+    assert answer.code == 0, answer.err
+    assert not job.store.exists()
+    resolved = answer.json
+    assert (resolved["records"], resolved["quarantined"], resolved["duplicates"]) == (PICTURES, 1, 1)
+    assert (resolved["shards"], resolved["pending"], resolved["forwards_per_image"]) == (3, PICTURES - 1, 3)
+    assert len(resolved["transform_id"]) == 64
+
+
+def test_verify_accepts_the_run(finished: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = lsb(capsys, "verify", run_of(finished), "--json")
+    assert (answer.code, answer.json["verdict"], answer.json["findings"]) == (0, "intact", [])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "shards/*/*/*.png",
+        "shards/*/*/rows-*.parquet",
+        "shards/*/log/*.json",
+        "snapshots/*/manifest.parquet",
+        "snapshots/*/metrics.json",
+    ],
+)
+def test_verify_names_the_file_in_which_one_byte_was_changed(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: str
+) -> None:
+    shutil.copytree(finished.store, tmp_path / "store")
+    run = tmp_path / "store" / "runs" / run_of(finished).name
+    victim = sorted(run.glob(pattern))[0]
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    answer = lsb(capsys, "verify", run)
+    assert answer.code == 10
+    assert str(victim.relative_to(tmp_path / "store")) in answer.err
+
+
+def test_export_uses_the_names_of_the_sources(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = lsb(capsys, "export", run_of(finished), tmp_path / "out", "--json")
+    assert (answer.code, answer.json["written"], answer.json["without_output"]) == (0, PICTURES - 1, 1)
+    names = {str(path.relative_to(finished.source)) for path in finished.source.rglob("*.png")}
+    exported = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    assert exported == names - {"garbage.png"}
+
+
+def test_report_writes_a_copy_of_the_page(finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = lsb(capsys, "report", run_of(finished), "--out", tmp_path / "page.html")
+    assert answer.code == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "garbage.png" in page
+    assert 'src="http' not in page
+
+
+def test_the_metrics_hold_the_reference_rows(finished: Job) -> None:
+    (file,) = run_of(finished).glob("snapshots/*/metrics.json")
+    rows = {row["key"] for row in json.loads(file.read_text())["rows"]}
+    assert {"translation", "source", "source_vae", "target_vae", "source_colour"} <= rows
+
+
+def test_a_run_refuses_to_resume_with_other_settings(finished: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    other = finished.changed("other", bridge__tau=0.7)
+    answer = lsb(capsys, "run", other.config, "--resume", run_of(finished).name)
+    assert answer.code == 2
+    assert "tau" in answer.complaint
+
+
+def test_quarantine_beyond_the_budget_ends_with_4_after_everything_is_published(
+    finished: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict = finished.changed("strict", budget__max_quarantined_fraction=0.01)
+    answer = lsb(capsys, "run", strict.config)
+    assert answer.code == 4
+    assert "max_quarantined_fraction" in answer.complaint
+
+
+def test_stages_one_by_one_lead_to_the_same_run(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = finished.changed("alone", store=str(tmp_path / "store"), evaluate={"sample": 2})
+    assert lsb(capsys, "ingest", alone.config).code == 0
+    assert "lsb plan" in lsb(capsys, "translate", alone.config).complaint
+    for stage in ("optimise", "plan", "translate", "evaluate", "publish"):
+        answer = lsb(capsys, stage, alone.config, "--json")
+        assert answer.code == 0, (stage, answer.err)
+    assert Path(answer.json["run"]).name == run_of(finished).name
+    assert lsb(capsys, "verify", answer.json["run"]).code == 0
+
+
+def test_learned_prompts_are_learned_once(finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = finished.changed(
+        "learned",
+        store=str(tmp_path / "store"),
+        prompts={
+            "source": {"images": str(finished.source), "token": "<flat>", "initial": "icon"},
+            "target": {
+                "domain": "3d",
+                "images": str(finished.source.with_name("3d")),
+                "token": "<3d>",
+                "initial": "icon",
+            },
+        },
+        learning={"steps": 4, "batch": 2, "validate_every": 2},
+    )
+    dry = lsb(capsys, "run", job.config, "--dry-run", "--json")
+    assert (dry.json["prompts_to_learn"], dry.json["run"]) == (["flat", "3d"], None)
+    first = lsb(capsys, "optimise", job.config, "--json")
+    assert first.code == 0, first.err
+    assert [first.json[side]["learned_now"] for side in ("source", "target")] == [True, True]
+    second = lsb(capsys, "optimise", job.config, "--json")
+    assert [second.json[side]["learned_now"] for side in ("source", "target")] == [False, False]
+    assert first.json["source"]["id"] == second.json["source"]["id"] != first.json["target"]["id"]
+
+
+def test_two_processes_share_the_work(finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = finished.changed("pool", store=str(tmp_path / "store"), execution__workers=2, evaluate={"sample": 2})
+    answer = lsb(capsys, "run", job.config, "--json")
+    assert answer.code == 0, answer.err
+    assert (answer.json["translated"], answer.json["counts"]["ok"]) == (PICTURES - 2, PICTURES - 1)
+    assert lsb(capsys, "verify", answer.json["run"]).code == 0

@@ -1,0 +1,101 @@
+"""Every command explains itself with an example that can be typed, and errors become exit codes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from flows import cli
+from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, UsageError
+
+COMMANDS = {
+    "run", "ingest", "optimise", "plan", "translate", "evaluate", "publish", "status", "verify", "export", "report",
+}  # fmt: skip
+
+
+def group() -> typer.main.TyperGroup:
+    made = typer.main.get_command(cli.app)
+    assert isinstance(made, typer.main.TyperGroup)
+    return made
+
+
+def test_there_are_these_commands() -> None:
+    assert set(group().commands) == COMMANDS
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_carries_an_example_that_parses(name: str) -> None:
+    command = group().commands[name]
+    examples = re.findall(r"^\s*Example: lsb (.+)$", command.help or "", flags=re.MULTILINE)
+    assert len(examples) == 1
+    first, *arguments = examples[0].split()
+    assert first == name
+    command.make_context(name, arguments)
+    for file in (Path(word) for word in arguments if word.endswith(".yaml")):
+        assert file.exists()
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_option_is_explained(name: str) -> None:
+    for parameter in group().commands[name].params:
+        if parameter.name not in ("help", "config"):
+            assert getattr(parameter, "help", None), parameter.name
+
+
+def test_help_answers_without_loading_torch_or_prefect() -> None:
+    started = time.process_time()
+    code = "import sys, flows.cli; sys.exit(bool({'torch', 'prefect', 'pyarrow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert time.process_time() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("two words"), 2),
+        (StoreBusyError("busy"), 3),
+        (BudgetExceededError("too many"), 4),
+        (TamperedError("changed", key="a"), 10),
+        (ZeroDivisionError("no\nlines"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_is_one_line_and_its_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "load_config", fail)
+    assert cli.run_command(["run", "any.yaml"]) == code
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("lsb: error: ")
+    assert complaint.count("\n") == 1
+    if code == 1:
+        assert "--verbose" in complaint
+
+
+def test_verbose_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: object) -> None:
+        raise UsageError("two words")
+
+    monkeypatch.setattr(cli, "load_config", fail)
+    assert cli.run_command(["run", "any.yaml", "--verbose"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    assert cli.run_command(["run", "--nonsense"]) == 2
+
+
+def test_nobody_reading_the_output_is_no_error() -> None:
+    lsb = Path(sys.executable).with_name("lsb")
+    reader = f"{lsb} --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", reader], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("0", "")

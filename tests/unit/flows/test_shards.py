@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import pytest
+
+from flows import shards
+from flows.shards import ShardsFailedError, ShardsOutcome, raise_what_failed, translate_until_done
+from lsb.errors import LsbError, ModelError, StoreBusyError, StoreError, UnfinishedError
+from lsb.shard_job import ShardOutcome
+
+TODO = {"00001": ["a", "b"]}
+
+
+def test_the_store_decides_and_not_the_attempt() -> None:
+    raise_what_failed(ShardsOutcome(failures={"00001": StoreError("gone")}), "runs/x", {}, 4)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "words"),
+    [
+        (ShardsOutcome(signal=signal.SIGINT), KeyboardInterrupt, ""),
+        (ShardsOutcome(signal=signal.SIGTERM), UnfinishedError, "2 records left"),
+        (ShardsOutcome(failures={"00001": StoreError("disk full")}), StoreError, "disk full"),
+        (
+            ShardsOutcome(failures={"00001": StoreBusyError("busy")}),
+            ShardsFailedError,
+            "1 of 4 shards.*busy.*run again",
+        ),
+        (ShardsOutcome(failures={"0": StoreError("a"), "1": ModelError("b")}), ShardsFailedError, "StoreError"),
+        (
+            ShardsOutcome(failures={"0": BrokenProcessPool("x")}, pool_broke=True),
+            ShardsFailedError,
+            "execution.workers",
+        ),
+        (ShardsOutcome(), ShardsFailedError, "another process"),
+    ],
+)
+def test_what_is_missing_ends_the_run(outcome: ShardsOutcome, error: type[BaseException], words: str) -> None:
+    with pytest.raises(error, match=words or None):
+        raise_what_failed(outcome, "runs/x", TODO, 4)
+
+
+def test_unfinished_shards_ask_for_another_run() -> None:
+    assert ShardsFailedError("x", failures={}).exit_code == 5
+
+
+def test_a_store_that_fails_again_and_again_is_not_asked_for_ever() -> None:
+    asked: list[str] = []
+
+    def results() -> Iterator[tuple[str, ShardOutcome | Exception]]:
+        for number in range(100):
+            asked.append(str(number))
+            yield str(number), StoreError("gone")
+
+    outcome = shards._collect(results())
+    assert len(asked) == len(outcome.failures) == shards.FAILURES_IN_A_ROW
+
+
+def test_one_bad_shard_does_not_end_the_others() -> None:
+    good = ShardOutcome("0", True, {"ok": 1}, 1, 1)
+    results: list[tuple[str, ShardOutcome | Exception]] = [("0", good), ("1", LsbError("x")), ("2", good)]
+    outcome = shards._collect(iter(results))
+    assert (outcome.translated, list(outcome.failures)) == (2, ["1"])
+
+
+@pytest.mark.parametrize(("stopped", "attempts"), [(None, 2), (signal.SIGTERM, 1)])
+def test_a_broken_pool_gets_one_more_attempt(
+    monkeypatch: pytest.MonkeyPatch, stopped: int | None, attempts: int
+) -> None:
+    made: list[Any] = []
+
+    def attempt(config: Any, run_id: str) -> ShardsOutcome:
+        made.append(run_id)
+        return ShardsOutcome(pool_broke=True, signal=stopped)
+
+    monkeypatch.setattr(shards, "_attempt", attempt)
+    translate_until_done(None, "x")  # type: ignore[arg-type]
+    assert len(made) == attempts

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lsb.config import JobConfig
+from lsb.domains import find_prompt, provide_prompt, read_prompt
+from lsb.errors import SourceError, TamperedError
+from lsb.models.stable_diffusion import StableDiffusion
+from lsb.storage.local import LocalStore
+
+
+def config(folder: Path, images: int = 6, **learning: object) -> JobConfig:
+    for domain, shade in (("flat", 40), ("3d", 200)):
+        (folder / domain).mkdir(exist_ok=True)
+        for number in range(images):
+            Image.new("RGB", (32, 32), (shade, 10 * number, 128)).save(folder / domain / f"{number}.png")
+    return JobConfig.model_validate(
+        {
+            "name": "job",
+            "store": str(folder / "store"),
+            "model": "unused",
+            "source": {"domain": "flat", "path": str(folder / "flat")},
+            "prompts": {
+                "source": {"images": str(folder / "flat"), "token": "<flat>", "initial": "icon"},
+                "target": {"domain": "3d", "text": "a 3d icon", "prefix": "clean "},
+            },
+            "learning": {"steps": 2, "batch": 2, "validate_every": 1, **learning},
+        }
+    )
+
+
+def unwanted() -> StableDiffusion:
+    raise AssertionError("the model was loaded although there was nothing to learn")
+
+
+def test_a_recipe_is_followed_once(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    job, store, identity = config(tmp_path), LocalStore(tmp_path / "store"), tiny_backbone.identity
+    assert find_prompt(store, job, "source", identity) is None
+    first = provide_prompt(store, job, "source", identity, lambda: tiny_backbone)
+    assert first.new
+    assert read_prompt(store, first.key).token == "<flat>"
+    again = provide_prompt(store, job, "source", identity, unwanted)
+    assert (again.id, again.new) == (first.id, False)
+    assert find_prompt(store, job, "source", identity) == again
+    assert not [entry for entry in store.list("prompts") if "checkpoint" in entry.key]
+
+
+def test_other_settings_or_images_are_another_recipe(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    job, store, identity = config(tmp_path), LocalStore(tmp_path / "store"), tiny_backbone.identity
+    provide_prompt(store, job, "source", identity, lambda: tiny_backbone)
+    assert find_prompt(store, config(tmp_path, steps=3), "source", identity) is None
+    assert find_prompt(store, config(tmp_path, images=7), "source", identity) is None
+
+
+def test_who_finishes_second_takes_the_prompt_of_the_first(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    job, store, identity = config(tmp_path), LocalStore(tmp_path / "store"), tiny_backbone.identity
+    winner = None
+
+    def while_another_finishes() -> StableDiffusion:
+        nonlocal winner
+        winner = winner or provide_prompt(store, job, "source", identity, lambda: tiny_backbone)
+        return tiny_backbone
+
+    loser = provide_prompt(store, job, "source", identity, while_another_finishes)
+    assert winner is not None
+    assert loser.id == winner.id
+
+
+def test_a_given_prompt_needs_no_model(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    job, store = config(tmp_path), LocalStore(tmp_path / "store")
+    given = provide_prompt(store, job, "target", tiny_backbone.identity, unwanted)
+    assert (given.domain, given.new) == ("3d", False)
+    assert read_prompt(store, given.key).text == "clean a 3d icon"
+
+
+def test_a_changed_prompt_file_is_noticed(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    job, store = config(tmp_path), LocalStore(tmp_path / "store")
+    given = provide_prompt(store, job, "target", tiny_backbone.identity, unwanted)
+    store.write(given.key, store.read(given.key).replace(b"3d", b"4d"))
+    with pytest.raises(TamperedError, match=given.id):
+        read_prompt(store, given.key)
+
+
+def test_one_image_is_too_few_to_learn_from(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    job, store = config(tmp_path, images=1), LocalStore(tmp_path / "store")
+    with pytest.raises(SourceError, match="at least 2"):
+        provide_prompt(store, job, "source", tiny_backbone.identity, lambda: tiny_backbone)
