@@ -176,9 +176,10 @@ def verify(
 
     store, run_id = _open(run)
     verdict = audit(store, run_id, sample)
-    render.show(render.verdict(verdict), as_json=json)
+    render.show(render.verdict(verdict, as_json=json), as_json=json)
     for finding in verdict.findings:
-        render.complain(f"{finding.kind}: {finding.key}: {finding.message}")
+        named = finding.message if finding.key in finding.message else f"{finding.key}: {finding.message}"
+        render.complain(f"{finding.kind}: {named}")
     raise typer.Exit(verdict.exit_code)
 
 

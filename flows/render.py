@@ -85,14 +85,15 @@ def status(counted: RunStatus) -> dict[str, Any]:
     }
 
 
-def verdict(found: Verdict) -> dict[str, Any]:
+def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
+    """As text only the number of findings: each is a complaint of its own."""
     words = {0: "intact", 10: "tampered", 11: "incomplete", 12: "unverifiable"}
     return {
         "run": found.run_id,
         "verdict": words[found.exit_code],
         "checked": found.checked,
         "sample": found.sample,
-        "findings": [asdict(finding) for finding in found.findings],
+        "findings": [asdict(finding) for finding in found.findings] if as_json else len(found.findings),
         "orphans": len(found.orphans),
     }
 
