@@ -23,7 +23,9 @@ from lsb.storage.local import LocalStore
 from lsb.storage.store import Store
 from tests.ledger import Inverter, make_images, picture, start, worker
 
-FORK = multiprocessing.get_context("fork")
+# A server without threads does the forking: this process may have some from other tests.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
 
 
 def work(root: Path, run: Run, sources: Store, side_log: Path, seconds: float, commit_seconds: float) -> None:
@@ -43,7 +45,8 @@ def test_sixteen_workers_on_one_shard(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 8), shard_size=8)
     racers = [
-        FORK.Process(target=work, args=(store.root, run, sources, tmp_path / "side.log", 0.05, 1e-9)) for _ in range(16)
+        FORKS.Process(target=work, args=(store.root, run, sources, tmp_path / "side.log", 0.05, 1e-9))
+        for _ in range(16)
     ]
     for racer in racers:
         racer.start()
@@ -101,7 +104,7 @@ def test_killed_workers_lose_nothing_that_is_committed(tmp_path: Path) -> None:
     kills = 0
     while pending(store, run):
         done, mark = committed(store, run), log.stat().st_size
-        process: BaseProcess = FORK.Process(target=work, args=(store.root, run, sources, log, 0.08, 0.03))
+        process: BaseProcess = FORKS.Process(target=work, args=(store.root, run, sources, log, 0.08, 0.03))
         process.start()
         # Longer each time, so that a busy machine gets there too.
         process.join(timeout=chance.uniform(0.05, 0.25) * (1 + kills / 10))
@@ -126,7 +129,7 @@ def test_killed_workers_lose_nothing_that_is_committed(tmp_path: Path) -> None:
 def test_a_worker_that_is_asked_to_stop_commits_first(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 8), shard_size=8)
-    process = FORK.Process(target=work_until_asked, args=(store.root, run, sources, tmp_path / "started"))
+    process = FORKS.Process(target=work_until_asked, args=(store.root, run, sources, tmp_path / "started"))
     process.start()
     while not (tmp_path / "started").exists():
         time.sleep(0.01)
@@ -151,7 +154,7 @@ def work_until_asked(root: Path, run: Run, sources: Store, started: Path) -> Non
 def test_shards_order_and_kills_change_no_pixel(tmp_path: Path, shard_size: int) -> None:
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 30), shard_size=shard_size)
-    process = FORK.Process(target=work, args=(store.root, run, sources, tmp_path / "side.log", 0.01, 0.05))
+    process = FORKS.Process(target=work, args=(store.root, run, sources, tmp_path / "side.log", 0.01, 0.05))
     process.start()
     process.join(timeout=0.2)
     if process.pid is not None and process.is_alive():

@@ -131,7 +131,7 @@ def test_validation_loss_is_the_one_of_the_docstring() -> None:
 def test_it_improves_a_real_network_s_loss_and_is_deterministic(tiny_backbone: StableDiffusion) -> None:
     settings = QUICK.model_copy(update={"steps": 24, "batch": 8, "validate_every": 8, "learning_rate": 0.1})
     learned = learn(tiny_backbone, pictures(), settings)
-    assert learned.prompt.text == "a picture of <new>"
+    assert learned.prompt.text == settings.templates[0].replace("{token}", "<new>")
     assert learned.prompt.vectors is not None
     assert learned.prompt.vectors.shape == (2, 32)
     losses = [entry["validation_loss"] for entry in learned.history]
