@@ -43,6 +43,13 @@ HERE = Path(__file__).parent
 STYLES = ("flat", "3d", "noto", "twemoji")
 SOURCE, TARGET = "flat", "3d"
 BATCH = 16
+SHEET, SHEET_WIDTH, GAP = 24, 12, 12  # pictures on a sheet, pictures in a row, pixels between bands
+
+
+SHEET_WORDS = (
+    "![source, translation and truth](results-{0}.png)\n\n"
+    "Above each other: source, translation, truth. The first 24 symbols of the split by SHA-256 of their file names."
+)
 
 
 @dataclass(frozen=True)
@@ -131,18 +138,31 @@ def vae_psnr(backbone: Backbone, parquet: Path, split: str) -> dict[str, float]:
     return {name: sum(scores) / len(scores) for name, scores in [*by_style.items(), ("all", every)]}
 
 
-def measure(work: Work, parquet: Path, split: str) -> Measured:
+def sheet(rows: Sequence[Sequence[Image.Image]], count: int) -> Image.Image:
+    """The first `count` pictures, SHEET_WIDTH side by side: source, translation and truth below each other."""
+    side, bands = rows[0][0].width, range(0, count, SHEET_WIDTH)
+    page = Image.new("RGB", (SHEET_WIDTH * side, len(bands) * (len(rows) * side + GAP) - GAP), "white")
+    for band, start in enumerate(bands):
+        for line, row in enumerate(rows):
+            for column, image in enumerate(row[start : min(start + SHEET_WIDTH, count)]):
+                page.paste(image, (column * side, band * (len(rows) * side + GAP) + line * side))
+    return page
+
+
+def measure(work: Work, parquet: Path, split: str, folder: Path) -> Measured:
     sources, targets = read(parquet, SOURCE, split), read(parquet, TARGET, split)
     truth = dict(zip(targets.symbols, targets.images, strict=True))
     started = time.monotonic()
     outputs = work.translator.translate(sources.images, sources.digests)
     translated = time.monotonic()
     print(f"{split}: translated {len(outputs)} pictures in {translated - started:.0f} s", flush=True)
+    truths = [truth[symbol] for symbol in sources.symbols]
+    sheet([sources.images, outputs, truths], SHEET).save(folder / f"results-{split}.png")
     comparison = Comparison(
         ids=sources.ids,
         sources=sources.images,
         outputs=outputs,
-        truths=[truth.get(symbol) for symbol in sources.symbols],
+        truths=truths,
         targets=targets.images,
         target_ids=targets.ids,
     )
@@ -220,7 +240,14 @@ def document(work: Work, splits: Sequence[Measured], command: str, notes: str) -
         "intervals over the pictures.",
     ]
     for part in splits:
-        lines += ["", f"## {part.split.capitalize()}: {part.result.images} images", "", *measures_table(part)]
+        lines += [
+            "",
+            f"## {part.split.capitalize()}: {part.result.images} images",
+            "",
+            SHEET_WORDS.format(part.split),
+            "",
+            *measures_table(part),
+        ]
     lines += ["", "How to read the columns:", ""]
     lines += [f"- **{column.title}** ({column.better} is better): {column.meaning}" for column in COLUMNS]
     lines += ["", "## The VAE alone", "", "Mean PSNR in dB of pictures encoded and decoded, at 64 × 64 on white.", ""]
@@ -246,7 +273,7 @@ def main() -> None:
         config = load_config(args.config)
         settings = BridgeSettings.model_validate(config.bridge.model_dump() | {"nfe": args.nfe})
         work = prepare(config, args.parquet, settings)
-        splits = [measure(work, args.parquet, split) for split in args.splits]
+        splits = [measure(work, args.parquet, split, args.out.parent) for split in args.splits]
     except LsbError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from error
