@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from lsb.bridge.settings import BridgeSettings
 from lsb.errors import BridgeError, ConfigError
@@ -153,13 +154,23 @@ def load_config(path: str | Path) -> JobConfig:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f", got {first['input']!r}"
-        more = error.error_count() - 1
-        tail = f" (and {more} more)" if more else ""
-        raise ConfigError(f"{file}: {field}: {first['msg']}{given}{tail}", field=field) from error
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{file}: {field}: {_reason(first)}{more}", field=field) from error
     except BridgeError as error:
         raise ConfigError(f"{file}: bridge.{error.field}: {error}", field=f"bridge.{error.field}") from error
     return _anchored(config, file.resolve().parent)
+
+
+def _reason(error: ErrorDetails) -> str:
+    """What is wrong with a field, and what is allowed there."""
+    if error["type"] == "missing":
+        return "this setting is missing; it is required"
+    if error["type"] == "extra_forbidden":
+        model: Any = JobConfig
+        for part in error["loc"][:-1]:
+            model = model.model_fields[str(part)].annotation
+        return f"no such setting; allowed are {', '.join(model.model_fields)}"
+    return f"{error['msg']}, got {error['input']!r}"
 
 
 def _anchored(config: JobConfig, folder: Path) -> JobConfig:

@@ -27,8 +27,10 @@ class LocalStore:
         self.uri = str(self.root)
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"{self.root} is not a folder; give a folder")
-        with self._one_line("make", ""):
+        try:
             _make_folder(self.root)
+        except OSError as error:
+            raise StoreError(f"cannot make {self.root}: {error.strerror}; give a folder that can be written") from error
 
     def read(self, key: str) -> bytes:
         with self._one_line("read", key):
