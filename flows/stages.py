@@ -43,7 +43,7 @@ def plan_only(config: JobConfig) -> Run:
     """Freeze the run that data and settings stand for; the prompts must be there."""
     with observing(config), interruptible():
         dataset = ingest_source(config)
-        prompts = stored_prompts(open_store(config.store), config, identify(config.model, revision=config.revision))
+        prompts = stored_prompts(open_store(config.store), config, identify(config.model, **config.model_options))
         if prompts is None:
             raise UsageError("the prompts of this job have not been learned yet; run `lsb optimise` on it first")
         return plan_run(config, dataset, *prompts)
@@ -78,4 +78,4 @@ def _planned(config: JobConfig, resume: str | None) -> Run:
     store = open_store(config.store)
     if resume is not None:
         return open_run(store, resume)
-    return planned_run(store, config, identify(config.model, revision=config.revision))
+    return planned_run(store, config, identify(config.model, **config.model_options))

@@ -121,7 +121,9 @@ class JobConfig(Frozen):
     name: Name
     store: str
     model: str
-    revision: str | None = None
+    revision: str | None = None  # of a hub id
+    strict: bool = False  # demand that the revision is a full commit
+    loras: tuple[str, ...] = ()  # .safetensors files, added to the model's weights in this order
     source: SourceConfig
     prompts: PromptsConfig
     learning: LearningConfig = LearningConfig()
@@ -131,6 +133,11 @@ class JobConfig(Frozen):
     output: OutputConfig = OutputConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     budget: BudgetConfig = BudgetConfig()
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What `load_backbone` and `identify` take beside the model."""
+        return {"revision": self.revision, "strict": self.strict, "loras": self.loras}
 
 
 def load_config(path: str | Path) -> JobConfig:
@@ -192,6 +199,7 @@ def _anchored(config: JobConfig, folder: Path) -> JobConfig:
     update: dict[str, Any] = {
         "store": anchor(config.store),
         "model": anchor_model(config.model),
+        "loras": tuple(os.path.normpath(folder / lora) for lora in config.loras),
         "source": config.source.model_copy(update={"path": anchor(config.source.path)}),
         "prompts": PromptsConfig(source=domain(config.prompts.source), target=domain(config.prompts.target)),
         "evaluate": config.evaluate.model_copy(

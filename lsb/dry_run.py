@@ -40,7 +40,7 @@ def dry_run(config: JobConfig, progress: Progress = NoProgress()) -> DryRun:
     dataset = ingest(
         open_sources(config.source.path), config.source.domain, store, read=config.source.read, progress=progress
     )
-    identity = identify(config.model, revision=config.revision)
+    identity = identify(config.model, **config.model_options)
     found = {side: find_prompt(store, config, side, identity, progress=progress) for side in SIDES}
     missing = tuple(domain_of(config, side) for side in SIDES if found[side] is None)
     plan = make_plan(read_records(store, dataset), config.execution.shard_size)

@@ -22,7 +22,7 @@ def optimise_prompt(config: JobConfig, side: Literal["source", "target"]) -> Sto
         open_store(config.store, create=True),
         config,
         side,
-        identify(config.model, revision=config.revision),
+        identify(config.model, **config.model_options),
         lambda: backbone_for(config),
         progress=observer().progress,
     )

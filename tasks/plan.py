@@ -24,7 +24,7 @@ def plan_run(
         resume: id of a run that must be the one; FrozenSettingsError names what differs.
     """
     store = open_store(config.store)
-    spec = run_spec(config, dataset, source, target, identify(config.model, revision=config.revision))
+    spec = run_spec(config, dataset, source, target, identify(config.model, **config.model_options))
     if resume is None:
         return create_run(store, spec)
     run = open_run(store, resume)

@@ -31,12 +31,14 @@ LARGEST_EXTRACTOR_BATCH = 32
 def backbone_for(config: JobConfig) -> Backbone:
     """The job's model, loaded once per process."""
     device = device_of_this_process(config.execution.device)
-    return _backbone(config.model, config.revision, device, config.execution.dtype)
+    return _backbone(config.model, device, config.execution.dtype, **config.model_options)
 
 
 @lru_cache(maxsize=1)
-def _backbone(model: str, revision: str | None, device: str, dtype: str) -> Backbone:
-    return load_backbone(model, revision=revision, device=device, dtype=dtype)
+def _backbone(
+    model: str, device: str, dtype: str, revision: str | None, strict: bool, loras: tuple[str, ...]
+) -> Backbone:
+    return load_backbone(model, revision=revision, device=device, dtype=dtype, strict=strict, loras=loras)
 
 
 def extractor_for(config: JobConfig) -> EfficientNetLite0:

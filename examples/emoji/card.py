@@ -39,7 +39,7 @@ picture) and the target is still the picture itself, so that the style has to co
 | VAE | {vae_steps} | {vae_samples} | {vae_minutes} | {device} |
 | UNet and text encoder | {unet_steps} | {unet_samples} | {unet_minutes} | {device} |
 
-The minutes are wall-clock on a machine that did other work at the same time.
+The minutes are wall-clock. {note}
 
 ## Validation figures
 
@@ -53,14 +53,15 @@ line is a point of the training run; the last one is the model.
 
 ## Limits
 
-Trained for about an hour on two CPU cores: forms are soft, small details and writing dissolve, symbols far
-from the training set are guessed. The style words steer light and tone more than they redraw shapes.
+A small network with little training: what it draws from words alone is rough, often no more than a coloured
+shape. It has learned what the styles do to light, tone and surface far better than what the symbols look like, and
+it does not redraw shapes.
 The full log is `training.jsonl` beside this card; figures on translations are in `examples/emoji/RESULTS.md`.
 """
 
 
 def machine() -> str:
-    """CPU model and the number of threads that training used."""
+    """The accelerator, or the model of the CPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -70,11 +71,11 @@ def machine() -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+    return names[0] if names else platform.processor()
 
 
 def write_card(
-    log: Path, folder: Path, sizes: dict[str, float], images: int, symbols: int, batches: dict[str, int]
+    log: Path, folder: Path, sizes: dict[str, float], images: int, symbols: int, vae_batch: int, note: str
 ) -> None:
     """Fill the card from `log.jsonl` and copy the log beside it."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -95,12 +96,13 @@ def write_card(
             images=f"{images:,}",
             symbols=f"{symbols:,}",
             vae_steps=f"{vae[-1]['step']:,}",
-            vae_samples=f"{vae[-1]['step'] * batches['vae']:,}",
+            vae_samples=f"{vae[-1]['step'] * vae_batch:,}",
             vae_minutes=f"{vae[-1]['minutes']:.0f}",
             unet_steps=f"{unet[-1]['step']:,}",
             unet_samples=f"{unet[-1]['samples']:,}",
             unet_minutes=f"{unet[-1]['minutes']:.0f}",
             device=machine(),
+            note=note,
             vae_figures=f"all {vae[-1]['psnr']}, {figures}",
             listening="\n".join(rows),
         )

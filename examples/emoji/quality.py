@@ -107,7 +107,7 @@ def learn(config: JobConfig, backbone: Backbone, parquet: Path, style: str, want
 
 def prepare(config: JobConfig, parquet: Path, settings: BridgeSettings) -> Work:
     backbone = load_backbone(
-        config.model, revision=config.revision, device=config.execution.device, dtype=config.execution.dtype
+        config.model, device=config.execution.device, dtype=config.execution.dtype, **config.model_options
     )
     started = time.monotonic()
     prompts = {

@@ -408,8 +408,9 @@ def export(args: argparse.Namespace) -> None:
     pipeline.to(dtype=torch.float16).save_pretrained(args.model, safe_serialization=True)
     train = pictures.load("train")
     sizes = {name: parameters(getattr(pipeline, name)) for name in ("unet", "text_encoder", "vae")}
-    batches = {"vae": args.vae_batch}
-    write_card(args.work / "log.jsonl", args.model, sizes, len(train.images), len(set(train.symbol)), batches)
+    write_card(
+        args.work / "log.jsonl", args.model, sizes, len(train.images), len(set(train.symbol)), args.vae_batch, args.note
+    )
     size = sum(f.stat().st_size for f in args.model.rglob("*") if f.is_file())
     tqdm.write(f"{args.model}: {size / 1e6:.1f} MB; sheet {args.work / 'text-to-image.png'}")
 
@@ -445,6 +446,7 @@ def main() -> None:
         command.add_argument("--lr", type=float, help="1e-3 for the VAE, 6e-4 for the UNet unless given")
         command.add_argument("--save-minutes", type=float, default=4.0, help="time between checkpoints")
         command.add_argument("--model", type=Path, default=HERE / "model", help="the diffusers folder to write")
+        command.add_argument("--note", default="", help="a sentence for the card: threads, other load")
         command.add_argument("--device", help="cuda if there is one, else cpu")
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.jobs import PICTURES, Job, lsb
@@ -161,9 +162,19 @@ def test_learned_prompts_are_learned_once(finished: Job, tmp_path: Path, capsys:
     assert first.json["source"]["id"] == second.json["source"]["id"] != first.json["target"]["id"]
 
 
-def test_two_processes_share_the_work(finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def pixels(manifest: str) -> dict[str, str | None]:
+    """Source key -> digest of the output's pixels."""
+    rows = pq.read_table(manifest).to_pylist()
+    return {row["source_key"]: row["pixels_sha256"] for row in rows}
+
+
+def test_two_processes_make_the_same_pixels_as_one(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = finished.changed("pool", store=str(tmp_path / "store"), execution__workers=2, evaluate={"sample": 2})
     answer = lsb(capsys, "run", job.config, "--json")
     assert answer.code == 0, answer.err
     assert (answer.json["translated"], answer.json["counts"]["ok"]) == (PICTURES - 2, PICTURES - 1)
     assert lsb(capsys, "verify", answer.json["run"]).code == 0
+    first = lsb(capsys, "run", finished.config, "--json")
+    assert pixels(answer.json["manifest"]) == pixels(first.json["manifest"])
