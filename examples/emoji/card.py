@@ -29,7 +29,7 @@ trained on, and neither the pairs nor the pairing of styles were used: each samp
 **Captions.** Name, category and style in plain words ("3d icon of parrot"); the style alone in 35 % of the
 captions, symbol and style in 53 %, the symbol alone in 6 %, nothing in 6 %.
 
-**Training.** `python examples/emoji/train.py vae`, then `latents`, then `unet`; batch 32, AdamW, constant learning
+**Training.** `python examples/emoji/train.py vae`, then `latents`, then `unet`; AdamW, constant learning
 rate, exponential moving averages exported. Half of the UNet's samples are ordinary diffusion training. In the other
 half the noised picture has its style hidden (flat palette, other light, other tones, blur; made from the same
 picture) and the target is still the picture itself, so that the style has to come from the words.
@@ -85,7 +85,7 @@ def write_card(
     header = "| samples | minutes |" + "".join(f" wrong, sigma {s} |" for s in sigmas)
     header += "".join(f" null, sigma {s} |" for s in sigmas)
     rows = [header, "|" + "---|" * (2 + 2 * len(sigmas))]
-    kept = unet if len(unet) <= 12 else unet[:: len(unet) // 10] + unet[-1:]
+    kept = [*unet[: -1 : max(1, len(unet) // 10)], unet[-1]]
     for line in kept:
         values = [f"{line[f'{kind}_{s}']:+.1f}" for kind in ("wrong", "null") for s in sigmas]
         rows.append(f"| {line['samples']:,} | {line['minutes']:.0f} | " + " | ".join(values) + " |")
