@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,7 +197,8 @@ def markdown(measured: list[tuple[list[Result], float]], goals: list[Goal], emoj
     lines = [
         "# Solvers and grids",
         "",
-        "Made by `python benchmarks/solvers.py`. Forwards are network forwards per image: 2 NFE - 1.",
+        f"Made by `{' '.join(['python benchmarks/solvers.py', *sys.argv[1:]])}`.",
+        "Forwards are network forwards per image: 2 NFE - 1.",
         "",
         "Solver error: RMS distance to a fine-step solution of the same ODE. Method error: Wasserstein-2 to p_1",
         f"(mixture: sliced). t from {T0} to {T_END}, then one clean prediction.",
@@ -245,10 +247,21 @@ def markdown(measured: list[tuple[list[Result], float]], goals: list[Goal], emoj
             f"## {emoji[0].problem}",
             "",
             "In units of the latent; there is no p_1 to measure the method by.",
+            emoji_goal(emoji),
             "",
         ]
         lines += table(emoji)
     return "\n".join(lines) + "\n"
+
+
+def emoji_goal(results: list[Result]) -> str:
+    """How the best solver with fewer evaluations compares with Euler at even times and 8."""
+    euler = next(each for each in results if (each.solver, each.grid, each.nfe) == ("euler", "uniform", 8))
+    found = []
+    for count in (4, 5):
+        best = min((each for each in results if each.nfe == count), key=lambda each: each.solver_error)
+        found.append(f"{best.solver_error / euler.solver_error:.2f} with {count} ({best.solver}, {best.grid})")
+    return f"Of the error of Euler at even times and 8 evaluations, the best solvers leave {' and '.join(found)}."
 
 
 def table(results: list[Result]) -> list[str]:
