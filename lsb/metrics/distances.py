@@ -70,7 +70,8 @@ def kernel_distance(x: Tensor, y: Tensor, resamples: int = RESAMPLES) -> Estimat
     )
     within_x, within_y, between = (KID_SCALE * part for part in parts)
     samples = (within_x + within_y - 2 * between).numpy()
-    low, high = interval(samples[1:])
+    # Of a few pictures, a resample can be one picture many times: it has no pair, so its distance is not defined.
+    low, high = interval(samples[1:][np.isfinite(samples[1:])])
     return Estimate(float(samples[0]), low, high)
 
 

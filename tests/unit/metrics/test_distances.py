@@ -165,3 +165,12 @@ def test_a_record_counts_once_and_a_score_is_finite() -> None:
         MeanScore().update([float("nan")], ids(1))
     with pytest.raises(ValueError, match="32 hex digits"):
         MeanScore().update([1.0], ["abcd"])
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_few_pictures_have_a_finite_interval(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    x, y = (torch.randn(count, 8, generator=generator) for _ in range(2))
+    estimate = kernel_distance(x, y)
+    assert estimate.value is not None
+    assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
