@@ -12,7 +12,7 @@ from flows.shards import ShardsFailedError, ShardsOutcome, raise_what_failed, tr
 from lsb.errors import LsbError, ModelError, StoreBusyError, StoreError, UnfinishedError
 from lsb.shard_job import ShardOutcome
 
-TODO = {"00001": ["a", "b"]}
+PENDING = {"00001": ["a", "b"]}
 
 
 def test_the_store_decides_and_not_the_attempt() -> None:
@@ -41,7 +41,7 @@ def test_the_store_decides_and_not_the_attempt() -> None:
 )
 def test_what_is_missing_ends_the_run(outcome: ShardsOutcome, error: type[BaseException], words: str) -> None:
     with pytest.raises(error, match=words or None):
-        raise_what_failed(outcome, "runs/x", TODO, 4)
+        raise_what_failed(outcome, "runs/x", PENDING, 4)
 
 
 def test_unfinished_shards_ask_for_another_run() -> None:
