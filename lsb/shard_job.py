@@ -23,7 +23,7 @@ from PIL import Image
 from lsb.errors import ImageError, LsbError, NotFoundError, StoreError, UsageError
 from lsb.images import decode, encode, pixels_sha256
 from lsb.progress import NoProgress, Progress
-from lsb.records import Action, sha256
+from lsb.records import Action, Status, sha256
 from lsb.redaction import redact
 from lsb.rows import failed_row, ok_row, quarantined_row
 from lsb.sharding import Run, open_log, read_plan
@@ -66,6 +66,7 @@ class _Attempt:
     shard: str
     worker: Worker
     feature_limit: str  # the largest record id whose features are kept
+    chosen: Mapping[str, int] | None = None  # see `run_shard`
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     part: int = 0
     entries: list[LogEntry] = field(default_factory=list)
@@ -78,14 +79,23 @@ class _Attempt:
     commits: int = 0
 
     def refresh(self) -> None:
-        """Start from what is committed; of our own rows only those that are still missing stay."""
+        """Start from what is committed; of our own rows only those that are still due stay."""
         log = open_log(self.store, self.run, self.shard)
         self.entries = log.entries()
         table = log.rows(self.entries, columns=["record_id", "status", "tries"])
         records = table["record_id"].to_pylist()
         self.done = dict(zip(records, table["status"].to_pylist(), strict=True))
         self.tries = dict(zip(records, table["tries"].to_pylist(), strict=True))
-        self.rows = [row for row in self.rows if row["record_id"] not in self.done]
+        self.rows = [row for row in self.rows if self.due(row["record_id"])]
+
+    def due(self, record: str) -> bool:
+        """Whether this call is to make a row for the record, by what is known of the log."""
+        if self.chosen is None:
+            return record not in self.done
+        if record not in self.chosen:
+            return False
+        failed = self.done.get(record, Status.FAILED) == Status.FAILED
+        return failed and self.tries.get(record, 0) <= self.chosen[record]
 
     def read(self, members: list[dict[str, Any]]) -> _Picture | None:
         """The image of records with equal bytes; None, and rows that say why, if none of them can be read."""
@@ -166,6 +176,7 @@ class _Attempt:
             if entry is not None:
                 self.entries.append(entry)
                 self.done |= {row["record_id"]: row["status"] for row in self.rows}
+                self.tries |= {row["record_id"]: row["tries"] for row in self.rows}
                 self.rows = []
                 self.commits += 1
             else:
@@ -255,6 +266,7 @@ def run_shard(
     shard: str,
     worker: Worker,
     *,
+    chosen: Mapping[str, int] | None = None,
     commit_seconds: float = 120.0,
     progress: Progress = NoProgress(),
     stop: Callable[[], bool] = lambda: False,
@@ -263,6 +275,11 @@ def run_shard(
 
     `stop` is asked between batches; once it says yes, what is made is committed and the call returns unfinished.
     Any number of calls may work on one shard at once: one wins each commit, the others go on from there.
+
+    Args:
+        chosen: None does every record that has no row yet. Otherwise exactly these records, each with the number of
+            tries known when it was chosen: those without a row, and those whose `failed` row is not a later try.
+            Final rows stay whatever is chosen.
 
     Raises:
         UsageError: the run has no such shard.
@@ -275,16 +292,17 @@ def run_shard(
     translated = plan.filter(pc.equal(plan["action"], Action.TRANSLATE.value))["record_id"]
     limit = translated[min(worker.feature_sample, len(translated)) - 1].as_py()
     planned = plan.filter(pc.equal(plan["shard"], shard)).to_pylist()
-    attempt = _Attempt(store, run, shard, worker, limit)
+    attempt = _Attempt(store, run, shard, worker, limit, chosen)
     attempt.refresh()
     step = f"shard {shard}"
-    progress.start(step, len(planned))
+    todo = [row["record_id"] for row in planned if attempt.due(row["record_id"])]
+    progress.start(step, len(todo))
     seen = 0
     committed = time.monotonic()
     for batch in _batches(attempt, planned, worker.translator.batch):
         if batch:
             attempt.work(batch)
-        dealt_with = len(attempt.done) + len(attempt.rows)
+        dealt_with = len(todo) - sum(map(attempt.due, todo)) + len(attempt.rows)
         progress.advance(step, dealt_with - seen)
         seen = dealt_with
         if stop():
@@ -305,14 +323,14 @@ def run_shard(
 
 
 def _batches(attempt: _Attempt, planned: list[dict[str, Any]], size: int) -> Iterator[list[_Picture]]:
-    """Readable pictures of records without a row, `size` at a time; the last batch may be smaller or empty."""
+    """Readable pictures of records that are due, `size` at a time; the last batch may be smaller or empty."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in planned:
         groups.setdefault(row["duplicate_of"] or row["record_id"], []).append(row)
     batch: list[_Picture] = []
     for members in groups.values():
         # Asked anew for each: a lost commit may have brought rows of others.
-        left = [row for row in members if row["record_id"] not in attempt.done]
+        left = [row for row in members if attempt.due(row["record_id"])]
         picture = attempt.read(left) if left else None
         if picture is not None:
             batch.append(picture)

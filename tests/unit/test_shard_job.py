@@ -258,6 +258,55 @@ def test_how_the_work_is_cut_changes_no_pixel(store: LocalStore, folder: Path) -
     assert found[0] == found[1] == found[2]
 
 
+def test_chosen_records_are_tried_once_more_and_others_left_alone(store: LocalStore, folder: Path) -> None:
+    run, sources = start(store, folder, shard_size=10)
+    gone = {name: (folder / "odd" / name).read_bytes() for name in ("0001.png", "0003.png")}
+    for name in gone:
+        (folder / "odd" / name).unlink()
+    run_shard(store, run, "00000", worker(sources))
+    before = manifest(store, run)
+    assert (before["odd/0001.png"]["status"], before["odd/0001.png"]["tries"]) == ("failed", 1)
+
+    chosen = {before[key]["record_id"]: 1 for key in ("odd/0001.png", "even/0000.png")}
+    again = run_shard(store, run, "00000", worker(sources), chosen=chosen)
+    assert (again.translated, again.commits, again.counts) == (0, 1, {"ok": 5, "failed": 2})
+    for name, data in gone.items():
+        (folder / "odd" / name).write_bytes(data)
+    # The same choice once more finds that the try it asked for has been made.
+    assert run_shard(store, run, "00000", worker(sources), chosen=chosen).commits == 0
+    steps = Steps()
+    chosen = dict.fromkeys(chosen, 2)
+    assert run_shard(store, run, "00000", worker(sources), chosen=chosen, progress=steps).translated == 1
+    assert (steps.total, steps.done) == (1, 1)
+
+    after = manifest(store, run)
+    assert (after["odd/0001.png"]["status"], after["odd/0001.png"]["tries"]) == ("ok", 3)
+    assert {key for key in after if after[key] != before[key]} == {"odd/0001.png"}
+
+
+def test_two_who_try_a_failed_record_again_commit_one_row(store: LocalStore, folder: Path) -> None:
+    run, sources = start(store, folder, shard_size=10)
+    missing = folder / "odd" / "0001.png"
+    data = missing.read_bytes()
+    missing.unlink()
+    run_shard(store, run, "00000", worker(sources))
+    missing.write_bytes(data)
+    chosen = {manifest(store, run)["odd/0001.png"]["record_id"]: 1}
+
+    class Late(LocalStore):
+        late = True
+
+        def create(self, key: str, data: bytes) -> None:
+            if self.late and "/log/" in key:
+                self.late = False
+                assert run_shard(store, run, "00000", worker(sources), chosen=chosen).commits == 1
+            super().create(key, data)
+
+    loser = run_shard(Late(store.root), run, "00000", worker(sources), chosen=chosen)
+    assert (loser.translated, loser.commits, loser.counts) == (1, 0, {"ok": 7})
+    assert manifest(store, run)["odd/0001.png"]["tries"] == 2
+
+
 def test_a_shard_that_does_not_exist(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder)
     with pytest.raises(UsageError, match="has no shard '00009'; it has 2"):
