@@ -165,7 +165,9 @@ def status(run: RunUri, json: Json = False) -> None:
 @app.command()
 def verify(
     run: RunUri,
-    sample: Annotated[int | None, typer.Option(min=1, help="Check only this many outputs, and all tables.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=0, help="Check only this many outputs, 0 for none, and all tables.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check every digest of a run. Exit code: 0 intact, 10 tampered, 12 unverifiable, 11 incomplete.

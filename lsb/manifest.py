@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.errors import TamperedError
 from lsb.records import Action, Status
 from lsb.rows import unusable_rows
 from lsb.sharding import Run, open_log, read_plan
-from lsb.storage.commit_log import LogEntry
+from lsb.storage.commit_log import Commit, LogEntry, fold
 from lsb.storage.schemas import FEATURES, MANIFEST
 from lsb.storage.store import Store
 
@@ -26,14 +25,18 @@ class Gates:
     structure_high: float = 0.3  # structure distance above this: the layout of the source is lost
     flat_output: float = 0.02  # standard deviation of the output's pixels, in [0, 1], below this: nothing is drawn
 
-    def flags(self, scores: Mapping[str, float]) -> list[str]:
-        """The names of the gates that these scores fire."""
-        fired = []
-        if scores.get("structure_distance", 0.0) > self.structure_high:
-            fired.append("structure_high")
-        if scores.get("output_contrast", 1.0) < self.flat_output:
-            fired.append("flat_output")
-        return fired
+    def flags(self, scores: pa.ChunkedArray) -> pa.Array:
+        """For each image the names of the gates that its scores fire; `scores` is a column of the manifest."""
+        fired = {
+            "structure_high": pc.greater(pc.map_lookup(scores, "structure_distance", "last"), self.structure_high),
+            "flat_output": pc.less(pc.map_lookup(scores, "output_contrast", "last"), self.flat_output),
+        }
+        combinations: list[list[str]] = [[]]
+        chosen = np.zeros(len(scores), np.int64)
+        for place, (name, mask) in enumerate(fired.items()):
+            combinations += [[*names, name] for names in combinations]
+            chosen |= np.asarray(pc.fill_null(mask, False)).astype(np.int64) << place
+        return pa.array(combinations, pa.list_(pa.string())).take(pa.array(chosen))
 
     def thresholds(self) -> dict[str, float]:
         return asdict(self)
@@ -56,27 +59,24 @@ class Collected:
         return dict(Counter(self.rows["status"].to_pylist()))
 
 
-def collect(store: Store, run: Run, *, gates: Gates, upto: Mapping[str, Mapping[str, Any]] | None = None) -> Collected:
+def collect(store: Store, run: Run, *, gates: Gates) -> Collected:
     """All rows there are.
 
-    Args:
-        gates: what sets the flags.
-        upto: heads of a snapshot; entries after them are left out, and so are shards it does not name.
-
     Raises:
-        TamperedError: a log, a row file or the plan is not what was written, or `upto` names an entry that is gone.
+        TamperedError: a log, a row file or the plan is not what was written.
     """
-    plan = read_plan(store, run)
-    tables = [unusable_rows(run, plan.filter(pc.equal(plan["action"], Action.QUARANTINE.value)))]
-    heads: dict[str, LogEntry] = {}
+    commits = {}
     for shard in run.shards():
         log = open_log(store, run, shard)
-        entries = log.entries() if upto is None or shard in upto else []
-        if upto is not None and shard in upto:
-            entries = _until(entries, upto[shard], f"{run.id}, shard {shard}")
-        if entries:
-            heads[shard] = entries[-1]
-            tables.append(log.rows(entries))
+        commits[shard] = [(entry, log.table(entry)) for entry in log.entries()]
+    return combine(run, read_plan(store, run), commits, gates)
+
+
+def combine(run: Run, plan: pa.Table, commits: Mapping[str, Sequence[Commit]], gates: Gates) -> Collected:
+    """The rows of `commits`, by shard, and of what ingest set aside."""
+    tables = [unusable_rows(run, plan.filter(pc.equal(plan["action"], Action.QUARANTINE.value)))]
+    tables += [fold(made) for made in commits.values()]
+    heads = {shard: made[-1][0] for shard, made in commits.items() if made}
     return Collected(with_flags(pa.concat_tables(tables).sort_by("record_id"), gates), heads, plan.num_rows)
 
 
@@ -91,16 +91,7 @@ def collect_features(store: Store, run: Run) -> pa.Table:
 
 def with_flags(rows: pa.Table, gates: Gates) -> pa.Table:
     """`rows` with the flags that `gates` give: a list for `ok` rows, null for others."""
-    flags = [
-        gates.flags(dict(scores or ())) if state == Status.OK else None
-        for scores, state in zip(rows["scores"].to_pylist(), rows["status"].to_pylist(), strict=True)
-    ]
     place = MANIFEST.arrow.get_field_index("flags")
-    return rows.set_column(place, MANIFEST.arrow.field(place), pa.array(flags, MANIFEST.arrow.field(place).type))
-
-
-def _until(entries: list[LogEntry], head: Mapping[str, Any], place: str) -> list[LogEntry]:
-    for index, entry in enumerate(entries):
-        if entry.link.sha256 == head["sha256"]:
-            return entries[: index + 1]
-    raise TamperedError(f"the log of {place} lacks the entry that a snapshot names", key=head["key"])
+    field = MANIFEST.arrow.field(place)
+    flags = pc.if_else(pc.equal(rows["status"], Status.OK.value), gates.flags(rows["scores"]), None)
+    return rows.set_column(place, field, flags.cast(field.type))

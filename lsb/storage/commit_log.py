@@ -39,6 +39,9 @@ class LogEntry:
         return {f"{self.folder}/{name}": digest for name, digest in self.files.items()}
 
 
+Commit = tuple[LogEntry, pa.Table]  # an entry and the rows that it committed
+
+
 @dataclass(frozen=True)
 class ShardLog:
     """The commits of one shard of one run, whose `run.json` and plan every entry names by digest."""
@@ -131,7 +134,7 @@ class ShardLog:
         )
 
 
-def fold(commits: Sequence[tuple[LogEntry, pa.Table]]) -> pa.Table:
+def fold(commits: Sequence[Commit]) -> pa.Table:
     """Rows of several commits as one table, a `failed` row giving way to a later one; TamperedError for others."""
     if not commits:
         return MANIFEST.empty()

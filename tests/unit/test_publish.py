@@ -4,6 +4,7 @@ import base64
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from lsb.errors import AlreadyExistsError, IncompleteError
@@ -159,6 +160,22 @@ def test_metrics_without_a_number_are_refused(store: LocalStore, begun: tuple[Ru
 
 def test_gates_fire_on_scores() -> None:
     gates = Gates(structure_high=0.5, flat_output=0.1)
-    assert gates.flags({"structure_distance": 0.4, "output_contrast": 0.2}) == []
-    assert gates.flags({"structure_distance": 0.6, "output_contrast": 0.05}) == ["structure_high", "flat_output"]
-    assert gates.flags({}) == []
+    scores = [
+        {"structure_distance": 0.4, "output_contrast": 0.2},
+        {"structure_distance": 0.6, "output_contrast": 0.05},
+        {"output_contrast": 0.05},
+        {"structure_distance": 0.6},
+        {},
+        None,
+    ]
+    column = pa.chunked_array(
+        [pa.array([row and list(row.items()) for row in scores], MANIFEST.arrow.field("scores").type)]
+    )
+    assert gates.flags(column).to_pylist() == [
+        [],
+        ["structure_high", "flat_output"],
+        ["flat_output"],
+        ["structure_high"],
+        [],
+        [],
+    ]

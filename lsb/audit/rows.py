@@ -1,0 +1,72 @@
+"""What can be wrong with the rows of one commit, looked for in whole columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.records import Status
+from lsb.sharding import Run
+from lsb.storage.commit_log import LogEntry
+
+
+def row_problems(run: Run, entry: LogEntry, rows: pa.Table, planned: pa.Table | None) -> Iterator[str]:
+    """Every way in which `rows` contradict their log entry, the run or the plan, with the first record that does.
+
+    Args:
+        planned: the shard's part of the plan; None if the plan cannot be read.
+    """
+    if {item["values"]: item["counts"] for item in pc.value_counts(rows["status"]).to_pylist()} != entry.counts:
+        yield "its rows are not as many by status as its log entry counts"
+    records = rows["record_id"]
+    if len(repeated := _repeated(records)):
+        yield f"record {repeated[0]} has two rows"
+    expected = {"shard": entry.link.document["shard"], "attempt": entry.attempt, "transform_id": run.transform_id}
+    wrong = [_differ(rows[name], pa.scalar(value, pa.string())) for name, value in expected.items()]
+    if record := _first(records, pc.or_(pc.or_(wrong[0], wrong[1]), wrong[2])):
+        yield f"record {record} names another shard, attempt or transform"
+    made = pc.equal(rows["status"], Status.OK.value)
+    if planned is not None:
+        yield from _unplanned(rows, planned, made)
+    digests = entry.digests()
+    keys = pa.array(digests.keys(), pa.string())
+    listed = pa.array(digests.values(), pa.string()).take(_places(rows["output_key"], keys))
+    if record := _first(records, pc.and_(made, _differ(rows["output_sha256"], listed))):
+        yield f"record {record} names an output that its log entry does not"
+
+
+def _unplanned(rows: pa.Table, planned: pa.Table, made: pa.ChunkedArray) -> Iterator[str]:
+    records = rows["record_id"]
+    place = _places(records, planned["record_id"].combine_chunks())
+    there = pc.is_valid(place)
+    if record := _first(records, pc.invert(there)):
+        yield f"record {record} is not planned in this shard"
+    key, digest = planned["key"].take(place), planned["sha256"].take(place)
+    if record := _first(records, pc.and_(there, _differ(rows["source_key"], key))):
+        yield f"record {record} names another source than the plan"
+    # A plan made from a listing leaves the digest to the shard.
+    known = pc.and_(made, pc.is_valid(digest))
+    if record := _first(records, pc.and_(known, _differ(rows["source_sha256"], digest))):
+        yield f"record {record} was made from other bytes than planned"
+
+
+def _places(values: pa.ChunkedArray, among: pa.Array) -> pa.Array:
+    return pa.chunked_array(pc.index_in(values, among)).combine_chunks()
+
+
+def _differ(column: pa.ChunkedArray, expected: pa.ChunkedArray | pa.Array | pa.Scalar) -> pa.ChunkedArray:
+    """Where a value is another one, or is not there."""
+    return pc.invert(pc.fill_null(pc.equal(column, expected), False))
+
+
+def _first(records: pa.ChunkedArray, mask: pa.ChunkedArray) -> str | None:
+    index = pc.index(mask, True).as_py()
+    return records[index].as_py() if index >= 0 else None
+
+
+def _repeated(records: pa.ChunkedArray) -> list[str]:
+    if len(pc.unique(records)) == len(records):
+        return []
+    return [item["values"] for item in pc.value_counts(records).to_pylist() if item["counts"] > 1]

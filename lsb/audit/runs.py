@@ -1,0 +1,102 @@
+"""Check one run from `run.json` down.
+
+What an entry, a snapshot or `run.json` names must be there with the digest it was given; what can be derived is
+derived again and compared. Files that nobody names are listed and raise no alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from lsb.audit.shards import inspect_outputs, inspect_shards
+from lsb.audit.snapshots import inspect_job, inspect_snapshots
+from lsb.audit.verdict import INCOMPLETE, TAMPERED, Inspection, Verdict
+from lsb.errors import UsageError
+from lsb.ingest import version_of
+from lsb.records import digest_of
+from lsb.sharding import Run, make_plan, open_run, read_plan
+from lsb.storage import layout
+from lsb.storage.schemas import RECORDS, read_table
+from lsb.storage.snapshots import Snapshot
+from lsb.storage.store import Store
+
+
+def verify(store: Store, run_id: str, sample: int | None = None) -> Verdict:
+    """Check a run and everything it rests on.
+
+    Args:
+        sample: read only this many output images, always the same ones, 0 none at all; None reads all.
+
+    Raises:
+        UsageError: the store has no such run.
+    """
+    seen = Inspection(store, run_id, {entry.key for entry in store.list(layout.run_folder(run_id))})
+    run = _inspect_run(seen)
+    if run is not None:
+        plan = _inspect_plan(seen, run)
+        _inspect_transform(seen, run)
+        shards = inspect_shards(seen, run, plan)
+        inspect_outputs(seen, shards, sample)
+        snapshots = inspect_snapshots(seen, run, plan, shards)
+        inspect_job(seen, run, snapshots)
+        _inspect_completeness(seen, run, snapshots)
+    return Verdict(run_id, tuple(seen.findings.values()), tuple(seen.orphans()), dict(seen.checked), sample)
+
+
+def _inspect_run(seen: Inspection) -> Run | None:
+    key = layout.run_file(seen.run_id)
+    if not seen.store.exists(key):
+        if not seen.present:
+            raise UsageError(f"no run {seen.run_id} in {seen.store.uri}; `lsb run` prints the id of a run")
+        seen.find(TAMPERED, key, f"{key} is missing though the run has other files")
+        return None
+    with seen.guard(key):
+        run = open_run(seen.store, seen.run_id)
+        seen.named.add(key)
+        seen.checked["run"] += 1
+        return run
+    return None
+
+
+def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
+    """The plan, if it is the frozen one; it must follow from the data set's records."""
+    records = None
+    data = seen.named_file(run.dataset["key"], run.dataset["sha256"], "data set")
+    if data is not None:
+        with seen.guard(run.dataset["key"]):
+            records = read_table(data, RECORDS)
+            columns = records.select(["record_id", "sha256", "bytes", "etag"])
+            if version_of(columns.to_pylist()) != run.dataset["version"]:
+                seen.find(TAMPERED, run.dataset["key"], "its records give another version of the data set")
+    key = run.plan["key"]
+    seen.named.add(key)
+    with seen.guard(key):
+        plan = read_plan(seen.store, run)
+        seen.checked["plan"] += 1
+        if records is not None and not plan.equals(make_plan(records, run.plan["shard_size"])):
+            seen.find(TAMPERED, key, f"{key} does not follow from the data set and the plan's settings")
+        return plan
+    return None
+
+
+def _inspect_transform(seen: Inspection, run: Run) -> None:
+    for key, digest in run.files.items():
+        seen.named_file(key, digest, "prompt files")
+    if digest_of(run.transform["model"]) != run.model["digest"]:
+        key = layout.run_file(run.id)
+        seen.find(TAMPERED, key, f"{key} names a model that is not the transform's")
+    for role, key in run.prompts.items():
+        if run.files.get(key) != run.transform["prompts"][role]:
+            seen.find(TAMPERED, key, f"{key} is not the {role} prompt of the run's transform")
+
+
+def _inspect_completeness(seen: Inspection, run: Run, snapshots: Sequence[Snapshot]) -> None:
+    if seen.tampered:
+        return  # what is missing then is no statement about the work
+    key = layout.snapshot_log(run.id)
+    if not snapshots:
+        seen.find(INCOMPLETE, key, "no snapshot is published; run it again to finish")
+    elif missing := snapshots[-1].planned - sum(snapshots[-1].counts.values()):
+        seen.find(INCOMPLETE, key, f"{missing} planned records have no row in the last snapshot; run it again")

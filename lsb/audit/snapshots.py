@@ -1,0 +1,91 @@
+"""The published views: their files, and that the manifest holds what the shards hold."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from lsb.audit.shards import Shards
+from lsb.audit.verdict import TAMPERED, Inspection
+from lsb.manifest import Gates, combine
+from lsb.publish import subjects
+from lsb.sharding import Run
+from lsb.storage import layout
+from lsb.storage.commit_log import Commit
+from lsb.storage.schemas import MANIFEST, read_table
+from lsb.storage.snapshots import Snapshot, job_chain, snapshot_chain, snapshot_of
+
+
+def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards) -> list[Snapshot]:
+    """Check every snapshot of the run; those that can be read, in order."""
+    links, problems = snapshot_chain(seen.store, run.id, run.sha256).scan()
+    for problem in problems:
+        seen.blame(problem, layout.snapshot_log(run.id))
+    if problems:
+        seen.blind.append(layout.snapshots_folder(run.id) + "/")
+    snapshots = [snapshot_of(link) for link in links]
+    for link, snapshot in zip(links, snapshots, strict=True):
+        seen.named.add(link.key)
+        seen.checked["snapshots"] += 1
+        files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in snapshot.digests().items()}
+        manifest, statement = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
+        commits = _commits(seen, snapshot, shards)
+        if manifest is not None and plan is not None and commits is not None:
+            _inspect_manifest(seen, run, plan, commits, snapshot, manifest)
+        if statement is not None and _attested(statement) != subjects(
+            run, snapshot.folder, snapshot.files, snapshot.heads
+        ):
+            key = snapshot.attestation_key
+            seen.find(TAMPERED, key, f"{key} covers other digests than its snapshot names")
+    return snapshots
+
+
+def inspect_job(seen: Inspection, run: Run, snapshots: Sequence[Snapshot]) -> None:
+    """Check the log that says which snapshots the job's name stood for."""
+    links, problems = job_chain(seen.store, run.job).scan()
+    for problem in problems:
+        seen.blame(problem, layout.job_log(run.job))
+    digests = {snapshot.number: snapshot.sha256 for snapshot in snapshots}
+    for link in links:
+        seen.checked["job entries"] += 1
+        number = link.document["snapshot"]
+        if link.document["run"] == run.id and digests.get(number) != link.document["snapshot_sha256"]:
+            key = layout.numbered(layout.snapshot_log(run.id), number)
+            seen.find(TAMPERED, key, f"{key} is not the snapshot that {link.key} names")
+
+
+def _commits(seen: Inspection, snapshot: Snapshot, shards: Shards) -> dict[str, list[Commit]] | None:
+    """The commits that a snapshot covers, by shard; None if some cannot be read, which is then found."""
+    covered: dict[str, list[Commit]] = {}
+    whole = True
+    for shard, head in snapshot.heads.items():
+        commits = shards.commits.get(shard, [])
+        places = [place for place, (entry, _) in enumerate(commits) if entry.link.sha256 == head["sha256"]]
+        if not places and head["sha256"] not in shards.unread:
+            seen.find(TAMPERED, head["key"], f"{head['key']} is not the entry that a snapshot names")
+        whole = whole and bool(places) and head["sha256"] not in shards.unread
+        covered[shard] = commits[: places[0] + 1] if places else []
+    return covered if whole else None
+
+
+def _inspect_manifest(
+    seen: Inspection, run: Run, plan: pa.Table, commits: dict[str, list[Commit]], snapshot: Snapshot, manifest: bytes
+) -> None:
+    key = snapshot.manifest_key
+    with seen.guard(key):
+        collected = combine(run, plan, commits, Gates(**snapshot.gates))
+        if not read_table(manifest, MANIFEST).equals(collected.rows):
+            seen.find(TAMPERED, key, f"{key} holds other rows than the shards")
+        elif (collected.counts(), collected.planned) != (snapshot.counts, snapshot.planned):
+            seen.find(TAMPERED, key, f"{key} has other counts than its snapshot says")
+
+
+def _attested(envelope: bytes) -> dict[str, str] | None:
+    try:
+        statement = json.loads(base64.b64decode(json.loads(envelope)["payload"], validate=True))
+        return {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,95 @@
+"""What a check of a run found, and what it has looked at so far."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from lsb.errors import IncompleteError, LsbError, NotFoundError, TamperedError, UnverifiableError
+from lsb.storage.commit_log import read_checked
+from lsb.storage.store import Store
+
+TAMPERED, UNVERIFIABLE, INCOMPLETE = "tampered", "unverifiable", "incomplete"
+_EXIT_CODES = {
+    TAMPERED: TamperedError.exit_code,
+    UNVERIFIABLE: UnverifiableError.exit_code,
+    INCOMPLETE: IncompleteError.exit_code,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong: `kind` is `tampered`, `unverifiable` or `incomplete`; `key` names the object."""
+
+    kind: str
+    key: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check of a run found. `checked` counts objects by class; `sample` is None if all images were read."""
+
+    run_id: str
+    findings: tuple[Finding, ...]
+    orphans: tuple[str, ...]
+    checked: dict[str, int]
+    sample: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all is well, else 10 (tampered) before 12 (unverifiable) before 11 (incomplete)."""
+        found = {finding.kind for finding in self.findings}
+        return next((code for kind, code in _EXIT_CODES.items() if kind in found), 0)
+
+
+@dataclass
+class Inspection:
+    """A check that is under way. Each part of it adds what it found and which keys it saw named."""
+
+    store: Store
+    run_id: str
+    present: set[str]  # every key under the run
+    named: set[str] = field(default_factory=set)  # every key that something names
+    blind: list[str] = field(default_factory=list)  # folders whose log is broken: nobody knows what is named there
+    findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
+    checked: Counter[str] = field(default_factory=Counter)
+
+    def find(self, kind: str, key: str, message: str) -> None:
+        """Note a finding; of several about one object the first stands."""
+        self.findings.setdefault((kind, key), Finding(kind, key, message))
+
+    @contextmanager
+    def guard(self, key: str) -> Iterator[None]:
+        """Errors become findings; `key` is blamed where the error names none."""
+        try:
+            yield
+        except LsbError as error:
+            self.blame(error, key)
+
+    def blame(self, error: LsbError, key: str) -> None:
+        """Make a finding of an error about `key`, or about the object that the error names."""
+        tampered = isinstance(error, TamperedError | NotFoundError)
+        self.find(TAMPERED if tampered else UNVERIFIABLE, error.details.get("key") or key, error.message)
+
+    def named_file(self, key: str, digest: str, kind: str) -> bytes | None:
+        """A file's bytes if they are what was written."""
+        self.named.add(key)
+        with self.guard(key):
+            data = read_checked(self.store, key, digest)
+            self.checked[kind] += 1
+            return data
+        return None
+
+    @property
+    def tampered(self) -> bool:
+        return any(finding.kind == TAMPERED for finding in self.findings.values())
+
+    def orphans(self) -> Iterator[str]:
+        """Keys under the run that nobody names, in order."""
+        if self.named:
+            for key in sorted(self.present - self.named):
+                if not key.startswith(tuple(self.blind)):
+                    yield key
