@@ -13,7 +13,8 @@ from tasks.retrying import TASK_OPTIONS
 
 @task(name="ingest", task_run_name="ingest-{config.source.domain}", **TASK_OPTIONS)
 def ingest_source(config: JobConfig) -> Dataset:
-    """The data set of the images to translate."""
+    """The data set of the images to translate, in a store that was found fit for concurrent writers."""
     store = open_store(config.store, create=True)
+    store.check()
     sources = open_sources(config.source.path)
     return ingest(sources, config.source.domain, store, read=config.source.read, progress=observer().progress)

@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
+from lsb.storage.probe import TEMPORARY, prove_conditional_create
 from lsb.storage.store import Entries, Entry, validate_key, validate_path
-
-TEMPORARY = ".tmp"
 
 
 class LocalStore:
@@ -61,15 +60,7 @@ class LocalStore:
             self._path(validate_key(key)).unlink(missing_ok=True)
 
     def check(self) -> None:
-        key = f"{TEMPORARY}/probe-{secrets.token_hex(8)}"
-        self.create(key, b"probe")
-        try:
-            self.create(key, b"again")
-        except AlreadyExistsError:
-            return
-        finally:
-            self.delete(key)
-        raise StoreError(f"{self.uri} does not honour conditional creation; use another file system")
+        prove_conditional_create(self)
 
     def list(self, prefix: str = "") -> Entries:
         folder = prefix.rstrip("/")

@@ -86,25 +86,33 @@ def validate_path(key: str) -> str:
 
 
 def open_store(uri: str, *, create: bool = False) -> Store:
-    """The store at a path or a `file://` URI.
+    """The store at a path, a `file://` URI or `s3://bucket/prefix`.
 
     Args:
-        create: make the folder if it is missing.
+        create: make the folder if it is missing. A bucket is never made.
 
     Raises:
         NotFoundError: no such folder and `create` is off.
-        StoreError: it exists but is no folder, or cannot be made.
+        StoreError: it exists but is no folder, cannot be made, or is a bucket that cannot be listed.
         UsageError: a scheme that is not supported.
     """
+    scheme = _SCHEME.match(uri)
+    kind = scheme.group().lower() if scheme else ""
+    if kind == "s3://":
+        return _open_s3(uri)
+    if kind not in ("", "file://"):
+        raise UsageError(f"{kind} is an unsupported scheme of a store; use a path, file:///path or s3://bucket/prefix")
     from lsb.storage.local import LocalStore
 
-    scheme = _SCHEME.match(uri)
-    if scheme is None:
-        path = Path(uri)
-    elif scheme.group().lower() == "file://":
-        path = Path(unquote(urlsplit(uri).path))
-    else:
-        raise UsageError(f"store {uri!r} has an unsupported scheme; use a path or file:///path")
+    path = Path(unquote(urlsplit(uri).path)) if kind else Path(uri)
     if not path.exists() and not create:
         raise NotFoundError(f"no folder at {path}; check the path", key="")
     return LocalStore(path)
+
+
+def _open_s3(uri: str) -> Store:
+    try:
+        from lsb.storage.s3 import S3Store
+    except ModuleNotFoundError as error:
+        raise StoreError(f"store {uri!r} needs the package s3fs; pip install 'lsb[s3]'") from error
+    return S3Store.open(uri)

