@@ -230,6 +230,27 @@ def report(
     render.show({"snapshot": snapshot.number, "report": where}, as_json=json)
 
 
+@app.command()
+def gc(
+    root: Annotated[str, typer.Argument(metavar="ROOT", help="A job's `store`: where `runs` and `datasets` lie.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be deleted; delete nothing.")] = False,
+    older_than: Annotated[float, typer.Option(metavar="HOURS", help="Spare what is younger; at least 24.")] = 24.0,
+    json: Json = False,
+) -> None:
+    """Delete what killed workers left behind and nothing names. Safe while others work.
+
+    Example: lsb gc out/store --dry-run
+    """
+    from lsb.cleanup import clean_up
+    from lsb.storage.store import open_store
+
+    done = clean_up(open_store(root), older_than=older_than, dry_run=dry_run)
+    render.show(render.clean_up(done, dry_run=dry_run, as_json=json), as_json=json)
+    for run_id, error in done.left_alone.items():
+        render.complain(f"{run_id} was left alone: {error}")
+    raise typer.Exit(done.exit_code)
+
+
 def main() -> None:
     """Entry point: an error becomes its exit code and one line."""
     sys.exit(run_command(sys.argv[1:]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flows.translate import JobResult
     from lsb.audit import Verdict
+    from lsb.cleanup import CleanUp
     from lsb.domains import StoredPrompt
     from lsb.dry_run import DryRun
     from lsb.export import Exported
@@ -96,6 +97,23 @@ def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
         "findings": [asdict(finding) for finding in found.findings] if as_json else len(found.findings),
         "orphans": len(found.orphans),
     }
+
+
+def clean_up(done: CleanUp, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
+    """A dry run lists every object, JSON always does."""
+    if dry_run and not as_json:
+        for leftover in done.deleted:
+            sys.stdout.write(f"would delete {leftover.key} ({leftover.size} bytes)\n")
+    figures: dict[str, Any] = {
+        "dry_run": dry_run,
+        "deleted": len(done.deleted),
+        "bytes": done.size,
+        **done.counts(),
+        "runs_left_alone": {run: str(error) for run, error in done.left_alone.items()} or None,
+    }
+    if dry_run and not as_json:
+        figures["would_delete"] = figures.pop("deleted")
+    return {**figures, "objects": [asdict(leftover) for leftover in done.deleted]} if as_json else figures
 
 
 def export(written: Exported, destination: Path) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from lsb.storage.snapshots import (
     METRICS_NAME,
     REPORT_NAME,
     Snapshot,
+    SnapshotHistory,
+    SnapshotLog,
     point_job,
-    snapshot_chain,
     snapshot_document,
-    snapshot_of,
 )
 from lsb.storage.store import Store
 
@@ -76,23 +76,21 @@ def publish(
         shard: {"key": entry.link.key, "generation": entry.link.number, "sha256": entry.link.sha256}
         for shard, entry in collected.heads.items()
     }
-    chain = snapshot_chain(store, run.id, run.sha256)
+    log = SnapshotLog(store, run.id, run.sha256)
     while True:
-        links = chain.links()
-        last = snapshot_of(links[-1]) if links else None
+        history = log.history()
+        last = history.snapshots[-1] if history.snapshots else None
         if last and _same(last, heads, sha256(text.encode()), gates):
             break
         manifest = write_table(collected.rows, MANIFEST)
-        folder = _claim_folder(store, run, len(links), manifest)
+        folder = _claim_folder(store, run, history, manifest)
         files = {MANIFEST_NAME: manifest, METRICS_NAME: text.encode(), REPORT_NAME: report}
         files[ATTESTATION_NAME] = attestation(run, layout.snapshot_folder(run.id, folder), files, heads, collected)
         for name in (METRICS_NAME, ATTESTATION_NAME, REPORT_NAME):
             store.create(f"{layout.snapshot_folder(run.id, folder)}/{name}", files[name])
         digests = {name: sha256(data) for name, data in files.items()}
         document = snapshot_document(folder, digests, heads, collected.counts(), collected.planned, gates.thresholds())
-        link = chain.append(links[-1] if links else None, document)
-        if link:
-            last = snapshot_of(link)
+        if last := log.append(history.head, document):
             break
     point_job(store, run.job, last)
     return last
@@ -100,8 +98,8 @@ def publish(
 
 def latest_snapshot(store: Store, run: Run) -> Snapshot | None:
     """The run's newest snapshot, None before the first."""
-    links = snapshot_chain(store, run.id, run.sha256).links()
-    return snapshot_of(links[-1]) if links else None
+    snapshots = SnapshotLog(store, run.id, run.sha256).history().snapshots
+    return snapshots[-1] if snapshots else None
 
 
 def attestation(
@@ -154,16 +152,19 @@ def _same(last: Snapshot, heads: Mapping[str, Any], metrics: str, gates: Gates) 
     return last.heads == heads and last.files[METRICS_NAME] == metrics and last.gates == gates.thresholds()
 
 
-def _claim_folder(store: Store, run: Run, first: int, manifest: bytes) -> int:
+def _claim_folder(store: Store, run: Run, history: SnapshotHistory, manifest: bytes) -> int:
     """The number of a snapshot folder that nobody else writes to, claimed by creating the manifest in it.
 
-    It is the snapshot's own number, unless somebody crashed there or is at it now.
+    It is the snapshot's own number, unless somebody crashed there or is at it now. A condemned one is never used
+    again: clean-up may still be deleting there.
     """
-    number = first
+    number = history.head.number + 1 if history.head else 0
     while True:
-        try:
-            store.create(f"{layout.snapshot_folder(run.id, number)}/{MANIFEST_NAME}", manifest)
-        except AlreadyExistsError:
-            number += 1
-        else:
-            return number
+        if number not in history.condemned:
+            try:
+                store.create(f"{layout.snapshot_folder(run.id, number)}/{MANIFEST_NAME}", manifest)
+            except AlreadyExistsError:
+                pass
+            else:
+                return number
+        number += 1

@@ -8,7 +8,6 @@ An image's fault becomes its row; whatever else goes wrong is raised and leaves 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,8 @@ from lsb.redaction import redact
 from lsb.rows import failed_row, ok_row, quarantined_row
 from lsb.sharding import Run, open_log, read_plan
 from lsb.storage import layout
-from lsb.storage.commit_log import LogEntry
+from lsb.storage.chain import Link
+from lsb.storage.layout import new_attempt
 from lsb.storage.schemas import FEATURES, MANIFEST, write_table
 from lsb.storage.store import Store
 from lsb.worker import Worker
@@ -67,9 +67,9 @@ class _Attempt:
     worker: Worker
     feature_limit: str  # the largest record id whose features are kept
     chosen: Mapping[str, int] | None = None  # see `run_shard`
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=new_attempt)
     part: int = 0
-    entries: list[LogEntry] = field(default_factory=list)
+    head: Link | None = None  # the last entry of the shard's log that this call has seen
     done: dict[str, str] = field(default_factory=dict)  # record id -> committed status
     tries: dict[str, int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)  # made, not committed
@@ -81,8 +81,11 @@ class _Attempt:
     def refresh(self) -> None:
         """Start from what is committed; of our own rows only those that are still due stay."""
         log = open_log(self.store, self.run, self.shard)
-        self.entries = log.entries()
-        table = log.rows(self.entries, columns=["record_id", "status", "tries"])
+        history = log.history()
+        self.head = history.head
+        if self.id in history.condemned:
+            self._start_anew()
+        table = log.rows(history.commits, columns=["record_id", "status", "tries"])
         records = table["record_id"].to_pylist()
         self.done = dict(zip(records, table["status"].to_pylist(), strict=True))
         self.tries = dict(zip(records, table["tries"].to_pylist(), strict=True))
@@ -171,10 +174,9 @@ class _Attempt:
         """Make all rows visible in one step, behind whatever others committed meanwhile."""
         log = open_log(self.store, self.run, self.shard)
         while self.rows:
-            head = self.entries[-1] if self.entries else None
-            entry = log.append(head, attempt=self.id, **self._write_part())
+            entry = log.append(self.head, attempt=self.id, **self._write_part())
             if entry is not None:
-                self.entries.append(entry)
+                self.head = entry.link
                 self.done |= {row["record_id"]: row["status"] for row in self.rows}
                 self.tries |= {row["record_id"]: row["tries"] for row in self.rows}
                 self.rows = []
@@ -182,6 +184,14 @@ class _Attempt:
             else:
                 logger.info("shard %s: another worker committed first; going on from there", self.shard)
                 self.refresh()
+        self.objects.clear()
+        self.features.clear()
+
+    def _start_anew(self) -> None:
+        # Clean-up took this attempt for dead: what it has not committed may be gone, and it may not be cited.
+        logger.warning("shard %s: attempt %s was condemned; its uncommitted images are made again", self.shard, self.id)
+        self.id, self.part = new_attempt(), 0
+        self.rows = []
         self.objects.clear()
         self.features.clear()
 
@@ -299,18 +309,22 @@ def run_shard(
     progress.start(step, len(todo))
     seen = 0
     committed = time.monotonic()
-    for batch in _batches(attempt, planned, worker.translator.batch):
-        if batch:
-            attempt.work(batch)
-        dealt_with = len(todo) - sum(map(attempt.due, todo)) + len(attempt.rows)
-        progress.advance(step, dealt_with - seen)
-        seen = dealt_with
-        if stop():
-            break
-        if time.monotonic() - committed >= commit_seconds:
-            attempt.commit()
-            committed = time.monotonic()
-    attempt.commit()
+    stopped = False
+    # More than once only where the attempt was condemned meanwhile and lost what it had made.
+    while not stopped and any(map(attempt.due, todo)):
+        for batch in _batches(attempt, planned, worker.translator.batch):
+            if batch:
+                attempt.work(batch)
+            dealt_with = len(todo) - sum(map(attempt.due, todo)) + len(attempt.rows)
+            progress.advance(step, max(0, dealt_with - seen))
+            seen = max(seen, dealt_with)
+            stopped = stop()
+            if stopped:
+                break
+            if time.monotonic() - committed >= commit_seconds:
+                attempt.commit()
+                committed = time.monotonic()
+        attempt.commit()
     progress.finish(step)
     counts = Counter(attempt.done.values())
     return ShardOutcome(

@@ -174,6 +174,9 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         store.create(layout.run_file(name), seal(document))
     except AlreadyExistsError:
         logger.info("run %s was created by somebody else meanwhile", name)
+    # Clean-up deletes plans without a run after a day; it may have taken ours for one.
+    if not store.exists(plan_key):
+        store.write(plan_key, data)
     run = open_run(store, name)
     check_frozen(run, spec)
     return run

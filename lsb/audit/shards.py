@@ -71,14 +71,17 @@ def _by_shard(plan: pa.Table) -> dict[str, pa.Table]:
 def _inspect_shard(seen: Inspection, run: Run, shard: str, planned: pa.Table | None, shards: Shards) -> None:
     log = open_log(seen.store, run, shard)
     place = layout.shard_log(run.id, shard)
-    entries, problems = log.scan()
+    history, problems = log.scan()
     for problem in problems:
         seen.blame(problem, place)
     if problems:
         seen.blind.append(layout.shard_folder(run.id, shard) + "/")
     whole = not problems
     commits: list[Commit] = []
-    for entry in entries:
+    for condemnation in history.condemnations:
+        seen.named.add(condemnation.link.key)
+        seen.checked["log entries"] += 1
+    for entry in history.commits:
         seen.named.add(entry.link.key)
         seen.checked["log entries"] += 1
         rows = _inspect_commit(seen, run, log, entry, planned, shards)

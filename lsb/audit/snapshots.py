@@ -16,19 +16,18 @@ from lsb.sharding import Run
 from lsb.storage import layout
 from lsb.storage.commit_log import Commit
 from lsb.storage.schemas import MANIFEST, read_table
-from lsb.storage.snapshots import Snapshot, job_chain, snapshot_chain, snapshot_of
+from lsb.storage.snapshots import Snapshot, SnapshotLog, job_chain
 
 
 def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards) -> list[Snapshot]:
     """Check every snapshot of the run; those that can be read, in order."""
-    links, problems = snapshot_chain(seen.store, run.id, run.sha256).scan()
+    history, problems = SnapshotLog(seen.store, run.id, run.sha256).scan()
     for problem in problems:
         seen.blame(problem, layout.snapshot_log(run.id))
     if problems:
         seen.blind.append(layout.snapshots_folder(run.id) + "/")
-    snapshots = [snapshot_of(link) for link in links]
-    for link, snapshot in zip(links, snapshots, strict=True):
-        seen.named.add(link.key)
+    seen.named |= {link.key for link in history.links}
+    for snapshot in history.snapshots:
         seen.checked["snapshots"] += 1
         files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in snapshot.digests().items()}
         manifest, statement = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
@@ -40,7 +39,7 @@ def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards:
         ):
             key = snapshot.attestation_key
             seen.find(TAMPERED, key, f"{key} covers other digests than its snapshot names")
-    return snapshots
+    return history.snapshots
 
 
 def inspect_job(seen: Inspection, run: Run, snapshots: Sequence[Snapshot]) -> None:

@@ -1,9 +1,14 @@
-"""The log of one shard: what is committed, and the one place where results become visible."""
+"""The log of one shard: what is committed, and the one place where results become visible.
+
+An entry either commits rows or condemns attempts. Nothing after it may cite a condemned attempt: that is what makes
+it safe to delete files which nobody names yet. A condemnation can also say which records' images were erased.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +23,9 @@ from lsb.storage.store import Store
 SCHEMA = "lsb.shard-log/1"
 
 
+COMMIT, CONDEMN = "commit", "condemn"
+
+
 @dataclass(frozen=True)
 class LogEntry:
     """One commit. Names in `files` are relative to the shard's folder; `rows` and `features` are two of them."""
@@ -28,14 +36,15 @@ class LogEntry:
     counts: dict[str, int]
     files: dict[str, str]
     rows: str
-    features: str | None
+    features: str | None  # the file to read now: an erasure replaces the one that was committed
+    erased: frozenset[str] = frozenset()  # names in `files` that were erased since
 
     @property
     def rows_key(self) -> str:
         return f"{self.folder}/{self.rows}"
 
     def digests(self) -> dict[str, str]:
-        """Every file the entry relies on, by its key under the root, with its digest."""
+        """Every file the entry names, by its key under the root, with its digest."""
         return {f"{self.folder}/{name}": digest for name, digest in self.files.items()}
 
 
@@ -43,8 +52,69 @@ Commit = tuple[LogEntry, pa.Table]  # an entry and the rows that it committed
 
 
 @dataclass(frozen=True)
+class Erasure:
+    """What somebody asked to be deleted. Names are relative to the shard's folder.
+
+    The features of other records go on in a copy: `replaced` names it for each file, `files` its digest, `attempt`
+    the folder it lies in.
+    """
+
+    records: tuple[str, ...]
+    erased: tuple[str, ...]  # every file that is to be gone
+    attempt: str
+    files: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Condemnation:
+    """Attempts that no later entry may cite, and why."""
+
+    link: Link
+    folder: str
+    attempts: tuple[str, ...]
+    reason: str
+    erasure: Erasure | None
+
+    def digests(self) -> dict[str, str]:
+        """Every file the entry relies on, by its key under the root, with its digest."""
+        return {f"{self.folder}/{name}": digest for name, digest in self.erasure.files.items()} if self.erasure else {}
+
+
+@dataclass(frozen=True)
+class History:
+    """A shard's log as one reading found it."""
+
+    commits: list[LogEntry]
+    condemnations: list[Condemnation]
+    head: Link | None
+
+    @cached_property
+    def condemned(self) -> frozenset[str]:
+        """Every attempt that may no longer be cited."""
+        return frozenset(attempt for entry in self.condemnations for attempt in entry.attempts)
+
+    @cached_property
+    def erased(self) -> dict[str, Condemnation]:
+        """Every erased file by its key under the root, with the entry that says so."""
+        return {
+            f"{entry.folder}/{name}": entry
+            for entry in self.condemnations
+            if entry.erasure
+            for name in entry.erasure.erased
+        }
+
+    @cached_property
+    def named(self) -> dict[str, str]:
+        """Every file that some entry relies on and nobody erased, by its key under the root, with its digest."""
+        named = {key: digest for commit in self.commits for key, digest in commit.digests().items()}
+        named |= {key: digest for entry in self.condemnations for key, digest in entry.digests().items()}
+        return {key: digest for key, digest in named.items() if key not in self.erased}
+
+
+@dataclass(frozen=True)
 class ShardLog:
-    """The commits of one shard of one run, whose `run.json` and plan every entry names by digest."""
+    """The log of one shard of one run, whose `run.json` and plan every entry names by digest."""
 
     store: Store
     run_id: str
@@ -53,23 +123,47 @@ class ShardLog:
     shard: str
 
     def entries(self) -> list[LogEntry]:
-        """All commits in order; TamperedError or UnverifiableError as `Chain.links` says."""
-        return [self._entry(link) for link in self._chain().links()]
+        """All commits in order; see `history`."""
+        return self.history().commits
 
-    def scan(self) -> tuple[list[LogEntry], list[LsbError]]:
-        """The commits that can be read, and everything that is wrong with the log."""
+    def history(self) -> History:
+        """The whole log.
+
+        Raises:
+            TamperedError: what `Chain.links` says, or an entry that cites a condemned attempt.
+            UnverifiableError: an entry of an unknown schema or kind.
+        """
+        history, problems = self.scan()
+        if problems:
+            raise problems[0]
+        return history
+
+    def scan(self) -> tuple[History, list[LsbError]]:
+        """What can be read of the log, and everything that is wrong with it."""
         links, problems = self._chain().scan()
-        entries = []
+        commits: list[LogEntry] = []
+        condemnations: list[Condemnation] = []
+        condemned: set[str] = set()
         for link in links:
             try:
-                entries.append(self._entry(link))
+                entry = self._entry(link)
+                cited = entry.attempt if isinstance(entry, LogEntry) else entry.erasure and entry.erasure.attempt
+                if cited in condemned:
+                    raise TamperedError(f"{link.key} cites attempt {cited}, which was condemned before", key=link.key)
             except LsbError as error:
                 problems.append(error)
-        return entries, problems
+                continue
+            if isinstance(entry, LogEntry):
+                commits.append(entry)
+            else:
+                condemnations.append(entry)
+                condemned.update(entry.attempts)
+                commits = [_after(entry.erasure, commit) for commit in commits] if entry.erasure else commits
+        return History(commits, condemnations, links[-1] if links else None), problems
 
     def append(
         self,
-        after: LogEntry | None,
+        after: Link | None,
         *,
         attempt: str,
         files: Mapping[str, str],
@@ -79,15 +173,28 @@ class ShardLog:
     ) -> LogEntry | None:
         """Commit behind `after`; None if another writer was first. `files`: name in the shard's folder to digest."""
         document = {
-            "kind": "commit",
+            "kind": COMMIT,
             "attempt": attempt,
             "files": dict(files),
             "rows": rows,
             "features": features,
             "counts": dict(counts),
         }
-        link = self._chain().append(after.link if after else None, document)
-        return self._entry(link) if link else None
+        link = self._chain().append(after, document)
+        return self._commit(link) if link else None
+
+    def condemn(
+        self, after: Link | None, *, attempts: Iterable[str], reason: str, erasure: Erasure | None = None
+    ) -> Condemnation | None:
+        """Condemn behind `after`; None if another writer was first."""
+        document = {
+            "kind": CONDEMN,
+            "attempts": sorted(attempts),
+            "reason": reason,
+            "erasure": erasure and {**vars(erasure), "records": [*erasure.records], "erased": [*erasure.erased]},
+        }
+        link = self._chain().append(after, document)
+        return self._condemnation(link) if link else None
 
     def table(self, entry: LogEntry, *, columns: list[str] | None = None) -> pa.Table:
         """The rows that `entry` committed; TamperedError if the file is missing or differs."""
@@ -121,17 +228,48 @@ class ShardLog:
         }
         return Chain(self.store, layout.shard_log(self.run_id, self.shard), SCHEMA, identity)
 
-    def _entry(self, link: Link) -> LogEntry:
+    def _entry(self, link: Link) -> LogEntry | Condemnation:
+        kind = link.document.get("kind")
+        if kind not in (COMMIT, CONDEMN):
+            raise UnverifiableError(f"{link.key} is a {kind!r}, which this version does not know", key=link.key)
+        return self._commit(link) if kind == COMMIT else self._condemnation(link)
+
+    def _commit(self, link: Link) -> LogEntry:
         document = link.document
-        if document.get("kind") != "commit":
-            raise UnverifiableError(f"{link.key} is a {document.get('kind')!r}, which this version does not know")
-        features = document["features"]
-        if not {document["rows"], features or document["rows"]} <= document["files"].keys():
+        attempt, files, features = document["attempt"], document["files"], document["features"]
+        if not {document["rows"], features or document["rows"]} <= files.keys():
             raise TamperedError(f"{link.key} names row files without their digests", key=link.key)
-        folder = layout.shard_folder(self.run_id, self.shard)
-        return LogEntry(
-            link, folder, document["attempt"], document["counts"], document["files"], document["rows"], features
-        )
+        self._check_place(link, attempt, files)
+        return LogEntry(link, self._folder, attempt, document["counts"], files, document["rows"], features)
+
+    def _condemnation(self, link: Link) -> Condemnation:
+        document = link.document
+        erasure = None
+        if document["erasure"]:
+            erasure = Erasure(**document["erasure"])
+            self._check_place(link, erasure.attempt, erasure.files)
+        return Condemnation(link, self._folder, tuple(document["attempts"]), document["reason"], erasure)
+
+    def _check_place(self, link: Link, attempt: str, names: Iterable[str]) -> None:
+        # What lies elsewhere would not be protected, or condemned, with the attempt.
+        if strangers := [name for name in names if not name.startswith(f"{attempt}/")]:
+            raise TamperedError(f"{link.key} names {strangers[0]}, outside its attempt's folder", key=link.key)
+
+    @property
+    def _folder(self) -> str:
+        return layout.shard_folder(self.run_id, self.shard)
+
+
+def _after(erasure: Erasure, commit: LogEntry) -> LogEntry:
+    """The commit as it is to be read after an erasure."""
+    gone = commit.files.keys() & set(erasure.erased)
+    if not gone:
+        return commit
+    files, features = commit.files, commit.features
+    if features in gone:
+        features = erasure.replaced.get(features)
+        files = {**files, features: erasure.files[features]} if features else files
+    return replace(commit, files=files, features=features, erased=commit.erased | gone)
 
 
 def fold(commits: Sequence[Commit]) -> pa.Table:

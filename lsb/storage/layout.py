@@ -9,17 +9,67 @@ runs/<run>/shards/<shard>/log/<generation>.json
 runs/<run>/snapshots/<n>/                                   manifest, metrics, attestation, report
 runs/<run>/snapshots/log/<n>.json
 jobs/<job>/log/<n>.json
+.tmp/                                                       what is being built or tried out
 """
 
 from __future__ import annotations
 
 import re
+import secrets
+from dataclasses import dataclass
 
 from lsb.errors import UsageError
 
 SUFFIX_OF_FORMAT = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+TEMPORARY = ".tmp"
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{12}")
+_SHARD, _ATTEMPT, _NUMBER = r"[0-9]{5}", r"[0-9a-f]{16}", r"[0-9]{8}"
+# Everything that is written before some entry names it, and so may never be named.
+_UNNAMED = re.compile(
+    rf"runs/{_RUN_ID.pattern}/("
+    rf"shards/(?P<shard>{_SHARD})/(?P<attempt>{_ATTEMPT})/[0-9a-z-]+\.(png|webp|jpg|parquet|json)"
+    rf"|snapshots/(?P<snapshot>{_NUMBER})/((manifest\.parquet|metrics\.json|attestation\.json)|report/[a-z]+\.html)"
+    r"|(?P<plan>plan-[0-9a-f]{64}\.parquet))"
+)
 _NUMBERED = re.compile(r"([0-9]{8})\.json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where under its run an object lies that some entry, or `run.json`, may name: one of the three."""
+
+    attempt: tuple[str, str] | None  # shard and attempt
+    snapshot: int | None  # folder
+    plan: bool
+
+
+def place_of(key: str) -> Place | None:
+    """What a key says; None for log entries, `run.json` and everything that lies outside the layout."""
+    match = _UNNAMED.fullmatch(key)
+    if match is None:
+        return None
+    shard, attempt, snapshot = match["shard"], match["attempt"], match["snapshot"]
+    return Place(
+        attempt=(shard, attempt) if attempt else None,
+        snapshot=int(snapshot) if snapshot else None,
+        plan=match["plan"] is not None,
+    )
+
+
+def run_of(key: str) -> str | None:
+    """The run under whose folder a key lies."""
+    parts = key.split("/")
+    return parts[1] if len(parts) > 2 and parts[0] == "runs" and _RUN_ID.fullmatch(parts[1]) else None
+
+
+def new_attempt() -> str:
+    """A fresh random attempt id. None is ever used twice, not even for another try at the same shard."""
+    return secrets.token_hex(8)
+
+
+def probe_file() -> str:
+    """A key for trying out a store."""
+    return f"{TEMPORARY}/probe-{secrets.token_hex(8)}"
 
 
 def dataset_folder(name: str) -> str:

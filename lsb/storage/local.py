@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
-from lsb.storage.probe import TEMPORARY, prove_conditional_create
+from lsb.storage.layout import TEMPORARY
+from lsb.storage.probe import prove_conditional_create
 from lsb.storage.store import Entries, Entry, validate_key, validate_path
 
 
@@ -38,26 +39,27 @@ class LocalStore:
     def write(self, key: str, data: bytes) -> None:
         path = self._path(validate_key(key))
         with self._one_line("write", key), self._built(data) as temporary:
-            _make_folder(path.parent)
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
+            _place(path, lambda: os.replace(temporary, path))
 
     def create(self, key: str, data: bytes) -> None:
         path = self._path(validate_key(key))
         with self._one_line("create", key), self._built(data) as temporary:
-            _make_folder(path.parent)
             try:
-                os.link(temporary, path)
+                _place(path, lambda: os.link(temporary, path))
             except FileExistsError as error:
                 raise AlreadyExistsError(f"{key} exists in {self.uri}; read it", key=key) from error
-            _sync_folder(path.parent)
 
     def exists(self, key: str) -> bool:
         return self._path(validate_path(key)).is_file()
 
     def delete(self, key: str) -> None:
         with self._one_line("delete", key):
-            self._path(validate_key(key)).unlink(missing_ok=True)
+            path = self._path(validate_key(key))
+            path.unlink(missing_ok=True)
+        if path.parent != self.root / TEMPORARY:
+            with suppress(OSError):  # folders that are empty now go too, up to one that is not
+                for folder in path.relative_to(self.root).parents[:-1]:
+                    (self.root / folder).rmdir()
 
     def check(self) -> None:
         prove_conditional_create(self)
@@ -108,6 +110,20 @@ class LocalStore:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise StoreError(f"cannot {verb} {place}: {reason}; check path, permissions and space", key=key) from error
+
+
+def _place(path: Path, name: Callable[[], None]) -> None:
+    """Give a file its name. The folder is made again if the last file in it was deleted in between."""
+    for last in (False, False, True):
+        try:
+            _make_folder(path.parent)
+            name()
+            _sync_folder(path.parent)
+        except FileNotFoundError:
+            if last:
+                raise
+        else:
+            return
 
 
 def _fail(error: OSError) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TYPE_CHECKING
 
 from lsb.errors import AlreadyExistsError, StoreError
+from lsb.storage import layout
 
 if TYPE_CHECKING:
     from lsb.storage.store import Store
 
-TEMPORARY = ".tmp"  # folder for what is no part of the ledger; listings of the root leave it out
 RACERS = 4
 ROUNDS = 2
 
@@ -24,7 +23,7 @@ def prove_conditional_create(store: Store) -> None:
         StoreError: the store cannot be written, or two writers were told that they had created the same object.
     """
     for racers in (1, *[RACERS] * ROUNDS):
-        key = f"{TEMPORARY}/probe-{secrets.token_hex(8)}"
+        key = layout.probe_file()
         try:
             winners = _race(store, key, racers)
             if racers == 1:

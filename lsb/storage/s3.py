@@ -38,7 +38,8 @@ from fsspec.asyn import get_loop, iothread, sync
 from s3fs import S3FileSystem
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
-from lsb.storage.probe import TEMPORARY, prove_conditional_create
+from lsb.storage.layout import TEMPORARY
+from lsb.storage.probe import prove_conditional_create
 from lsb.storage.store import Entries, Entry, validate_key, validate_path
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,8 @@ class S3Store:
             page = self._ask("list", prefix, "list_objects_v2", Prefix=top, MaxKeys=PAGE, **more)
             for item in page.get("Contents", []):
                 key = item["Key"][len(self._key("")) :]
-                if key and not key.endswith("/") and not key.startswith(f"{TEMPORARY}/"):
+                hidden = not folder and key.startswith(f"{TEMPORARY}/")
+                if key and not key.endswith("/") and not hidden:
                     entries.append(Entry(key, item["Size"], item["ETag"].strip('"'), item["LastModified"].timestamp()))
         return sorted(entries)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lsb.errors import LsbError, TamperedError, UnverifiableError
 from lsb.storage import layout
 from lsb.storage.chain import Chain, Link
 from lsb.storage.store import Store
 
+SNAPSHOT, CONDEMN = "snapshot", "condemn"
 SNAPSHOT_SCHEMA = "lsb.snapshot/1"
 JOB_SCHEMA = "lsb.job/1"
 MANIFEST_NAME = "manifest.parquet"
@@ -53,13 +55,82 @@ class Snapshot:
         return {f"{self.folder}/{name}": digest for name, digest in self.files.items()}
 
 
-def snapshot_chain(store: Store, run_id: str, run_sha256: str) -> Chain:
-    """The log of a run's snapshots."""
-    return Chain(store, layout.snapshot_log(run_id), SNAPSHOT_SCHEMA, {"run": run_id, "run_sha256": run_sha256})
+@dataclass(frozen=True)
+class SnapshotHistory:
+    """The log of a run's snapshots as one reading found it."""
+
+    snapshots: list[Snapshot]
+    condemned: frozenset[int]  # folders that no later snapshot may cite
+    erased: frozenset[str]  # keys of pages that showed an image which somebody asked to be deleted
+    links: list[Link]  # every entry
+
+    @property
+    def head(self) -> Link | None:
+        return self.links[-1] if self.links else None
 
 
-def snapshot_of(link: Link) -> Snapshot:
-    """What an entry of the snapshot log says."""
+@dataclass(frozen=True)
+class SnapshotLog:
+    """The log of the published views of one run. An entry names a snapshot or condemns the folders of unfinished ones.
+
+    A publisher whose folder was condemned has lost the number it would have written: it begins again in a new folder.
+    """
+
+    store: Store
+    run_id: str
+    run_sha256: str
+
+    def history(self) -> SnapshotHistory:
+        """The whole log.
+
+        Raises:
+            TamperedError: what `Chain.links` says, or a snapshot in a condemned folder.
+            UnverifiableError: an entry of an unknown schema or kind.
+        """
+        history, problems = self.scan()
+        if problems:
+            raise problems[0]
+        return history
+
+    def scan(self) -> tuple[SnapshotHistory, list[LsbError]]:
+        """What can be read of the log, and everything that is wrong with it."""
+        links, problems = self._chain().scan()
+        snapshots: list[Snapshot] = []
+        condemned: set[int] = set()
+        erased: set[str] = set()
+        for link in links:
+            kind = link.document.get("kind")
+            if kind == CONDEMN:
+                condemned.update(link.document["folders"])
+                erased.update(f"{layout.snapshots_folder(self.run_id)}/{name}" for name in link.document["erased"])
+            elif kind != SNAPSHOT:
+                text = f"{link.key} is a {kind!r}, which this version does not know"
+                problems.append(UnverifiableError(text, key=link.key))
+            elif link.document["folder"] in condemned:
+                text = f"{link.key} cites folder {link.document['folder']}, which was condemned before"
+                problems.append(TamperedError(text, key=link.key))
+            else:
+                snapshots.append(_snapshot(link))
+        return SnapshotHistory(snapshots, frozenset(condemned), frozenset(erased), links), problems
+
+    def append(self, after: Link | None, document: Mapping[str, Any]) -> Snapshot | None:
+        """Publish behind `after` what `snapshot_document` made; None if another writer was first."""
+        link = self._chain().append(after, document)
+        return _snapshot(link) if link else None
+
+    def condemn(
+        self, after: Link | None, *, folders: Iterable[int] = (), erased: Iterable[str] = (), reason: str
+    ) -> Link | None:
+        """Condemn folders, or erase pages by their name under `snapshots/`, behind `after`; None if beaten to it."""
+        document = {"kind": CONDEMN, "folders": sorted(folders), "erased": sorted(erased), "reason": reason}
+        return self._chain().append(after, document)
+
+    def _chain(self) -> Chain:
+        identity = {"run": self.run_id, "run_sha256": self.run_sha256}
+        return Chain(self.store, layout.snapshot_log(self.run_id), SNAPSHOT_SCHEMA, identity)
+
+
+def _snapshot(link: Link) -> Snapshot:
     document = link.document
     return Snapshot(
         run_id=document["run"],
@@ -84,6 +155,7 @@ def snapshot_document(
 ) -> dict[str, Any]:
     """What an entry of the snapshot log holds, apart from what every log entry holds."""
     return {
+        "kind": SNAPSHOT,
         "folder": folder,
         "files": dict(files),
         "heads": dict(heads),

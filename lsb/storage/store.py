@@ -63,7 +63,7 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Entries:
-        """Every object whose key starts with the folder `prefix`, recursively, in key order."""
+        """Every object whose key starts with the folder `prefix`, recursively, in key order; `.tmp` only if named."""
         ...
 
 

@@ -16,6 +16,7 @@ from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, Usage
 
 COMMANDS = {
     "run", "ingest", "optimise", "plan", "translate", "evaluate", "publish", "status", "verify", "export", "report",
+    "gc",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lsb.errors import TamperedError
+from lsb.errors import TamperedError, UnverifiableError
 from lsb.records import sha256
 from lsb.storage.commit_log import LogEntry, ShardLog
 from lsb.storage.local import LocalStore
@@ -29,7 +29,12 @@ def commit(log: ShardLog, attempt: str, rows: dict[str, str], after: LogEntry | 
     name = f"{attempt}/rows-00000.parquet"
     log.store.write(f"runs/job-0123456789ab/shards/00000/{name}", data)
     entry = log.append(
-        after, attempt=attempt, files={name: sha256(data)}, rows=name, features=None, counts={"ok": len(rows)}
+        after.link if after else None,
+        attempt=attempt,
+        files={name: sha256(data)},
+        rows=name,
+        features=None,
+        counts={"ok": len(rows)},
     )
     assert entry is not None
     return entry
@@ -82,3 +87,33 @@ def test_an_entry_for_another_plan_does_not_belong(log: ShardLog) -> None:
     other = ShardLog(log.store, log.run_id, log.run_sha256, "q" * 64, log.shard)
     with pytest.raises(TamperedError, match="plan_sha256 differ"):
         other.entries()
+
+
+def test_a_condemned_attempt_keeps_what_it_committed_and_commits_no_more(log: ShardLog) -> None:
+    first = commit(log, "a1", {"r1": "ok"}, None)
+    condemnation = log.condemn(first.link, attempts=["c3", "a1"], reason="clean-up")
+    assert condemnation is not None
+    history = log.history()
+    assert (history.condemned, history.head) == ({"a1", "c3"}, condemnation.link)
+    assert (log.entries(), history.condemnations) == ([first], [condemnation])
+    assert history.named == first.digests()
+    link = condemnation.link
+    assert log.append(first.link, attempt="b2", files={"b2/x": "0"}, rows="b2/x", features=None, counts={}) is None
+    entry = log.append(link, attempt="a1", files={"a1/x": "0"}, rows="a1/x", features=None, counts={})
+    assert entry is not None
+    with pytest.raises(TamperedError, match=r"00000002\.json cites attempt a1, which was condemned before"):
+        log.entries()
+    history, problems = log.scan()
+    assert (history.commits, len(problems)) == ([first], 1)
+
+
+def test_an_entry_names_nothing_outside_its_attempt(log: ShardLog) -> None:
+    files = {"a1/rows": "0", "b2/image": "1"}
+    with pytest.raises(TamperedError, match="names b2/image, outside its attempt's folder"):
+        log.append(None, attempt="a1", files=files, rows="a1/rows", features=None, counts={})
+
+
+def test_an_entry_of_an_unknown_kind_is_unverifiable(log: ShardLog) -> None:
+    assert log._chain().append(None, {"kind": "praise"}) is not None
+    with pytest.raises(UnverifiableError, match=r"00000000\.json is a 'praise'"):
+        log.entries()

@@ -83,3 +83,15 @@ def test_of_many_processes_one_creates(store: LocalStore) -> None:
     assert sorted(turn for turn, _ in winners) == list(range(ROUNDS))
     for turn, name in winners:
         assert store.read(f"log/{turn:08d}.json") == f"{name}".encode() * 1000
+
+
+def test_folders_that_are_empty_after_a_deletion_go_and_come_back(store: LocalStore) -> None:
+    store.write("a/b/c", b"1")
+    store.write("a/d", b"1")
+    store.delete("a/b/c")
+    assert not (store.root / "a/b").exists()
+    store.delete("a/d")
+    assert store.root.exists()
+    assert not (store.root / "a").exists()
+    store.write("a/b/c", b"2")
+    assert store.read("a/b/c") == b"2"

@@ -136,3 +136,10 @@ def test_a_store_can_be_pickled(store: Store) -> None:
 def test_the_probe_passes_and_leaves_nothing(store: Store) -> None:
     store.check()
     assert store.list() == []
+
+
+def test_what_is_temporary_is_listed_only_by_its_name(store: Store) -> None:
+    store.write(".tmp/probe-1", b"x")
+    store.write("a", b"x")
+    assert [entry.key for entry in store.list()] == ["a"]
+    assert [entry.key for entry in store.list(".tmp")] == [".tmp/probe-1"]
