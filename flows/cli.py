@@ -168,16 +168,23 @@ def verify(
     sample: Annotated[
         int | None, typer.Option(min=0, help="Check only this many outputs, 0 for none, and all tables.")
     ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="PUBLIC", help="Ed25519 public key (PEM) that must have signed the snapshot.")
+    ] = None,
+    snapshot: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="Digest that the newest snapshot must have, as printed before.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check every digest of a run. Exit code: 0 intact, 10 tampered, 12 unverifiable, 11 incomplete.
 
     Example: lsb verify out/store/runs/emoji-flat-to-3d-0123456789ab
     """
+    from lsb.audit import anchor_of
     from lsb.audit import verify as audit
 
     store, run_id = _open(run)
-    verdict = audit(store, run_id, sample)
+    verdict = audit(store, run_id, sample, anchor_of(key, snapshot))
     render.show(render.verdict(verdict, as_json=json), as_json=json)
     for finding in verdict.findings:
         named = finding.message if finding.key in finding.message else f"{finding.key}: {finding.message}"

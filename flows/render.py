@@ -92,6 +92,8 @@ def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
     return {
         "run": found.run_id,
         "verdict": words[found.exit_code],
+        "assurance": found.assurance,
+        "snapshot": found.snapshot,
         "checked": found.checked,
         "sample": found.sample,
         "findings": [asdict(finding) for finding in found.findings] if as_json else len(found.findings),

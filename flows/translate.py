@@ -12,6 +12,7 @@ from flows.artifacts import ArtifactProgress, show_failed_shards, show_report
 from flows.display import ManyProgress
 from flows.interruption import interruptible
 from flows.shards import raise_what_failed, translate_until_done
+from lsb.attestation import environment_signer
 from lsb.config import JobConfig
 from lsb.job import budget_exceeded, object_uri
 from lsb.publish import Snapshot
@@ -32,6 +33,7 @@ class JobResult:
 
     run: str
     snapshot: int
+    snapshot_sha256: str  # kept elsewhere, it pins everything that was published: `lsb verify --snapshot`
     counts: dict[str, int]
     manifest: str
     metrics: str
@@ -54,6 +56,7 @@ def translate_dataset(config: JobConfig, resume: str | None = None) -> JobResult
         BudgetExceededError: more records failed or were quarantined than allowed; everything is published.
         UnfinishedError: records without a row are left.
     """
+    environment_signer()  # a key that cannot sign is better known now than after the last image
     with observing(config), interruptible():
         dataset = ingest_source(config)
         source = optimise_prompt(config, "source")
@@ -86,6 +89,7 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
     result = JobResult(
         run=object_uri(store, run_folder(run.id)),
         snapshot=snapshot.number,
+        snapshot_sha256=snapshot.sha256,
         counts=dict(snapshot.counts),
         manifest=object_uri(store, snapshot.manifest_key),
         metrics=object_uri(store, snapshot.metrics_key),

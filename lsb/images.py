@@ -16,14 +16,15 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
-from torch import Tensor
 
 from lsb.errors import ImageError
+
+if TYPE_CHECKING:  # loading it takes seconds, and who checks digests needs none of it
+    from torch import Tensor
 
 MAX_PIXELS = 100_000_000
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -128,6 +129,8 @@ def from_square(square: Image.Image, box: Box) -> Image.Image:
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """RGB images of one size to (B, 3, H, W) float32 in [-1, 1]."""
+    import torch
+
     pixels = np.stack([np.asarray(image, dtype=np.uint8) for image in images])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(127.5).sub(1)
 
@@ -138,6 +141,8 @@ def to_images(tensor: Tensor) -> list[Image.Image]:
     Raises:
         ValueError: a value is NaN, which has no colour.
     """
+    import torch
+
     values = tensor.detach().to("cpu", torch.float32)
     if values.isnan().any():
         raise ValueError("cannot make pixels of NaN")

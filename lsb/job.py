@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lsb.attestation import Signer
 from lsb.config import BudgetConfig, JobConfig
 from lsb.domains import StoredPrompt, find_prompt
 from lsb.errors import BudgetExceededError, UsageError
@@ -70,7 +71,7 @@ def evaluation_settings(config: JobConfig) -> dict[str, Any]:
     return config.evaluate.model_dump(mode="json")
 
 
-def current_snapshot(store: Store, run: Run, config: JobConfig) -> Snapshot | None:
+def current_snapshot(store: Store, run: Run, config: JobConfig, signer: Signer | None = None) -> Snapshot | None:
     """The latest snapshot, if nothing has changed since: neither what is committed nor how it is measured."""
     snapshot = latest_snapshot(store, run)
     if snapshot is None:
@@ -81,8 +82,8 @@ def current_snapshot(store: Store, run: Run, config: JobConfig) -> Snapshot | No
     metrics = json.loads(store.read(snapshot.metrics_key))
     if metrics.get("settings") != evaluation_settings(config):
         return None
-    # Writes nothing but the job's entry, should the process have died between the two.
-    return publish(store, run, metrics, store.read(snapshot.report_key))
+    # Writes nothing but the job's entry, should the process have died between the two; or signs what is not signed.
+    return publish(store, run, metrics, store.read(snapshot.report_key), signer=signer)
 
 
 def stored_prompts(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
+from lsb.attestation import Signer, attest, open_envelope
 from lsb.errors import AlreadyExistsError, IncompleteError
 from lsb.manifest import Collected, Gates, collect, collect_features
-from lsb.records import canonical_json, sha256
+from lsb.records import sha256
 from lsb.sharding import Run
 from lsb.storage import layout
 from lsb.storage.schemas import MANIFEST, write_table
@@ -27,10 +27,6 @@ from lsb.storage.snapshots import (
     snapshot_document,
 )
 from lsb.storage.store import Store
-
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-PREDICATE_TYPE = "urn:lsb:snapshot-attestation:v1"
 
 
 def manifest_table(store: Store, run: Run, *, partial: bool = False, gates: Gates = Gates()) -> pa.Table:
@@ -55,16 +51,18 @@ def publish(
     *,
     partial: bool = False,
     gates: Gates = Gates(),
+    signer: Signer | None = None,
 ) -> Snapshot:
     """Freeze what is committed as the run's next snapshot, and let the job's name stand for this run.
 
     With no commit, metric or gate changed since the last snapshot, that one is returned and nothing is written but
-    the job's entry where it is missing.
+    the job's entry where it is missing; unless `signer` has not signed it.
 
     Args:
         metrics: JSON values only; no NaN, no infinity.
         report: the HTML page.
         partial: publish although planned records lack rows.
+        signer: signs the attestation.
 
     Raises:
         IncompleteError: they do, and `partial` is off.
@@ -80,17 +78,20 @@ def publish(
     while True:
         history = log.history()
         last = history.snapshots[-1] if history.snapshots else None
-        if last and _same(last, heads, sha256(text.encode()), gates):
+        if last and _same(last, heads, sha256(text.encode()), gates) and _signed(store, last, signer):
             break
         manifest = write_table(collected.rows, MANIFEST)
         folder = _claim_folder(store, run, history, manifest)
         files = {MANIFEST_NAME: manifest, METRICS_NAME: text.encode(), REPORT_NAME: report}
-        files[ATTESTATION_NAME] = attestation(run, layout.snapshot_folder(run.id, folder), files, heads, collected)
-        for name in (METRICS_NAME, ATTESTATION_NAME, REPORT_NAME):
-            store.create(f"{layout.snapshot_folder(run.id, folder)}/{name}", files[name])
         digests = {name: sha256(data) for name, data in files.items()}
         document = snapshot_document(folder, digests, heads, collected.counts(), collected.planned, gates.thresholds())
-        if last := log.append(history.head, document):
+        head = history.head
+        place = {"generation": head.number + 1 if head else 0, "parent": head.sha256 if head else None}
+        files[ATTESTATION_NAME] = attest(run, {**document, **place}, signer)
+        document["files"][ATTESTATION_NAME] = sha256(files[ATTESTATION_NAME])
+        for name in (METRICS_NAME, ATTESTATION_NAME, REPORT_NAME):
+            store.create(f"{layout.snapshot_folder(run.id, folder)}/{name}", files[name])
+        if last := log.append(head, document):
             break
     point_job(store, run.job, last)
     return last
@@ -100,40 +101,6 @@ def latest_snapshot(store: Store, run: Run) -> Snapshot | None:
     """The run's newest snapshot, None before the first."""
     snapshots = SnapshotLog(store, run.id, run.sha256).history().snapshots
     return snapshots[-1] if snapshots else None
-
-
-def attestation(
-    run: Run, folder: str, files: Mapping[str, bytes], heads: Mapping[str, Mapping[str, Any]], collected: Collected
-) -> bytes:
-    """An in-toto statement over manifest, metrics, run, plan and shard heads in a DSSE envelope without signature."""
-    covered = subjects(run, folder, {name: sha256(data) for name, data in files.items()}, heads)
-    statement = {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(covered.items())],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "assurance": "integrity only",
-            "run": run.id,
-            "dataset": {"name": run.dataset["name"], "version": run.dataset["version"]},
-            "transform": run.transform_id,
-            "planned": collected.planned,
-            "counts": collected.counts(),
-        },
-    }
-    payload = base64.b64encode(canonical_json(statement)).decode()
-    return canonical_json({"payloadType": PAYLOAD_TYPE, "payload": payload, "signatures": []})
-
-
-def subjects(
-    run: Run, folder: str, digests: Mapping[str, str], heads: Mapping[str, Mapping[str, Any]]
-) -> dict[str, str]:
-    """What an attestation covers, directly: key under the root to SHA-256."""
-    return {
-        **{f"{folder}/{name}": digests[name] for name in (MANIFEST_NAME, METRICS_NAME)},
-        layout.run_file(run.id): run.sha256,
-        run.plan["key"]: run.plan["sha256"],
-        **{head["key"]: head["sha256"] for head in heads.values()},
-    }
 
 
 def _collected(store: Store, run: Run, partial: bool, gates: Gates) -> Collected:
@@ -150,6 +117,13 @@ def _collected(store: Store, run: Run, partial: bool, gates: Gates) -> Collected
 
 def _same(last: Snapshot, heads: Mapping[str, Any], metrics: str, gates: Gates) -> bool:
     return last.heads == heads and last.files[METRICS_NAME] == metrics and last.gates == gates.thresholds()
+
+
+def _signed(store: Store, last: Snapshot, signer: Signer | None) -> bool:
+    if signer is None:
+        return True
+    key = last.attestation_key
+    return signer.public.verifies(open_envelope(store.read(key), key))
 
 
 def _claim_folder(store: Store, run: Run, history: SnapshotHistory, manifest: bytes) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import task
 
+from lsb.attestation import environment_signer
 from lsb.config import JobConfig
 from lsb.ingest import open_sources
 from lsb.job import current_snapshot
@@ -24,11 +25,11 @@ def publish_run(config: JobConfig, run_id: str, metrics: dict[str, Any]) -> Snap
     run = open_run(store, run_id)
     truth = open_sources(config.evaluate.truth) if config.evaluate.truth else None
     page = render_report(gather_report(store, run, metrics, open_sources(config.source.path), truth))
-    return publish(store, run, metrics, page.encode())
+    return publish(store, run, metrics, page.encode(), signer=environment_signer())
 
 
 @task(name="find-snapshot", **TASK_OPTIONS)
 def find_snapshot(config: JobConfig, run_id: str) -> Snapshot | None:
     """The snapshot that already says all there is to say about a run, or None."""
     store = open_store(config.store)
-    return current_snapshot(store, open_run(store, run_id), config)
+    return current_snapshot(store, open_run(store, run_id), config, environment_signer())

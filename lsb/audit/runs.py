@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from lsb.audit.anchor import Anchor, inspect_anchor
 from lsb.audit.shards import inspect_outputs, inspect_shards
-from lsb.audit.snapshots import inspect_job, inspect_snapshots
+from lsb.audit.snapshots import Snapshots, inspect_job, inspect_snapshots
 from lsb.audit.verdict import INCOMPLETE, TAMPERED, Inspection, Verdict
 from lsb.errors import UsageError
 from lsb.ingest import version_of
@@ -23,26 +24,37 @@ from lsb.storage.snapshots import Snapshot
 from lsb.storage.store import Store
 
 
-def verify(store: Store, run_id: str, sample: int | None = None) -> Verdict:
+def verify(store: Store, run_id: str, sample: int | None = None, anchor: Anchor = Anchor()) -> Verdict:
     """Check a run and everything it rests on.
 
     Args:
         sample: read only this many output images, always the same ones, 0 none at all; None reads all.
+        anchor: what must stand behind the newest snapshot.
 
     Raises:
         UsageError: the store has no such run.
     """
     seen = Inspection(store, run_id, {entry.key for entry in store.list(layout.run_folder(run_id))})
     run = _inspect_run(seen)
+    snapshots = Snapshots()
     if run is not None:
         plan = _inspect_plan(seen, run)
         _inspect_transform(seen, run)
         shards = inspect_shards(seen, run, plan)
         inspect_outputs(seen, shards, sample)
         snapshots = inspect_snapshots(seen, run, plan, shards)
-        inspect_job(seen, run, snapshots)
-        _inspect_completeness(seen, run, snapshots)
-    return Verdict(run_id, tuple(seen.findings.values()), tuple(seen.orphans()), dict(seen.checked), sample)
+        inspect_job(seen, run, snapshots.views)
+        _inspect_completeness(seen, run, snapshots.views)
+    assurance = inspect_anchor(seen, anchor, snapshots.views, snapshots.envelope)
+    return Verdict(
+        run_id=run_id,
+        findings=tuple(seen.findings.values()),
+        orphans=tuple(seen.orphans()),
+        checked=dict(seen.checked),
+        sample=sample,
+        snapshot=snapshots.views[-1].sha256 if snapshots.views else None,
+        assurance=assurance,
+    )
 
 
 def _inspect_run(seen: Inspection) -> Run | None:

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.audit.rows import row_problems
+from lsb.audit.sample import sampled
 from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.errors import ImageError
 from lsb.images import decode, pixels_sha256
-from lsb.records import sha256
 from lsb.sharding import Run, open_log
 from lsb.storage import layout
 from lsb.storage.commit_log import Commit, LogEntry, ShardLog, fold
@@ -41,9 +41,7 @@ def inspect_outputs(seen: Inspection, shards: Shards, sample: int | None) -> Non
     # A sample still finds every output that is gone: that takes no more than the listing.
     for key in sorted(shards.outputs.keys() - seen.present):
         seen.find(TAMPERED, key, f"{key} is missing")
-    there = shards.outputs.keys() & seen.present
-    chosen = sorted(there, key=lambda key: sha256(key.encode()))[:sample] if sample != 0 else []
-    for key in sorted(chosen):
+    for key in sampled(shards.outputs.keys() & seen.present, sample):
         digest, pixels = shards.outputs[key]
         data = seen.named_file(key, digest, "outputs")
         if data is None:
@@ -112,6 +110,7 @@ def _inspect_commit(
     features = f"{entry.folder}/{entry.features}" if entry.features else None
     if features:
         seen.named_file(features, digests[features], "feature files")
-    for key in digests.keys() - shards.outputs.keys() - {entry.rows_key, features}:
-        seen.named_file(key, digests[key], "other files")
+    for key, digest in digests.items():
+        if key not in shards.outputs and key not in (entry.rows_key, features):
+            seen.named_file(key, digest, "other files")
     return rows

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from lsb.attestation import PAYLOAD_TYPE, Envelope, open_envelope, statement
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.manifest import Gates, combine
-from lsb.publish import subjects
 from lsb.sharding import Run
 from lsb.storage import layout
 from lsb.storage.commit_log import Commit
@@ -19,27 +18,32 @@ from lsb.storage.schemas import MANIFEST, read_table
 from lsb.storage.snapshots import Snapshot, SnapshotLog, job_chain
 
 
-def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards) -> list[Snapshot]:
-    """Check every snapshot of the run; those that can be read, in order."""
+@dataclass
+class Snapshots:
+    """The published views that can be read, in order, and the newest one's attestation."""
+
+    views: list[Snapshot] = field(default_factory=list)
+    envelope: Envelope | None = None
+
+
+def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards) -> Snapshots:
+    """Check every snapshot of the run."""
     history, problems = SnapshotLog(seen.store, run.id, run.sha256).scan()
     for problem in problems:
         seen.blame(problem, layout.snapshot_log(run.id))
     if problems:
         seen.blind.append(layout.snapshots_folder(run.id) + "/")
     seen.named |= {link.key for link in history.links}
+    found = Snapshots(history.snapshots)
     for snapshot in history.snapshots:
         seen.checked["snapshots"] += 1
         files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in snapshot.digests().items()}
-        manifest, statement = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
         commits = _commits(seen, snapshot, shards)
+        manifest, attestation = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
         if manifest is not None and plan is not None and commits is not None:
             _inspect_manifest(seen, run, plan, commits, snapshot, manifest)
-        if statement is not None and _attested(statement) != subjects(
-            run, snapshot.folder, snapshot.files, snapshot.heads
-        ):
-            key = snapshot.attestation_key
-            seen.find(TAMPERED, key, f"{key} covers other digests than its snapshot names")
-    return history.snapshots
+        found.envelope = _inspect_attestation(seen, run, snapshot, attestation) if attestation else None
+    return found
 
 
 def inspect_job(seen: Inspection, run: Run, snapshots: Sequence[Snapshot]) -> None:
@@ -82,9 +86,13 @@ def _inspect_manifest(
             seen.find(TAMPERED, key, f"{key} has other counts than its snapshot says")
 
 
-def _attested(envelope: bytes) -> dict[str, str] | None:
-    try:
-        statement = json.loads(base64.b64decode(json.loads(envelope)["payload"], validate=True))
-        return {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
-    except (ValueError, KeyError, TypeError):
-        return None
+def _inspect_attestation(seen: Inspection, run: Run, snapshot: Snapshot, attestation: bytes) -> Envelope | None:
+    """The envelope, whose statement must be the one that the snapshot's entry gives."""
+    key = snapshot.attestation_key
+    with seen.guard(key):
+        envelope = open_envelope(attestation, key)
+        expected = statement(run, snapshot.stated, envelope.key_id)
+        if (envelope.payload_type, envelope.payload) != (PAYLOAD_TYPE, expected):
+            seen.find(TAMPERED, key, f"{key} states something else than its snapshot's entry")
+        return envelope
+    return None

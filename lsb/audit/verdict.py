@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from lsb.attestation import INTEGRITY_ONLY
 from lsb.errors import IncompleteError, LsbError, NotFoundError, TamperedError, UnverifiableError
 from lsb.storage.commit_log import read_checked
 from lsb.storage.store import Store
@@ -30,13 +31,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check of a run found. `checked` counts objects by class; `sample` is None if all images were read."""
+    """What a check of a run found.
+
+    `checked` counts objects by class; `sample` is None if all images were read; `snapshot` is the digest of the newest
+    snapshot's entry, to be kept elsewhere; `assurance` says what stands behind that snapshot.
+    """
 
     run_id: str
     findings: tuple[Finding, ...]
     orphans: tuple[str, ...]
     checked: dict[str, int]
     sample: int | None = None
+    snapshot: str | None = None
+    assurance: str = INTEGRITY_ONLY
 
     @property
     def exit_code(self) -> int:

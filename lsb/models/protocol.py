@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
-
 from lsb.bridge.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lsb.prompts import Prompt
 
 

@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
@@ -70,16 +71,17 @@ class LocalStore:
         entries = []
         with self._one_line("list", prefix):
             for place, folders, names in os.walk(top, onerror=_fail):
-                if Path(place) == self.root and TEMPORARY in folders:
+                if place == self.uri and TEMPORARY in folders:
                     folders.remove(TEMPORARY)
+                # Strings, not paths: there may be a million files.
+                within = os.path.relpath(place, self.uri).replace(os.sep, "/")
+                start = "" if within == "." else within + "/"
                 for name in names:
-                    path = Path(place, name)
                     with suppress(FileNotFoundError):  # deleted meanwhile, or a link to nowhere
-                        stat = path.stat()
-                        key = path.relative_to(self.root).as_posix()
+                        stat = os.stat(os.path.join(place, name))
                         etag = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
-                        entries.append(Entry(key, stat.st_size, etag, stat.st_mtime))
-        return sorted(entries)
+                        entries.append(Entry(start + name, stat.st_size, etag, stat.st_mtime))
+        return sorted(entries, key=attrgetter("key"))
 
     def _path(self, key: str) -> Path:
         return self.root / key

@@ -18,6 +18,7 @@ MANIFEST_NAME = "manifest.parquet"
 METRICS_NAME = "metrics.json"
 ATTESTATION_NAME = "attestation.json"
 REPORT_NAME = "report/index.html"
+_OF_THE_LOG = ("schema", "run", "run_sha256", "nonce", "time")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Snapshot:
     planned: int
     gates: dict[str, float]
     sha256: str  # of the entry in snapshots/log
+    stated: dict[str, Any]  # what the entry says apart from what the log itself adds: the snapshot attests to this
 
     @property
     def manifest_key(self) -> str:
@@ -142,6 +144,7 @@ def _snapshot(link: Link) -> Snapshot:
         planned=document["planned"],
         gates=document["gates"],
         sha256=link.sha256,
+        stated={name: value for name, value in document.items() if name not in _OF_THE_LOG},
     )
 
 

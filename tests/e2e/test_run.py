@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.jobs import PICTURES, Job, lsb
+from tests.keys import key_pair
 
 
 def run_of(job: Job) -> Path:
@@ -82,6 +83,26 @@ def test_verify_names_the_file_in_which_one_byte_was_changed(
     answer = lsb(capsys, "verify", run)
     assert answer.code == 10
     assert str(victim.relative_to(tmp_path / "store")) in answer.err
+
+
+def test_a_signed_snapshot_is_verified_with_key_and_digest(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = finished.changed("signed", store=str(tmp_path / "store"))
+    shutil.copytree(finished.store, job.store)
+    private, public = key_pair(tmp_path)
+    monkeypatch.setenv("LSB_SIGNING_KEY", str(public))
+    refused = lsb(capsys, "run", job.config)
+    assert refused.code == 2
+    assert "LSB_SIGNING_KEY" in refused.complaint
+    monkeypatch.setenv("LSB_SIGNING_KEY", str(private))
+    answer = lsb(capsys, "run", job.config, "--json")
+    assert (answer.code, answer.json["snapshot"], answer.json["translated"]) == (0, 1, 0), answer.err
+    run = run_of(job)
+    anchored = lsb(capsys, "verify", run, "--key", public, "--snapshot", answer.json["snapshot_sha256"], "--json")
+    assert (anchored.code, anchored.json["assurance"][:16]) == (0, "signed with key "), anchored.err
+    assert anchored.json["snapshot"] == answer.json["snapshot_sha256"]
+    assert lsb(capsys, "verify", run, "--key", private).code == 2
 
 
 def test_export_uses_the_names_of_the_sources(

@@ -25,3 +25,5 @@ def test_a_version_depends_on_ids_and_digests_but_not_on_order() -> None:
     assert dataset_version(records) == dataset_version(reversed(records))
     assert dataset_version(records) != dataset_version([("a", "2"), ("b", "1")])
     assert dataset_version(records) != dataset_version([("a", "1")])
+    odd = [("a", 'quoted "\\" \x00\x1f\x7f\u2028 ä'), ("b", None)]
+    assert dataset_version(odd) == digest_of([["a", odd[0][1]], ["b", ""]])

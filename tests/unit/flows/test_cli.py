@@ -56,6 +56,11 @@ def test_help_answers_without_loading_torch_or_prefect() -> None:
     assert time.process_time() - started < 1.5
 
 
+def test_checking_a_run_does_not_load_torch() -> None:
+    code = "import sys, lsb.audit, lsb.status; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
