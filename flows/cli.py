@@ -39,6 +39,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Prefect's log lines, and tracebacks of errors.")]
 Resume = Annotated[str | None, typer.Option(metavar="RUN", help="This run and no other: refuse if settings differ.")]
 
+Records = Annotated[
+    list[str], typer.Option(metavar="ID|PATTERN", help="Only this record id, or source keys such as 'cats/*'.")
+]
+Codes = Annotated[list[str], typer.Option(metavar="CODE", help="Only records with this error code.")]
+
 
 @app.command()
 def run(
@@ -46,22 +51,39 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; write nothing.")] = False,
     json: Json = False,
     resume: Resume = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Carry nothing from the runs before: translate all.")] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Learn the prompts from today's images.")] = False,
+    records_from: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Only records of this run, chosen by the options below.")
+    ] = None,
+    flag: Annotated[list[str], typer.Option(metavar="FLAG", help="Those with this flag, such as flat_output.")] = [],  # noqa: B006
+    records: Records = [],  # noqa: B006
+    code: Codes = [],  # noqa: B006
     verbose: Verbose = False,
 ) -> None:
-    """Do the whole job: ingest, optimise, plan, translate, evaluate, publish. Goes on where it stopped.
+    """Do the whole job: ingest, optimise, plan, translate, evaluate, publish. Goes on where it stopped; after new data
+    it carries what is unchanged over from the run before.
 
     Example: lsb run examples/emoji/job.yaml
     """
+    from lsb.lineage import RunOptions
+    from lsb.selection import Selection
+
     job = load_config(config)
+    if (flag or records or code) and records_from is None:
+        raise UsageError("--flag, --records and --code choose among the records of a run; name it with --records-from")
+    chosen = Selection(flags=tuple(flag), records=tuple(records), codes=tuple(code))
+    other = _run_of(job, records_from)
+    options = RunOptions(fresh=fresh, refit=refit, records_from=other, selection=chosen)
     if dry_run:
         from lsb.dry_run import dry_run as resolve
 
-        render.show(render.dry_run(resolve(job)), as_json=json)
+        render.show(render.dry_run(resolve(job, options)), as_json=json)
         return
     with _prefect(verbose):
         from flows.translate import translate_dataset
 
-        result = translate_dataset(job, _run_of(job, resume))
+        result = translate_dataset(job, _run_of(job, resume), options)
     render.show(render.result(result), as_json=json)
 
 
@@ -163,6 +185,64 @@ def status(run: RunUri, json: Json = False) -> None:
 
 
 @app.command()
+def rerun(
+    run: RunUri,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Records without a row and retryable failures: the default.")
+    ] = False,
+    shards: Annotated[list[str], typer.Option(metavar="SHARD", help="Only of this shard, such as 00003.")] = [],  # noqa: B006
+    records: Records = [],  # noqa: B006
+    status: Annotated[list[str], typer.Option(metavar="STATUS", help="Only `failed`, or only `pending`.")] = [],  # noqa: B006
+    code: Codes = [],  # noqa: B006
+    include_terminal: Annotated[
+        bool, typer.Option("--include-terminal", help="Failures that are not retryable, too.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print exactly what would run; write nothing.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The job's file, where its paths or settings are others now.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Instead of execution.workers.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Instead of execution.batch.")] = None,
+    device: Annotated[str | None, typer.Option(help="Instead of execution.device.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Try records again that failed or were not done, and publish a new snapshot. Options of one kind add up, others
+    narrow the choice; rows that are ok or quarantined are final.
+
+    Example: lsb rerun out/store/runs/emoji-flat-to-3d-0123456789ab --dry-run
+    """
+    from lsb.job import config_of, executed_with
+    from lsb.rerun import choose
+    from lsb.selection import Selection
+    from lsb.sharding import open_run
+
+    if failed and (shards or records or status or code):
+        raise UsageError("--failed is every failure; leave it out to choose by shard, record, status or code")
+    store, run_id = _open(run)
+    frozen = open_run(store, run_id)
+    chosen = Selection(
+        shards=tuple(shards),
+        records=tuple(records),
+        statuses=tuple(status),
+        codes=tuple(code),
+        include_terminal=include_terminal,
+    )
+    if dry_run:
+        found = choose(store, frozen, chosen)
+        figures = render.chosen(found)
+        render.show(figures if json else render.counted(figures), as_json=json, lines=render.chosen_lines(found))
+        return
+    job = load_config(config).model_copy(update={"store": store.uri}) if config else config_of(frozen, store)
+    job = executed_with(job, workers=workers, batch=batch, device=device)
+    with _prefect(verbose):
+        from flows.rerun import rerun_records
+
+        result = rerun_records(job, run_id, chosen)
+    render.show(render.result(result), as_json=json)
+
+
+@app.command()
 def verify(
     run: RunUri,
     sample: Annotated[
@@ -190,6 +270,23 @@ def verify(
         named = finding.message if finding.key in finding.message else f"{finding.key}: {finding.message}"
         render.complain(f"{finding.kind}: {named}")
     raise typer.Exit(verdict.exit_code)
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="<root>/runs/<run> or <root>/datasets/<name>/<version>.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind.")],
+    json: Json = False,
+) -> None:
+    """Which records were added, vanished or changed between two runs or two versions of a data set.
+
+    Example: lsb diff out/store/runs/emoji-flat-to-3d-0123456789ab out/store/runs/emoji-flat-to-3d-456789abcdef
+    """
+    from lsb.difference import compare
+
+    found = compare(before, after)
+    figures = render.difference(found)
+    render.show(figures if json else render.counted(figures), as_json=json, lines=render.difference_lines(found))
 
 
 @app.command()

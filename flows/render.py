@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from flows.translate import JobResult
     from lsb.audit import Verdict
     from lsb.cleanup import CleanUp
+    from lsb.difference import Difference
     from lsb.domains import StoredPrompt
     from lsb.dry_run import DryRun
     from lsb.export import Exported
     from lsb.ingest import Dataset
+    from lsb.rerun import Chosen
     from lsb.sharding import Run
     from lsb.status import RunStatus
 
 
-def show(figures: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print names and values, one a line; nested ones on one line."""
+def show(figures: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = ()) -> None:
+    """Print names and values, one a line, nested ones on one line; as text `lines` follow."""
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=2, default=str) + "\n")
         return
@@ -30,6 +32,7 @@ def show(figures: Mapping[str, Any], *, as_json: bool) -> None:
     width = max(map(len, names.values()), default=0)
     for name, label in names.items():
         sys.stdout.write(f"{label:<{width}}  {_text(figures[name])}\n")
+    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def complain(message: str) -> None:
@@ -43,6 +46,38 @@ def dry_run(resolved: DryRun) -> dict[str, Any]:
 
 def result(done: JobResult) -> dict[str, Any]:
     return asdict(done)
+
+
+def chosen(found: Chosen) -> dict[str, Any]:
+    return {
+        "run": found.run,
+        "records": found.records,
+        "terminal": found.terminal,
+        "final": found.final,
+        "shards": {shard: list(records) for shard, records in found.shards.items()},
+    }
+
+
+def chosen_lines(found: Chosen) -> Iterator[str]:
+    """One line for each record that would run."""
+    for shard, records in found.shards.items():
+        yield from (f"{record}  {shard}  {found.why[record]}  {found.sources[record]}" for record in records)
+
+
+def difference(found: Difference) -> dict[str, Any]:
+    return asdict(found)
+
+
+def difference_lines(found: Difference) -> Iterator[str]:
+    """One line for each record that is not the same."""
+    yield from (f"+ {key}" for key in found.added)
+    yield from (f"- {key}" for key in found.vanished)
+    yield from (f"~ {key}  ({', '.join(parts)})" for key, parts in found.changed.items())
+
+
+def counted(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers in place of lists, for people who are shown the lists below."""
+    return {name: len(value) if isinstance(value, (list, tuple, dict)) else value for name, value in figures.items()}
 
 
 def dataset(found: Dataset) -> dict[str, Any]:
@@ -68,6 +103,8 @@ def plan(planned: Run, uri: str) -> dict[str, Any]:
         "run": uri,
         "records": planned.plan["records"],
         "shards": planned.plan["shards"],
+        "carried": planned.plan.get("carried", 0),
+        "parent": planned.parent and planned.parent["run"],
         "data_set": planned.dataset["version"],
         "transform_id": planned.transform_id,
     }
@@ -79,6 +116,7 @@ def status(counted: RunStatus) -> dict[str, Any]:
         "planned": counted.planned,
         "records": counted.records,
         "shards": counted.shards,
+        "carried": counted.carried,
         "first_commit": counted.first_commit,
         "last_commit": counted.last_commit,
         "records_per_second": counted.rate,

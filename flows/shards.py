@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,6 @@ from flows.interruption import Interruption, children_start_deaf, interruptible
 from lsb.config import JobConfig
 from lsb.errors import LsbError, UnfinishedError
 from lsb.shard_job import ShardOutcome
-from lsb.sharding import open_run, pending
-from lsb.storage.store import open_store
 from tasks.observation import Observer, observed_by, observer
 from tasks.translate_shard import translate_shard
 from tasks.worker import release_models, start_pool_process
@@ -29,6 +27,10 @@ FAILURES_IN_A_ROW = 3
 # Shards that wait in the pool for each process; enough to keep it busy, few enough to keep memory flat.
 WINDOW_PER_WORKER = 2
 STAGE = "translate"
+
+Todo = Mapping[str, Mapping[str, int]]  # by shard the records to do, each with the number of tries it has had
+# A function, not its result: Prefect walks through every parameter and keeps it, and these may be a million records.
+Left = Callable[[], Todo]
 
 
 class ShardsFailedError(UnfinishedError):
@@ -46,13 +48,12 @@ class ShardsOutcome:
 
 
 @flow(name="translate-shards", flow_run_name="shards-{run_id}", persist_result=False)
-def translate_shards(config: JobConfig, run_id: str) -> ShardsOutcome:
-    """Translate what is pending according to the store, now.
+def translate_shards(config: JobConfig, run_id: str, left: Left) -> ShardsOutcome:
+    """Translate what is left according to the store, now.
 
     Run it with a `ProcessPoolTaskRunner` for more than one worker, see `pool_for`.
     """
-    store = open_store(config.store)
-    todo = pending(store, open_run(store, run_id))
+    todo = left()
     progress = observer().progress
     progress.start(STAGE, sum(map(len, todo.values())))
     with interruptible() as interruption, interruption.patience():
@@ -63,19 +64,19 @@ def translate_shards(config: JobConfig, run_id: str) -> ShardsOutcome:
     return outcome
 
 
-def translate_until_done(config: JobConfig, run_id: str) -> ShardsOutcome:
+def translate_until_done(config: JobConfig, run_id: str, left: Left) -> ShardsOutcome:
     """`translate_shards`, and once more with a fresh pool if a process of the first one died."""
-    outcome = _attempt(config, run_id)
+    outcome = _attempt(config, run_id, left)
     if outcome.pool_broke and outcome.signal is None:
-        outcome = _attempt(config, run_id)
+        outcome = _attempt(config, run_id, left)
     return outcome
 
 
-def raise_what_failed(outcome: ShardsOutcome, run_uri: str, todo: Mapping[str, list[str]], shards: int) -> None:
+def raise_what_failed(outcome: ShardsOutcome, run_uri: str, todo: Todo, shards: int) -> None:
     """End a run whose records are not all there.
 
     Args:
-        todo: what is pending according to the store, after the shards were tried.
+        todo: what is left according to the store, after the shards were tried.
 
     Raises:
         KeyboardInterrupt, UnfinishedError: it was interrupted.
@@ -117,11 +118,11 @@ def pool_for(config: JobConfig, run_id: str) -> Any:
     )
 
 
-def _attempt(config: JobConfig, run_id: str) -> ShardsOutcome:
+def _attempt(config: JobConfig, run_id: str, left: Left) -> ShardsOutcome:
     if config.execution.workers == 1:
-        return translate_shards(config, run_id)
+        return translate_shards(config, run_id, left)
     release_models()
-    return translate_shards.with_options(task_runner=pool_for(config, run_id))(config, run_id)
+    return translate_shards.with_options(task_runner=pool_for(config, run_id))(config, run_id, left)
 
 
 def _collect(results: Iterator[tuple[str, ShardOutcome | Exception]]) -> ShardsOutcome:
@@ -141,7 +142,7 @@ def _collect(results: Iterator[tuple[str, ShardOutcome | Exception]]) -> ShardsO
 
 
 def _in_process(
-    config: JobConfig, run_id: str, todo: Mapping[str, list[str]], interruption: Interruption
+    config: JobConfig, run_id: str, todo: Todo, interruption: Interruption
 ) -> Iterator[tuple[str, ShardOutcome | Exception]]:
     outer = observer()
     # Called, not submitted: the main thread does the work, so a second Ctrl-C ends it.
@@ -150,13 +151,13 @@ def _in_process(
             if interruption():
                 return
             try:
-                yield shard, translate_shard(config, run_id, shard)
+                yield shard, translate_shard(config, run_id, shard, todo[shard])
             except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
                 yield shard, error
 
 
 def _in_pool(
-    config: JobConfig, run_id: str, todo: Mapping[str, list[str]], interruption: Interruption
+    config: JobConfig, run_id: str, todo: Todo, interruption: Interruption
 ) -> Iterator[tuple[str, ShardOutcome | Exception]]:
     progress = observer().progress
     waiting = iter(sorted(todo))
@@ -171,7 +172,7 @@ def _in_pool(
             shard = next(waiting, None)
             if shard is None:
                 return
-            live[translate_shard.submit(config, run_id, shard)] = shard
+            live[translate_shard.submit(config, run_id, shard, todo[shard])] = shard
 
     fill()
     while live:

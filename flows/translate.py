@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from prefect import flow
@@ -15,8 +16,10 @@ from flows.shards import raise_what_failed, translate_until_done
 from lsb.attestation import environment_signer
 from lsb.config import JobConfig
 from lsb.job import budget_exceeded, object_uri
+from lsb.lineage import RunOptions
 from lsb.publish import Snapshot
-from lsb.sharding import Run, pending
+from lsb.rerun import Chosen, what_is_left
+from lsb.sharding import Run
 from lsb.storage.layout import run_folder
 from lsb.storage.store import open_store
 from tasks.evaluate import evaluate_run
@@ -39,15 +42,17 @@ class JobResult:
     metrics: str
     report: str
     translated: int  # images translated by this call
+    carried: int  # records whose rows come from the runs before
 
 
 @flow(name="translate-dataset", flow_run_name="{config.name}", persist_result=False)
-def translate_dataset(config: JobConfig, resume: str | None = None) -> JobResult:
+def translate_dataset(config: JobConfig, resume: str | None = None, options: RunOptions = RunOptions()) -> JobResult:
     """Translate a data set and publish manifest, metrics and report.
 
     Args:
         config: the job; as a deployment's parameter with absolute paths or URIs.
         resume: id of a run that must be the one; otherwise data and settings decide.
+        options: whether to carry what is unchanged, to learn prompts anew, or to take some records only.
 
     Returns:
         JobResult; the flow ends as `CompletedWithFailures` if some records failed within the budget.
@@ -59,27 +64,28 @@ def translate_dataset(config: JobConfig, resume: str | None = None) -> JobResult
     environment_signer()  # a key that cannot sign is better known now than after the last image
     with observing(config), interruptible():
         dataset = ingest_source(config)
-        source = optimise_prompt(config, "source")
-        target = optimise_prompt(config, "target")
-        run = plan_run(config, dataset, source, target, resume)
+        source = optimise_prompt(config, "source", options.refit)
+        target = optimise_prompt(config, "target", options.refit)
+        run = plan_run(config, dataset, source, target, resume, options)
         translated = translate_all(config, run)
         snapshot = find_snapshot(config, run.id) or publish_run(config, run.id, evaluate_run(config, run.id))
     return conclude(config, run, snapshot, translated)
 
 
-def translate_all(config: JobConfig, run: Run) -> int:
-    """Every pending shard of a run; how many images this call translated.
+def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> int:
+    """Every pending record of a run, or what of a choice is still to be tried; how many images this call translated.
 
     Raises:
         LsbError: see `raise_what_failed`.
     """
     store = open_store(config.store)
-    if not pending(store, run):
+    left = partial(what_is_left, store, run, chosen)
+    if not left():
         return 0
-    outcome = translate_until_done(config, run.id)
+    outcome = translate_until_done(config, run.id, left)
     if outcome.failures:
         show_failed_shards(run.id, {shard: str(error) for shard, error in outcome.failures.items()})
-    raise_what_failed(outcome, object_uri(store, run_folder(run.id)), pending(store, run), run.plan["shards"])
+    raise_what_failed(outcome, object_uri(store, run_folder(run.id)), left(), run.plan["shards"])
     return outcome.translated
 
 
@@ -95,6 +101,7 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
         metrics=object_uri(store, snapshot.metrics_key),
         report=object_uri(store, snapshot.report_key),
         translated=translated,
+        carried=run.plan.get("carried", 0),
     )
     show_report(run.id, result.report, result.counts)
     if error := budget_exceeded(config.budget, result.counts, result.report):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from lsb.bridge.solve import forwards
 from lsb.config import JobConfig
-from lsb.domains import SIDES, domain_of, find_prompt
+from lsb.domains import SIDES, domain_of
 from lsb.errors import NotFoundError
 from lsb.ingest import ingest, open_sources, read_records
 from lsb.job import run_spec
+from lsb.lineage import RunOptions, planned_as, restriction, settled_prompt
 from lsb.models.load import identify
 from lsb.progress import NoProgress, Progress
-from lsb.sharding import create_run, make_plan, pending
+from lsb.records import Action
+from lsb.sharding import make_plan, pending, read_plan
 from lsb.storage.scratch import ScratchStore
 from lsb.storage.store import open_store
 
@@ -25,6 +29,8 @@ class DryRun:
     quarantined: int
     duplicates: int
     dataset_version: str
+    carried: int  # records that a run before has dealt with
+    parent: str | None  # that run
     shards: int
     pending: int | None
     forwards_per_image: int
@@ -34,34 +40,37 @@ class DryRun:
     transform_id: str | None
 
 
-def dry_run(config: JobConfig, progress: Progress = NoProgress()) -> DryRun:
+def dry_run(config: JobConfig, options: RunOptions = RunOptions(), progress: Progress = NoProgress()) -> DryRun:
     """Resolve a job without writing anything: what would be written goes to memory."""
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
     dataset = ingest(
         open_sources(config.source.path), config.source.domain, store, read=config.source.read, progress=progress
     )
     identity = identify(config.model, **config.model_options)
-    found = {side: find_prompt(store, config, side, identity, progress=progress) for side in SIDES}
+    found = {
+        side: settled_prompt(store, config, side, identity, refit=options.refit, progress=progress) for side in SIDES
+    }
     missing = tuple(domain_of(config, side) for side in SIDES if found[side] is None)
-    plan = make_plan(read_records(store, dataset), config.execution.shard_size)
-    shards = len(set(plan["shard"].drop_null().to_pylist()))
-    run = transform = left = None
+    run = None
     if (source := found["source"]) is not None and (target := found["target"]) is not None:
-        spec = run_spec(config, dataset, source, target, identity)
-        frozen = create_run(store, spec)
-        run, transform, left = frozen.id, frozen.transform_id, sum(map(len, pending(store, frozen).values()))
+        only = restriction(store, options)
+        spec = run_spec(config, dataset, source, target, identity, fresh=options.fresh, only=only)
+        run = planned_as(store, spec)
+    plan = read_plan(store, run) if run else make_plan(read_records(store, dataset), config.execution.shard_size)
     return DryRun(
         records=dataset.records,
         quarantined=dataset.quarantined,
         duplicates=dataset.duplicates,
         dataset_version=dataset.version,
-        shards=shards,
-        pending=left,
+        carried=pc.sum(pc.equal(plan["action"], Action.CARRY.value)).as_py() or 0,
+        parent=run.parent["run"] if run and run.parent else None,
+        shards=pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
+        pending=sum(map(len, pending(store, run).values())) if run else None,
         forwards_per_image=forwards(config.bridge),
         model=identity.id,
         prompts_to_learn=missing,
-        run=run,
-        transform_id=transform,
+        run=run.id if run else None,
+        transform_id=run.transform_id if run else None,
     )
 
 

@@ -6,23 +6,33 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from lsb.attestation import Signer
 from lsb.config import BudgetConfig, JobConfig
-from lsb.domains import StoredPrompt, find_prompt
+from lsb.domains import StoredPrompt
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.ingest import Dataset, ingest, open_sources
+from lsb.lineage import settled_prompt
 from lsb.models.protocol import ModelIdentity
 from lsb.progress import NoProgress, Progress
-from lsb.publish import Snapshot, latest_snapshot, publish
-from lsb.sharding import Run, RunSpec, open_run, run_id
-from lsb.status import status
+from lsb.publish import Snapshot, current_heads, latest_snapshot, publish
+from lsb.sharding import Run, RunSpec, open_run, refuse_other, run_id
 from lsb.storage.layout import run_file
+from lsb.storage.snapshots import current_run
 from lsb.storage.store import Store
 from lsb.transform import transform_settings
 
 
 def run_spec(
-    config: JobConfig, dataset: Dataset, source: StoredPrompt, target: StoredPrompt, identity: ModelIdentity
+    config: JobConfig,
+    dataset: Dataset,
+    source: StoredPrompt,
+    target: StoredPrompt,
+    identity: ModelIdentity,
+    *,
+    fresh: bool = False,
+    only: Mapping[str, Any] | None = None,
 ) -> RunSpec:
     """What is frozen of a job: data set, transform and plan settings. Workers and gates are not."""
     transform = transform_settings(
@@ -38,7 +48,53 @@ def run_spec(
         source=config.source.path,
         truth=config.evaluate.truth,
         target=config.evaluate.target,
+        config=config.model_dump(mode="json"),
+        fresh=fresh,
+        only=only,
     )
+
+
+def config_of(run: Run, store: Store) -> JobConfig:
+    """The configuration that a run was planned with, for the store that it lies in now.
+
+    Raises:
+        UsageError: the run holds none, or one of another version of lsb.
+    """
+    if run.config is None:
+        raise UsageError(f"run {run.id} holds no configuration; give the job's file with --config")
+    try:
+        return JobConfig.model_validate({**run.config, "store": store.uri})
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UsageError(
+            f"run {run.id} was planned by another version of lsb: it does not know {field}; "
+            "give the job's file with --config"
+        ) from error
+
+
+def executed_with(config: JobConfig, **execution: Any) -> JobConfig:
+    """A configuration with other settings of execution; None leaves one as it is."""
+    given = {name: value for name, value in execution.items() if value is not None}
+    return config.model_copy(update={"execution": config.execution.model_copy(update=given)})
+
+
+def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
+    """Refuse to go on with a run whose images these settings or this model would not make.
+
+    Raises:
+        FrozenSettingsError: `fields` names each setting that differs.
+    """
+    prompts = run.transform["prompts"]
+    transform = transform_settings(
+        identity,
+        prompts["source"],
+        prompts["target"],
+        config.bridge,
+        config.seed,
+        config.execution.dtype,
+        config.output.format,
+    )
+    refuse_other(run, job=config.name, transform=transform)
 
 
 def object_uri(store: Store, key: str) -> str:
@@ -71,27 +127,45 @@ def evaluation_settings(config: JobConfig) -> dict[str, Any]:
     return config.evaluate.model_dump(mode="json")
 
 
-def current_snapshot(store: Store, run: Run, config: JobConfig, signer: Signer | None = None) -> Snapshot | None:
-    """The latest snapshot, if nothing has changed since: neither what is committed nor how it is measured."""
+def current_snapshot(
+    store: Store,
+    run: Run,
+    config: JobConfig,
+    *,
+    partial: bool = False,
+    named: bool = True,
+    signer: Signer | None = None,
+) -> Snapshot | None:
+    """The latest snapshot, if nothing has changed since: neither what is committed nor how it is measured.
+
+    Args:
+        partial: take one, too, in which planned records lack rows.
+        named: let the job's name stand for this run.
+        signer: signs what is not signed by it.
+    """
     snapshot = latest_snapshot(store, run)
-    if snapshot is None:
+    if snapshot is None or current_heads(store, run) != snapshot.heads:
         return None
-    records = status(store, run).records
-    if {name: n for name, n in records.items() if n} != {name: n for name, n in snapshot.counts.items() if n}:
-        return None
+    missing = snapshot.planned - sum(snapshot.counts.values())
     metrics = json.loads(store.read(snapshot.metrics_key))
-    if metrics.get("settings") != evaluation_settings(config):
+    if metrics.get("settings") != evaluation_settings(config) or (missing and not partial):
         return None
     # Writes nothing but the job's entry, should the process have died between the two; or signs what is not signed.
-    return publish(store, run, metrics, store.read(snapshot.report_key), signer=signer)
+    report = store.read(snapshot.report_key)
+    return publish(store, run, metrics, report, partial=partial, named=named, signer=signer)
+
+
+def may_take_the_name(store: Store, run: Run) -> bool:
+    """Whether the job's name may go to a run that somebody finished by itself: never back from a newer one."""
+    return current_run(store, run.job) in (None, run.id, run.parent and run.parent["run"])
 
 
 def stored_prompts(
     store: Store, config: JobConfig, identity: ModelIdentity, progress: Progress = NoProgress()
 ) -> tuple[StoredPrompt, StoredPrompt] | None:
     """Source's and target's prompts if both are there; None if one has yet to be learned."""
-    source = find_prompt(store, config, "source", identity, progress=progress)
-    target = find_prompt(store, config, "target", identity, progress=progress)
+    source = settled_prompt(store, config, "source", identity, progress=progress)
+    target = settled_prompt(store, config, "target", identity, progress=progress)
     return None if source is None or target is None else (source, target)
 
 

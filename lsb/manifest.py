@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lsb.carrying import carried_rows
 from lsb.records import Action, Status
 from lsb.rows import unusable_rows
-from lsb.sharding import Run, open_log, read_plan
+from lsb.sharding import Run, open_log, open_run, read_plan
 from lsb.storage.commit_log import Commit, LogEntry, fold
 from lsb.storage.schemas import FEATURES, MANIFEST
 from lsb.storage.store import Store
@@ -69,24 +70,38 @@ def collect(store: Store, run: Run, *, gates: Gates) -> Collected:
     for shard in run.shards():
         log = open_log(store, run, shard)
         commits[shard] = [(entry, log.table(entry)) for entry in log.entries()]
-    return combine(run, read_plan(store, run), commits, gates)
+    plan = read_plan(store, run)
+    return combine(run, plan, commits, carried_rows(store, run.parent, plan), gates)
 
 
-def combine(run: Run, plan: pa.Table, commits: Mapping[str, Sequence[Commit]], gates: Gates) -> Collected:
-    """The rows of `commits`, by shard, and of what ingest set aside."""
-    tables = [unusable_rows(run, plan.filter(pc.equal(plan["action"], Action.QUARANTINE.value)))]
+def combine(
+    run: Run, plan: pa.Table, commits: Mapping[str, Sequence[Commit]], carried: pa.Table, gates: Gates
+) -> Collected:
+    """The rows of `commits`, by shard, those that are carried, and those of what ingest set aside."""
+    tables = [unusable_rows(run, plan.filter(pc.equal(plan["action"], Action.QUARANTINE.value))), carried]
     tables += [fold(made) for made in commits.values()]
     heads = {shard: made[-1][0] for shard, made in commits.items() if made}
     return Collected(with_flags(pa.concat_tables(tables).sort_by("record_id"), gates), heads, plan.num_rows)
 
 
-def collect_features(store: Store, run: Run) -> pa.Table:
-    """FEATURES of all outputs that have them, in record-id order."""
+def collect_features(store: Store, run: Run, rows: pa.Table | None = None) -> pa.Table:
+    """FEATURES of the outputs that have them, in record-id order; of carried ones from the run that made them.
+
+    Args:
+        rows: of the manifest, whose features are wanted; None for all of the run's.
+    """
+    if rows is None:
+        rows = collect(store, run, gates=Gates()).rows
+    rows = rows.filter(pc.equal(rows["status"], Status.OK.value))
+    origins = pc.fill_null(rows["carried_from"], run.id)
     tables = [FEATURES.empty()]
-    for shard in run.shards():
-        log = open_log(store, run, shard)
-        tables += [log.features(entry) for entry in log.entries()]
-    return pa.concat_tables(tables).sort_by("record_id")
+    for origin in pc.unique(origins).to_pylist():
+        maker = run if origin == run.id else open_run(store, origin)
+        for shard in pc.unique(rows["shard"].filter(pc.equal(origins, origin))).to_pylist():
+            log = open_log(store, maker, shard)
+            tables += [log.features(entry) for entry in log.entries()]
+    found = pa.concat_tables(tables)
+    return found.filter(pc.is_in(found["record_id"], rows["record_id"].combine_chunks())).sort_by("record_id")
 
 
 def with_flags(rows: pa.Table, gates: Gates) -> pa.Table:

@@ -12,8 +12,9 @@ from lsb.attestation import Signer, attest, open_envelope
 from lsb.errors import AlreadyExistsError, IncompleteError
 from lsb.manifest import Collected, Gates, collect, collect_features
 from lsb.records import sha256
-from lsb.sharding import Run
+from lsb.sharding import Run, open_log
 from lsb.storage import layout
+from lsb.storage.commit_log import LogEntry
 from lsb.storage.schemas import MANIFEST, write_table
 from lsb.storage.snapshots import (
     ATTESTATION_NAME,
@@ -38,9 +39,9 @@ def manifest_table(store: Store, run: Run, *, partial: bool = False, gates: Gate
     return _collected(store, run, partial, gates).rows
 
 
-def read_features(store: Store, run: Run) -> pa.Table:
-    """FEATURES of the outputs in the metric sample, in record-id order."""
-    return collect_features(store, run)
+def read_features(store: Store, run: Run, rows: pa.Table) -> pa.Table:
+    """FEATURES of those outputs among `rows` of the manifest that have them, in record-id order."""
+    return collect_features(store, run, rows)
 
 
 def publish(
@@ -52,6 +53,7 @@ def publish(
     partial: bool = False,
     gates: Gates = Gates(),
     signer: Signer | None = None,
+    named: bool = True,
 ) -> Snapshot:
     """Freeze what is committed as the run's next snapshot, and let the job's name stand for this run.
 
@@ -63,6 +65,7 @@ def publish(
         report: the HTML page.
         partial: publish although planned records lack rows.
         signer: signs the attestation.
+        named: let the job's name stand for this run. A run over some records of another one never takes it.
 
     Raises:
         IncompleteError: they do, and `partial` is off.
@@ -70,10 +73,7 @@ def publish(
     """
     collected = _collected(store, run, partial, gates)
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    heads = {
-        shard: {"key": entry.link.key, "generation": entry.link.number, "sha256": entry.link.sha256}
-        for shard, entry in collected.heads.items()
-    }
+    heads = {shard: _head(entry) for shard, entry in collected.heads.items()}
     log = SnapshotLog(store, run.id, run.sha256)
     while True:
         history = log.history()
@@ -93,8 +93,15 @@ def publish(
             store.create(f"{layout.snapshot_folder(run.id, folder)}/{name}", files[name])
         if last := log.append(head, document):
             break
-    point_job(store, run.job, last)
+    if named and "only" not in run.plan:
+        point_job(store, run.job, last)
     return last
+
+
+def current_heads(store: Store, run: Run) -> dict[str, dict[str, Any]]:
+    """Each shard's newest log entry as a snapshot names it; shards without one are absent."""
+    entries = ((shard, open_log(store, run, shard).entries()) for shard in run.shards())
+    return {shard: _head(commits[-1]) for shard, commits in entries if commits}
 
 
 def latest_snapshot(store: Store, run: Run) -> Snapshot | None:
@@ -113,6 +120,10 @@ def _collected(store: Store, run: Run, partial: bool, gates: Gates) -> Collected
             missing=collected.missing,
         )
     return collected
+
+
+def _head(entry: LogEntry) -> dict[str, Any]:
+    return {"key": entry.link.key, "generation": entry.link.number, "sha256": entry.link.sha256}
 
 
 def _same(last: Snapshot, heads: Mapping[str, Any], metrics: str, gates: Gates) -> bool:

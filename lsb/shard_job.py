@@ -22,10 +22,10 @@ from PIL import Image
 from lsb.errors import ImageError, LsbError, NotFoundError, StoreError, UsageError
 from lsb.images import decode, encode, pixels_sha256
 from lsb.progress import NoProgress, Progress
-from lsb.records import Action, Status, sha256
+from lsb.records import Action, sha256
 from lsb.redaction import redact
 from lsb.rows import failed_row, ok_row, quarantined_row
-from lsb.sharding import Run, open_log, read_plan
+from lsb.sharding import Run, is_due, open_log, read_plan
 from lsb.storage import layout
 from lsb.storage.chain import Link
 from lsb.storage.layout import new_attempt
@@ -93,12 +93,11 @@ class _Attempt:
 
     def due(self, record: str) -> bool:
         """Whether this call is to make a row for the record, by what is known of the log."""
+        state = self.done.get(record)
         if self.chosen is None:
-            return record not in self.done
-        if record not in self.chosen:
-            return False
-        failed = self.done.get(record, Status.FAILED) == Status.FAILED
-        return failed and self.tries.get(record, 0) <= self.chosen[record]
+            return state is None
+        row = None if state is None else {"status": state, "tries": self.tries[record]}
+        return record in self.chosen and is_due(row, self.chosen[record])
 
     def read(self, members: list[dict[str, Any]]) -> _Picture | None:
         """The image of records with equal bytes; None, and rows that say why, if none of them can be read."""
@@ -299,8 +298,8 @@ def run_shard(
     if shard not in run.shards():
         raise UsageError(f"run {run.id} has no shard {shard!r}; it has {run.plan['shards']}, from 00000")
     plan = read_plan(store, run)
-    translated = plan.filter(pc.equal(plan["action"], Action.TRANSLATE.value))["record_id"]
-    limit = translated[min(worker.feature_sample, len(translated)) - 1].as_py()
+    usable = plan.filter(pc.not_equal(plan["action"], Action.QUARANTINE.value))["record_id"]
+    limit = usable[min(worker.feature_sample, len(usable)) - 1].as_py()
     planned = plan.filter(pc.equal(plan["shard"], shard)).to_pylist()
     attempt = _Attempt(store, run, shard, worker, limit, chosen)
     attempt.refresh()

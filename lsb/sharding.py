@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lsb.carrying import read_manifest, unchanged
 from lsb.errors import (
     AlreadyExistsError,
     ConfigError,
@@ -26,6 +27,7 @@ from lsb.errors import (
 from lsb.ingest import Dataset, read_records
 from lsb.models.protocol import ModelIdentity
 from lsb.records import Action, Status, digest_of, sha256
+from lsb.selection import Selection
 from lsb.storage import layout
 from lsb.storage.commit_log import ShardLog, read_checked
 from lsb.storage.schemas import PLAN, read_table, write_table
@@ -53,6 +55,10 @@ class RunSpec:
     source: str  # URIs: recorded, but not part of the identity
     truth: str | None = None
     target: str | None = None
+    config: Mapping[str, Any] | None = None  # the job's whole configuration, to go on without its file
+    fresh: bool = False  # asked for without a parent
+    only: Mapping[str, Any] | None = None  # some records of another run: what `lsb.lineage.restriction` returns
+    parent: Mapping[str, Any] | None = None  # what a new run goes on from; not part of the identity
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Run:
     transform: dict[str, Any]
     transform_id: str
     model: dict[str, str | None]  # id, revision, digest
-    plan: dict[str, Any]  # key, sha256, records, shards, schema, shard_size
+    plan: dict[str, Any]  # key, sha256, records, shards, carried, and the plan's settings
     prompts: dict[str, str]  # "source" and "target" -> key
     files: dict[str, str]  # SHA-256 of the prompts and of how they were learned, by key
     source: str
@@ -73,6 +79,8 @@ class Run:
     target: str | None
     created: str
     sha256: str  # of run.json
+    config: dict[str, Any] | None = None  # the job's settings when it was planned; paths, never a secret
+    parent: dict[str, Any] | None = None  # what `lsb.carrying.parent_reference` returns
 
     def shards(self) -> list[str]:
         """The names of all shards in order."""
@@ -83,9 +91,10 @@ def shard_name(index: int) -> str:
     return f"{index:05d}"
 
 
-def plan_settings(shard_size: int) -> dict[str, Any]:
-    """What the plan depends on, apart from the records."""
-    return {"schema": PLAN.name, "shard_size": shard_size}
+def plan_settings(spec: RunSpec) -> dict[str, Any]:
+    """What is asked of the plan, apart from the records. What is not asked for leaves no trace in the run's id."""
+    asked = {"fresh": spec.fresh or None, "only": None if spec.only is None else dict(spec.only)}
+    return {"schema": PLAN.name, "shard_size": spec.shard_size, **{k: v for k, v in asked.items() if v is not None}}
 
 
 def run_id_of(job: str, version: str, transform: str, settings: Mapping[str, Any]) -> str:
@@ -95,33 +104,53 @@ def run_id_of(job: str, version: str, transform: str, settings: Mapping[str, Any
 
 def run_id(spec: RunSpec) -> str:
     """The id of the run that `spec` describes."""
-    return run_id_of(spec.job, spec.dataset.version, transform_id(spec.transform), plan_settings(spec.shard_size))
+    return run_id_of(spec.job, spec.dataset.version, transform_id(spec.transform), plan_settings(spec))
 
 
-def make_plan(records: pa.Table, shard_size: int) -> pa.Table:
-    """One row per record in record-id order; usable ones have a shard, copies the shard of their first.
+def plan_of(store: Store, records: pa.Table, settings: Mapping[str, Any], parent: Mapping[str, Any] | None) -> pa.Table:
+    """The plan that follows from a data set's records, the plan's settings and the parent's snapshot.
+
+    Raises:
+        TamperedError: a snapshot that settings or parent name is not what was written.
+        UsageError: the settings restrict the plan to records of which there is none.
+    """
+    if only := settings.get("only"):
+        chosen = Selection(**only["selection"]).matching(read_manifest(store, only))["record_id"]
+        records = records.filter(pc.is_in(records["record_id"], chosen.combine_chunks()))
+        if not records.num_rows:
+            raise UsageError(f"no record of run {only['run']} in this data set is meant by {only['selection']}")
+    carried = None if parent is None else unchanged(store, parent, records)
+    return make_plan(records, settings["shard_size"], carried)
+
+
+def make_plan(records: pa.Table, shard_size: int, carried: pa.Array | None = None) -> pa.Table:
+    """One row per record in record-id order; those to translate have a shard, copies that of the first of them.
 
     Args:
         records: of schema RECORDS, in record-id order.
         shard_size: images to translate per shard.
+        carried: for each record whether a usable one is taken over from the parent.
 
     Raises:
         ConfigError: more than 100,000 shards.
     """
     usable = pc.equal(records["status"], Status.OK.value)
-    leaders = records.filter(pc.and_(usable, pc.is_null(records["duplicate_of"])))["record_id"].combine_chunks()
-    shards = -(-len(leaders) // shard_size)
+    carry = pc.and_(usable, False if carried is None else carried)
+    translate = pc.and_not(usable, carry)
+    image = pc.coalesce(records["duplicate_of"], records["record_id"])
+    images = pc.unique(image.filter(translate))
+    shards = -(-len(images) // shard_size)
     if shards > MAX_SHARDS:
-        least = -(-len(leaders) // MAX_SHARDS)
+        least = -(-len(images) // MAX_SHARDS)
         raise ConfigError(
             f"execution.shard_size {shard_size} makes {shards} shards, at most {MAX_SHARDS} are allowed; "
             f"give {least} or more",
             field="execution.shard_size",
         )
-    rank = pc.index_in(pc.coalesce(records["duplicate_of"], records["record_id"]), leaders)
-    numbers = pc.cast(pc.divide(rank, shard_size), pa.string())
-    shard = pc.if_else(usable, pc.utf8_lpad(numbers, 5, "0"), pa.scalar(None, pa.string()))
-    action = pc.if_else(usable, Action.TRANSLATE.value, Action.QUARANTINE.value)
+    numbers = pc.cast(pc.divide(pc.index_in(image, images), shard_size), pa.string())
+    shard = pc.if_else(translate, pc.utf8_lpad(numbers, 5, "0"), pa.scalar(None, pa.string()))
+    action = pc.if_else(translate, Action.TRANSLATE.value, Action.QUARANTINE.value)
+    action = pc.if_else(carry, Action.CARRY.value, action)
     columns = {name: records[name] for name in records.column_names} | {"shard": shard, "action": action}
     return pa.table([columns[name] for name in PLAN.arrow.names], schema=PLAN.arrow)
 
@@ -138,7 +167,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         run = open_run(store, name)
         check_frozen(run, spec)
         return run
-    plan = make_plan(read_records(store, spec.dataset), spec.shard_size)
+    plan = plan_of(store, read_records(store, spec.dataset), plan_settings(spec), spec.parent)
     data = write_table(plan, PLAN)
     plan_key = layout.plan_file(name, sha256(data))
     store.write(plan_key, data)
@@ -161,13 +190,16 @@ def create_run(store: Store, spec: RunSpec) -> Run:
             "sha256": sha256(data),
             "records": plan.num_rows,
             "shards": pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
-            **plan_settings(spec.shard_size),
+            "carried": pc.sum(pc.equal(plan["action"], Action.CARRY.value)).as_py() or 0,
+            **plan_settings(spec),
         },
         "prompts": dict(spec.prompts),
         "files": dict(_prompt_files(store, spec.prompts.values())),
         "source": spec.source,
         "truth": spec.truth,
         "target": spec.target,
+        "parent": None if spec.parent is None else dict(spec.parent),
+        "config": None if spec.config is None else dict(spec.config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     try:
@@ -196,7 +228,7 @@ def open_run(store: Store, run_id: str) -> Run:
         raise UsageError(f"no run {run_id} in {store.uri}; `lsb run` prints the id of a run", run=run_id) from error
     document = unseal(data, key=key, schema=SCHEMA)
     identity = transform_id(document["transform"])
-    version, settings = document["dataset"]["version"], _settings_of(document["plan"])
+    version, settings = document["dataset"]["version"], settings_of(document["plan"])
     if document["run"] != run_id or identity != document["transform_id"]:
         raise TamperedError(f"{key} names another run or transform than its settings give", key=key)
     if run_id_of(document["job"], version, identity, settings) != run_id:
@@ -211,25 +243,31 @@ def check_frozen(run: Run, spec: RunSpec) -> None:
     Raises:
         FrozenSettingsError: `fields` names each setting that differs, such as `transform.bridge.tau`.
     """
+    refuse_other(
+        run,
+        job=spec.job,
+        dataset={"version": spec.dataset.version},
+        transform=spec.transform,
+        plan=plan_settings(spec),
+    )
+
+
+def refuse_other(run: Run, **wanted: Any) -> None:
+    """`check_frozen` for some of the parts: `job`, `dataset`, `transform`, `plan`."""
     frozen = {
         "job": run.job,
         "dataset": {"version": run.dataset["version"]},
         "transform": run.transform,
-        "plan": _settings_of(run.plan),
+        "plan": settings_of(run.plan),
     }
-    wanted = {
-        "job": spec.job,
-        "dataset": {"version": spec.dataset.version},
-        "transform": spec.transform,
-        "plan": plan_settings(spec.shard_size),
-    }
-    fields = sorted(_differences(frozen, wanted))
-    if fields:
-        first = fields[0]
+    places = sorted(_differences({name: frozen[name] for name in wanted}, wanted))
+    if places:
+        fields = [".".join(place) for place in places]
+        before, asked = _at(frozen, places[0]), _at(wanted, places[0])
         raise FrozenSettingsError(
             f"run {run.id} is frozen with other settings: {', '.join(fields)} "
-            f"({first} is {_at(frozen, first)!r}, asked for {_at(wanted, first)!r}); "
-            "put them back or leave out the run id to start a new run",
+            f"({fields[0]} is {before!r}, asked for {asked!r}); "
+            "put them back, or start a new run with `lsb run` and without --resume",
             fields=fields,
             run=run.id,
         )
@@ -260,8 +298,14 @@ def pending(store: Store, run: Run) -> dict[str, list[str]]:
     return dict(sorted(left.items()))
 
 
-def _settings_of(plan: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: plan[name] for name in ("schema", "shard_size")}
+def is_due(row: Mapping[str, Any] | None, tries: int) -> bool:
+    """Whether a record that was chosen when it had `tries` tries is still to be tried, given its committed row."""
+    return row is None or (row["status"] == Status.FAILED and row["tries"] <= tries)
+
+
+def settings_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among what `run.json` says of a plan."""
+    return {name: plan[name] for name in ("schema", "shard_size", "fresh", "only") if name in plan}
 
 
 def _prompt_files(store: Store, prompts: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -274,15 +318,15 @@ def _prompt_files(store: Store, prompts: Iterable[str]) -> Iterator[tuple[str, s
             yield provenance, sha256(store.read(provenance))
 
 
-def _differences(frozen: Any, wanted: Any, path: str = "") -> Iterator[str]:
+def _differences(frozen: Any, wanted: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     if isinstance(frozen, dict) and isinstance(wanted, dict):
         for name in frozen.keys() | wanted.keys():
-            yield from _differences(frozen.get(name), wanted.get(name), f"{path}.{name}" if path else name)
+            yield from _differences(frozen.get(name), wanted.get(name), (*place, name))
     elif frozen != wanted:
-        yield path
+        yield place
 
 
-def _at(settings: Any, path: str) -> Any:
-    for name in path.split("."):
+def _at(settings: Any, place: tuple[str, ...]) -> Any:
+    for name in place:
         settings = settings.get(name) if isinstance(settings, dict) else None
     return settings

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import pyarrow.compute as pc
 
+from lsb.carrying import carried_rows
 from lsb.records import Action, Status
 from lsb.sharding import Run, open_log, read_plan
 from lsb.storage.store import Store
@@ -25,6 +26,7 @@ class RunStatus:
     planned: int
     records: dict[str, int]
     shards: dict[str, int]
+    carried: int  # of the records, those that an earlier run dealt with
     first_commit: datetime | None
     last_commit: datetime | None
     rate: float | None
@@ -45,6 +47,8 @@ def status(store: Store, run: Run) -> RunStatus:
     planned = Counter(plan["shard"].to_pylist())
     records = Counter({state.value: 0 for state in Status} | {"pending": 0})
     records[Status.QUARANTINED.value] += pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0
+    carried = carried_rows(store, run.parent, plan, columns=["record_id", "status"])
+    records.update(carried["status"].to_pylist())
     shards = Counter({"done": 0, "partial": 0, "pending": 0})
     commits: list[tuple[datetime, int]] = []
     for shard in run.shards():
@@ -61,4 +65,4 @@ def status(store: Store, run: Run) -> RunStatus:
     seconds = (last - first).total_seconds() if first and last else 0.0
     # The first commit's records were made before the clock of commits starts.
     rate = sum(count for _, count in commits[1:]) / seconds if seconds > 0 else None
-    return RunStatus(run.id, plan.num_rows, dict(records), dict(shards), first, last, rate)
+    return RunStatus(run.id, plan.num_rows, dict(records), dict(shards), carried.num_rows, first, last, rate)

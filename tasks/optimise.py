@@ -8,6 +8,7 @@ from prefect import task
 
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt, provide_prompt
+from lsb.lineage import inherited_prompt
 from lsb.models.load import identify
 from lsb.storage.store import open_store
 from tasks.observation import observer
@@ -16,13 +17,16 @@ from tasks.worker import backbone_for
 
 
 @task(name="optimise", task_run_name="optimise-{side}", **TASK_OPTIONS)
-def optimise_prompt(config: JobConfig, side: Literal["source", "target"]) -> StoredPrompt:
-    """The prompt of one side of the translation; learned only if no equal recipe has been."""
-    return provide_prompt(
-        open_store(config.store, create=True),
+def optimise_prompt(config: JobConfig, side: Literal["source", "target"], refit: bool = False) -> StoredPrompt:
+    """The prompt of one side: that of the job's last run, or learned, with `refit` in any case, once per recipe."""
+    store = open_store(config.store, create=True)
+    identity = identify(config.model, **config.model_options)
+    inherited = None if refit else inherited_prompt(store, config, side, identity)
+    return inherited or provide_prompt(
+        store,
         config,
         side,
-        identify(config.model, **config.model_options),
+        identity,
         lambda: backbone_for(config),
         progress=observer().progress,
     )

@@ -8,15 +8,21 @@ from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
 from lsb.ingest import Dataset
 from lsb.job import run_spec
+from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.models.load import identify
-from lsb.sharding import Run, check_frozen, create_run, open_run
+from lsb.sharding import Run, check_frozen, open_run
 from lsb.storage.store import open_store
 from tasks.retrying import TASK_OPTIONS
 
 
 @task(name="plan", **TASK_OPTIONS)
 def plan_run(
-    config: JobConfig, dataset: Dataset, source: StoredPrompt, target: StoredPrompt, resume: str | None = None
+    config: JobConfig,
+    dataset: Dataset,
+    source: StoredPrompt,
+    target: StoredPrompt,
+    resume: str | None = None,
+    options: RunOptions = RunOptions(),
 ) -> Run:
     """The run of these settings, made if it does not exist.
 
@@ -24,9 +30,11 @@ def plan_run(
         resume: id of a run that must be the one; FrozenSettingsError names what differs.
     """
     store = open_store(config.store)
-    spec = run_spec(config, dataset, source, target, identify(config.model, **config.model_options))
+    identity = identify(config.model, **config.model_options)
+    only = restriction(store, options)
+    spec = run_spec(config, dataset, source, target, identity, fresh=options.fresh, only=only)
     if resume is None:
-        return create_run(store, spec)
+        return planned_as(store, spec)
     run = open_run(store, resume)
     check_frozen(run, spec)
     return run

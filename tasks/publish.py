@@ -19,17 +19,21 @@ from tasks.retrying import TASK_OPTIONS
 
 
 @task(name="publish", **TASK_OPTIONS)
-def publish_run(config: JobConfig, run_id: str, metrics: dict[str, Any]) -> Snapshot:
-    """A new snapshot of a run with these metrics."""
+def publish_run(
+    config: JobConfig, run_id: str, metrics: dict[str, Any], partial: bool = False, named: bool = True
+) -> Snapshot:
+    """A new snapshot of a run with these metrics; `partial` and `named` as `lsb.publish.publish` has them."""
     store = open_store(config.store)
     run = open_run(store, run_id)
     truth = open_sources(config.evaluate.truth) if config.evaluate.truth else None
     page = render_report(gather_report(store, run, metrics, open_sources(config.source.path), truth))
-    return publish(store, run, metrics, page.encode(), signer=environment_signer())
+    return publish(store, run, metrics, page.encode(), partial=partial, named=named, signer=environment_signer())
 
 
 @task(name="find-snapshot", **TASK_OPTIONS)
-def find_snapshot(config: JobConfig, run_id: str) -> Snapshot | None:
+def find_snapshot(config: JobConfig, run_id: str, partial: bool = False, named: bool = True) -> Snapshot | None:
     """The snapshot that already says all there is to say about a run, or None."""
     store = open_store(config.store)
-    return current_snapshot(store, open_run(store, run_id), config, environment_signer())
+    return current_snapshot(
+        store, open_run(store, run_id), config, partial=partial, named=named, signer=environment_signer()
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prefect import task
 
 from lsb.config import JobConfig
@@ -14,8 +16,10 @@ from tasks.worker import worker_for
 
 
 @task(name="translate", task_run_name="translate-{shard}", **TASK_OPTIONS)
-def translate_shard(config: JobConfig, run_id: str, shard: str) -> ShardOutcome:
-    """Do what is left of a shard; what others have committed stays."""
+def translate_shard(
+    config: JobConfig, run_id: str, shard: str, chosen: Mapping[str, int] | None = None
+) -> ShardOutcome:
+    """Do what is left of a shard, or try the chosen records; what others have committed stays."""
     store = open_store(config.store)
     watching = observer()
     return run_shard(
@@ -23,6 +27,7 @@ def translate_shard(config: JobConfig, run_id: str, shard: str) -> ShardOutcome:
         open_run(store, run_id),
         shard,
         worker_for(config, run_id),
+        chosen=chosen,
         commit_seconds=config.execution.commit_seconds,
         progress=watching.progress,
         stop=watching.stop,

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from lsb.audit.anchor import Anchor, inspect_anchor
+from lsb.audit.carried import inspect_carried
 from lsb.audit.shards import inspect_outputs, inspect_shards
 from lsb.audit.snapshots import Snapshots, inspect_job, inspect_snapshots
 from lsb.audit.verdict import INCOMPLETE, TAMPERED, Inspection, Verdict
 from lsb.errors import UsageError
 from lsb.ingest import version_of
 from lsb.records import digest_of
-from lsb.sharding import Run, make_plan, open_run, read_plan
+from lsb.sharding import Run, open_run, plan_of, read_plan, settings_of
 from lsb.storage import layout
 from lsb.storage.schemas import RECORDS, read_table
 from lsb.storage.snapshots import Snapshot
@@ -41,6 +42,7 @@ def verify(store: Store, run_id: str, sample: int | None = None, anchor: Anchor 
         plan = _inspect_plan(seen, run)
         _inspect_transform(seen, run)
         shards = inspect_shards(seen, run, plan)
+        inspect_carried(seen, run, plan, shards)
         inspect_outputs(seen, shards, sample)
         snapshots = inspect_snapshots(seen, run, plan, shards)
         inspect_job(seen, run, snapshots.views)
@@ -73,7 +75,7 @@ def _inspect_run(seen: Inspection) -> Run | None:
 
 
 def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
-    """The plan, if it is the frozen one; it must follow from the data set's records."""
+    """The plan, if it is the frozen one; it must follow from the data set's records and the snapshots it names."""
     records = None
     data = seen.named_file(run.dataset["key"], run.dataset["sha256"], "data set")
     if data is not None:
@@ -87,8 +89,8 @@ def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
     with seen.guard(key):
         plan = read_plan(seen.store, run)
         seen.checked["plan"] += 1
-        if records is not None and not plan.equals(make_plan(records, run.plan["shard_size"])):
-            seen.find(TAMPERED, key, f"{key} does not follow from the data set and the plan's settings")
+        if records is not None and not plan.equals(plan_of(seen.store, records, settings_of(run.plan), run.parent)):
+            seen.find(TAMPERED, key, f"{key} does not follow from the data set, the parent and the plan's settings")
         return plan
     return None
 

@@ -24,6 +24,7 @@ class Shards:
     commits: dict[str, list[Commit]] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)  # digests of entries whose rows, or those before, are not all there
     outputs: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> digests of file and pixels
+    carried: pa.Table | None = None  # rows that other runs' shards hold; None if they cannot be read
 
 
 def inspect_shards(seen: Inspection, run: Run, plan: pa.Table | None) -> Shards:
@@ -39,9 +40,10 @@ def inspect_shards(seen: Inspection, run: Run, plan: pa.Table | None) -> Shards:
 def inspect_outputs(seen: Inspection, shards: Shards, sample: int | None) -> None:
     """Check that every output is there, and bytes and pixels of `sample` of them, always the same ones; None: all."""
     # A sample still finds every output that is gone: that takes no more than the listing.
-    for key in sorted(shards.outputs.keys() - seen.present):
+    present = seen.present | seen.present_elsewhere
+    for key in sorted(shards.outputs.keys() - present):
         seen.find(TAMPERED, key, f"{key} is missing")
-    for key in sampled(shards.outputs.keys() & seen.present, sample):
+    for key in sampled(shards.outputs.keys() & present, sample):
         digest, pixels = shards.outputs[key]
         data = seen.named_file(key, digest, "outputs")
         if data is None:

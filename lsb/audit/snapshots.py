@@ -10,7 +10,7 @@ import pyarrow as pa
 from lsb.attestation import PAYLOAD_TYPE, Envelope, open_envelope, statement
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
-from lsb.manifest import Gates, combine
+from lsb.manifest import Collected, Gates, combine
 from lsb.sharding import Run
 from lsb.storage import layout
 from lsb.storage.commit_log import Commit
@@ -40,8 +40,10 @@ def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards:
         files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in snapshot.digests().items()}
         commits = _commits(seen, snapshot, shards)
         manifest, attestation = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
-        if manifest is not None and plan is not None and commits is not None:
-            _inspect_manifest(seen, run, plan, commits, snapshot, manifest)
+        if manifest is not None and plan is not None and commits is not None and shards.carried is not None:
+            with seen.guard(snapshot.manifest_key):
+                collected = combine(run, plan, commits, shards.carried, Gates(**snapshot.gates))
+                _inspect_manifest(seen, collected, snapshot, manifest)
         found.envelope = _inspect_attestation(seen, run, snapshot, attestation) if attestation else None
     return found
 
@@ -74,16 +76,12 @@ def _commits(seen: Inspection, snapshot: Snapshot, shards: Shards) -> dict[str, 
     return covered if whole else None
 
 
-def _inspect_manifest(
-    seen: Inspection, run: Run, plan: pa.Table, commits: dict[str, list[Commit]], snapshot: Snapshot, manifest: bytes
-) -> None:
+def _inspect_manifest(seen: Inspection, collected: Collected, snapshot: Snapshot, manifest: bytes) -> None:
     key = snapshot.manifest_key
-    with seen.guard(key):
-        collected = combine(run, plan, commits, Gates(**snapshot.gates))
-        if not read_table(manifest, MANIFEST).equals(collected.rows):
-            seen.find(TAMPERED, key, f"{key} holds other rows than the shards")
-        elif (collected.counts(), collected.planned) != (snapshot.counts, snapshot.planned):
-            seen.find(TAMPERED, key, f"{key} has other counts than its snapshot says")
+    if not read_table(manifest, MANIFEST).equals(collected.rows):
+        seen.find(TAMPERED, key, f"{key} holds other rows than the shards")
+    elif (collected.counts(), collected.planned) != (snapshot.counts, snapshot.planned):
+        seen.find(TAMPERED, key, f"{key} has other counts than its snapshot says")
 
 
 def _inspect_attestation(seen: Inspection, run: Run, snapshot: Snapshot, attestation: bytes) -> Envelope | None:

@@ -59,6 +59,7 @@ class Inspection:
     store: Store
     run_id: str
     present: set[str]  # every key under the run
+    present_elsewhere: set[str] = field(default_factory=set)  # keys under the runs that carried images come from
     named: set[str] = field(default_factory=set)  # every key that something names
     blind: list[str] = field(default_factory=list)  # folders whose log is broken: nobody knows what is named there
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
@@ -73,7 +74,8 @@ def evaluate(
         sample: how many of the smallest record ids are compared, and how many target pictures.
     """
     table = manifest_table(store, run, partial=True)
-    rows = table.filter(pc.equal(table["status"], Status.OK.value)).sort_by("record_id").slice(0, sample).to_pylist()
+    table = table.filter(pc.equal(table["status"], Status.OK.value)).sort_by("record_id").slice(0, sample)
+    rows = table.to_pylist()
     keys = [row["source_key"] for row in rows]
     target_keys = [] if target is None else _target_keys(target, sample)
     comparison = Comparison(
@@ -83,18 +85,18 @@ def evaluate(
         truths=None if truth is None else Loaded(keys, Truths(truth).find),
         targets=None if target is None else Loaded(target_keys, _picture(target)),
         target_ids=[record_id(key) for key in target_keys],
-        scores=_known_scores(store, run, rows),
+        scores=_known_scores(store, run, table),
     )
     return evaluate_images(comparison, backbone, extractor, progress).to_json()
 
 
-def _known_scores(store: Store, run: Run, rows: Sequence[dict[str, Any]]) -> list[Scores | None]:
+def _known_scores(store: Store, run: Run, rows: pa.Table) -> list[Scores | None]:
     """What the shards measured already; None where a record lacks scores or features."""
-    table = read_features(store, run)
+    table = read_features(store, run, rows)
     vectors = (vector.as_py() for vector in table["features"])
     features = dict(zip(table["record_id"].to_pylist(), (np.array(v, dtype=np.float32) for v in vectors), strict=True))
     known: list[Scores | None] = []
-    for row in rows:
+    for row in rows.to_pylist():
         vector = features.get(row["record_id"])
         scores = dict(row["scores"] or ())
         known.append(Scores(scores, vector) if vector is not None and "structure_distance" in scores else None)

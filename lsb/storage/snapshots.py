@@ -70,6 +70,11 @@ class SnapshotHistory:
     def head(self) -> Link | None:
         return self.links[-1] if self.links else None
 
+    def find(self, number: int, digest: str) -> Snapshot | None:
+        """The snapshot that some document names by its number and the digest of its entry."""
+        found = (snapshot for snapshot in self.snapshots if (snapshot.number, snapshot.sha256) == (number, digest))
+        return next(found, None)
+
 
 @dataclass(frozen=True)
 class SnapshotLog:

@@ -15,8 +15,8 @@ from flows import cli
 from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, UsageError
 
 COMMANDS = {
-    "run", "ingest", "optimise", "plan", "translate", "evaluate", "publish", "status", "verify", "export", "report",
-    "gc",
+    "run", "ingest", "optimise", "plan", "translate", "evaluate", "publish",
+    "status", "rerun", "diff", "verify", "export", "report", "gc",
 }  # fmt: skip
 
 

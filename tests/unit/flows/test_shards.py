@@ -73,10 +73,10 @@ def test_a_broken_pool_gets_one_more_attempt(
 ) -> None:
     made: list[Any] = []
 
-    def attempt(config: Any, run_id: str) -> ShardsOutcome:
+    def attempt(config: Any, run_id: str, left: Any) -> ShardsOutcome:
         made.append(run_id)
         return ShardsOutcome(pool_broke=True, signal=stopped)
 
     monkeypatch.setattr(shards, "_attempt", attempt)
-    translate_until_done(None, "x")  # type: ignore[arg-type]
+    translate_until_done(None, "x", dict)  # type: ignore[arg-type]
     assert len(made) == attempts

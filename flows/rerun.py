@@ -1,0 +1,50 @@
+"""Try records of a run again: what failed, what has no row yet, or what somebody chose."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.interruption import interruptible
+from flows.translate import JobResult, conclude, observing, translate_all
+from lsb.config import JobConfig
+from lsb.errors import UnfinishedError
+from lsb.job import check_same_transform, may_take_the_name
+from lsb.models.load import identify
+from lsb.publish import Snapshot
+from lsb.rerun import choose
+from lsb.selection import Selection
+from lsb.sharding import open_run, pending
+from lsb.storage.store import open_store
+from tasks.evaluate import evaluate_run
+from tasks.publish import find_snapshot, publish_run
+
+
+@flow(name="rerun", flow_run_name="rerun-{run_id}", persist_result=False)
+def rerun_records(config: JobConfig, run_id: str, selection: Selection = Selection()) -> JobResult:
+    """Try the chosen records again and publish a new snapshot.
+
+    Args:
+        config: settings of the run; those that are not frozen, such as workers and batch, may differ.
+        selection: which records; by default those without a row and the retryable failures.
+
+    Raises:
+        FrozenSettingsError: these settings or this model would make other images than the run's.
+        UnfinishedError: a chosen record was not tried, or others of the run have no row yet.
+        BudgetExceededError: more records failed or were quarantined than allowed; everything is published.
+    """
+    store = open_store(config.store)
+    run = open_run(store, run_id)
+    check_same_transform(run, config, identify(config.model, **config.model_options))
+    with observing(config), interruptible():
+        translated = translate_all(config, run, choose(store, run, selection))
+        named = not pending(store, run) and may_take_the_name(store, run)
+        snapshot: Snapshot = find_snapshot(config, run.id, True, named) or publish_run(
+            config, run.id, evaluate_run(config, run.id), True, named
+        )
+    result = conclude(config, run, snapshot, translated)
+    if missing := snapshot.planned - sum(snapshot.counts.values()):
+        raise UnfinishedError(
+            f"what was chosen is done and published; {missing} other records of run {run.id} have no row yet, "
+            "`lsb rerun` on the run without a selection does them"
+        )
+    return result

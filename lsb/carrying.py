@@ -1,0 +1,97 @@
+"""What a run takes over from the one before it: rows of unchanged records, neither read nor translated again.
+
+A run with a parent names one snapshot of it. Which records are carried follows from that snapshot and the data set, so
+that anybody can work it out again; the rows stand in the parent's manifest and are not copied before a snapshot does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.errors import TamperedError
+from lsb.records import Action, Status
+from lsb.storage.commit_log import read_checked
+from lsb.storage.schemas import MANIFEST, PLAN, read_table
+from lsb.storage.snapshots import MANIFEST_NAME, Snapshot
+from lsb.storage.store import Store
+
+FINAL = (Status.OK.value, Status.QUARANTINED.value)
+
+
+def reference(snapshot: Snapshot) -> dict[str, Any]:
+    """How `run.json` names a snapshot of another run."""
+    return {
+        "run": snapshot.run_id,
+        "snapshot": snapshot.number,
+        "snapshot_sha256": snapshot.sha256,
+        "manifest": snapshot.manifest_key,
+        "manifest_sha256": snapshot.files[MANIFEST_NAME],
+    }
+
+
+def parent_reference(snapshot: Snapshot, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """How `run.json` names its parent, whose own plan says how each source looked in the listing."""
+    return {**reference(snapshot), "plan": plan["key"], "plan_sha256": plan["sha256"]}
+
+
+def read_manifest(store: Store, named: Mapping[str, Any], *, columns: list[str] | None = None) -> pa.Table:
+    """The manifest of a snapshot that `reference` names; TamperedError if it is missing or differs."""
+    return read_table(read_checked(store, named["manifest"], named["manifest_sha256"]), MANIFEST, columns=columns)
+
+
+def unchanged(store: Store, parent: Mapping[str, Any], records: pa.Table) -> pa.Array:
+    """For each record whether the parent has a final row of it that was made from the same bytes.
+
+    Bytes are the same if their digests are; where the data set was made from a listing, if size and etag are.
+
+    Args:
+        parent: what `parent_reference` gives.
+        records: of schema RECORDS.
+    """
+    rows = read_manifest(store, parent, columns=["record_id", "status", "source_sha256"])
+    rows = rows.filter(pc.is_in(rows["status"], pa.array(FINAL)))
+    listed = read_table(
+        read_checked(store, parent["plan"], parent["plan_sha256"]), PLAN, columns=["record_id", "bytes", "etag"]
+    )
+    place = _places(records["record_id"], rows["record_id"])
+    seen = _places(records["record_id"], listed["record_id"])
+    same_digest = pc.equal(records["sha256"], rows["source_sha256"].take(place))
+    same_listing = pc.and_(
+        pc.equal(records["bytes"], listed["bytes"].take(seen)), pc.equal(records["etag"], listed["etag"].take(seen))
+    )
+    same = pc.if_else(pc.is_null(records["sha256"]), same_listing, same_digest)
+    return pa.chunked_array(pc.and_(pc.is_valid(place), pc.fill_null(same, False))).combine_chunks()
+
+
+def carried_rows(
+    store: Store, parent: Mapping[str, Any] | None, plan: pa.Table, *, columns: list[str] | None = None
+) -> pa.Table:
+    """The parent's rows of the records that `plan` carries, each naming the run that dealt with it.
+
+    Args:
+        columns: some of the manifest's, `record_id` among them; None for all.
+
+    Raises:
+        TamperedError: the parent's manifest is not what was written, or lacks a record that the plan carries.
+    """
+    records = plan.filter(pc.equal(plan["action"], Action.CARRY.value))["record_id"]
+    if parent is None or not len(records):
+        return MANIFEST.empty() if columns is None else MANIFEST.empty().select(columns)
+    rows = read_manifest(store, parent, columns=columns)
+    rows = rows.filter(pc.is_in(rows["record_id"], records.combine_chunks()))
+    if rows.num_rows != len(records):
+        missing = len(records) - rows.num_rows
+        raise TamperedError(f"{parent['manifest']} lacks {missing} records that are carried", key=parent["manifest"])
+    if "carried_from" in rows.column_names:
+        place = rows.schema.get_field_index("carried_from")
+        origin = pc.fill_null(rows["carried_from"], parent["run"])
+        rows = rows.set_column(place, MANIFEST.arrow.field("carried_from"), origin)
+    return rows
+
+
+def _places(values: pa.ChunkedArray, among: pa.ChunkedArray) -> pa.Array:
+    return pa.chunked_array(pc.index_in(values, among.combine_chunks())).combine_chunks()

@@ -1,0 +1,129 @@
+"""How a run relates to those before it: which one it goes on from, whose prompts it uses, whose records it redoes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lsb.carrying import parent_reference, reference
+from lsb.config import JobConfig
+from lsb.domains import Side, StoredPrompt, domain_of, find_prompt, read_prompt
+from lsb.errors import TamperedError, UsageError
+from lsb.models.protocol import ModelIdentity
+from lsb.progress import NoProgress, Progress
+from lsb.publish import latest_snapshot
+from lsb.selection import Selection
+from lsb.sharding import Run, RunSpec, create_run, open_run, run_id
+from lsb.storage.layout import run_file
+from lsb.storage.snapshots import Snapshot, SnapshotLog, job_chain
+from lsb.storage.store import Store
+from lsb.transform import transform_id
+
+
+class RunOptions(BaseModel):
+    """What a command asks of a run beyond the job's configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fresh: bool = False  # carry nothing: translate every record
+    refit: bool = False  # learn prompts from today's images instead of using those of the runs before
+    records_from: str | None = None  # only records of this run, chosen by `selection`
+    selection: Selection = Selection()
+
+
+def settled_prompt(
+    store: Store,
+    config: JobConfig,
+    side: Side,
+    identity: ModelIdentity,
+    *,
+    refit: bool = False,
+    progress: Progress = NoProgress(),
+) -> StoredPrompt | None:
+    """The stored prompt that a run of this job uses on one side, or None if it has yet to be learned."""
+    inherited = None if refit else inherited_prompt(store, config, side, identity)
+    return inherited or find_prompt(store, config, side, identity, progress=progress)
+
+
+def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: ModelIdentity) -> StoredPrompt | None:
+    """The learned prompt of the job's newest run with the same model and settings of learning, whatever its images.
+
+    New images alone must not give a new prompt: it would be another transform, and nothing could be carried.
+    """
+    settings = config.model_dump(mode="json")
+    if settings["prompts"][side]["images"] is None:
+        return None
+    for run in runs_of_job(store, config.name):
+        if run.config is None or run.model["digest"] != identity.digest:
+            continue
+        before = JobConfig.model_validate(run.config)
+        if domain_of(before, side) == domain_of(config, side) and _learning(run.config, side) == _learning(
+            settings, side
+        ):
+            read_prompt(store, run.prompts[side])
+            return StoredPrompt(domain_of(config, side), run.transform["prompts"][side], run.prompts[side])
+    return None
+
+
+def planned_as(store: Store, spec: RunSpec) -> Run:
+    """The run of `spec`, made if it does not exist; a new one goes on from the job's newest run that it can.
+
+    That choice is not part of the run's id: the same command leads to the same run before and after it is finished,
+    whatever else the job's name stood for meanwhile. What was chosen first is frozen in `run.json`.
+    """
+    if not store.exists(run_file(run_id(spec))) and not spec.fresh and spec.only is None:
+        spec = replace(spec, parent=find_parent(store, spec))
+    return create_run(store, spec)
+
+
+def find_parent(store: Store, spec: RunSpec) -> dict[str, Any] | None:
+    """The newest published run of the job over the same data set's name with the same transform; None without one."""
+    for run, snapshot in _published(store, spec.job):
+        if run.transform_id == transform_id(spec.transform) and run.dataset["name"] == spec.dataset.name:
+            return parent_reference(snapshot, run.plan)
+    return None
+
+
+def restriction(store: Store, options: RunOptions) -> dict[str, Any] | None:
+    """What `run.json` says of a run over some records of another one; None if nothing restricts it.
+
+    Raises:
+        UsageError: that run has no snapshot.
+    """
+    if options.records_from is None:
+        return None
+    other = open_run(store, options.records_from)
+    snapshot = latest_snapshot(store, other)
+    if snapshot is None:
+        raise UsageError(f"run {other.id} has published nothing to choose records from; finish it first")
+    selection = options.selection.model_dump(mode="json", exclude_defaults=True)
+    return {**reference(snapshot), "selection": selection}
+
+
+def runs_of_job(store: Store, job: str) -> Iterator[Run]:
+    """The runs that a job's name stood for, each once, the newest first."""
+    return (run for run, _ in _published(store, job))
+
+
+def _published(store: Store, job: str) -> Iterator[tuple[Run, Snapshot]]:
+    """Those runs with the snapshot that the job's log named last."""
+    seen: set[str] = set()
+    for link in reversed(job_chain(store, job).links()):
+        name = link.document["run"]
+        if name in seen:
+            continue
+        seen.add(name)
+        run = open_run(store, name)
+        history = SnapshotLog(store, run.id, run.sha256).history()
+        snapshot = history.find(link.document["snapshot"], link.document["snapshot_sha256"])
+        if snapshot is None:
+            raise TamperedError(f"{link.key} names a snapshot of run {name} that is not there", key=link.key)
+        yield run, snapshot
+
+
+def _learning(settings: dict[str, Any], side: Side) -> list[Any]:
+    """What a learned prompt depends on beside model and pictures."""
+    return [settings["prompts"][side], settings["learning"], settings["seed"], settings["execution"]["dtype"]]

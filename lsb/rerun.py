@@ -1,0 +1,118 @@
+"""Which records of a run a re-run tries again, and which of those are still to be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.errors import UsageError
+from lsb.records import Action, Status
+from lsb.selection import Selection
+from lsb.sharding import Run, is_due, open_log, pending, read_plan
+from lsb.storage.store import Store
+
+PENDING = "pending"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a re-run is to do: of each shard the records, each with the number of tries it had when it was chosen."""
+
+    run: str
+    shards: dict[str, dict[str, int]]
+    sources: dict[str, str]  # record id -> source key
+    why: dict[str, str]  # record id -> `pending` or the code of its failure
+    terminal: int  # failures that match, are not retryable and were not asked for
+    final: int  # records that match and are `ok` or `quarantined`: nothing replaces those
+
+    @property
+    def records(self) -> int:
+        return sum(map(len, self.shards.values()))
+
+
+def choose(store: Store, run: Run, selection: Selection) -> Chosen:
+    """The records that a re-run with this selection tries, by what is committed now.
+
+    Records without a row count as `pending`. Of the failed ones only the retryable are taken, unless the selection
+    includes the terminal ones.
+
+    Raises:
+        UsageError: a shard, status, code or record that the run does not have or a re-run cannot replace.
+    """
+    _refuse_what_cannot_be(run, selection)
+    state = selection.matching(_state(store, run, selection))
+    if selection.records and not state.num_rows:
+        named = ", ".join(selection.records)
+        raise UsageError(f"no record of run {run.id} is meant by {named}; give record ids or patterns of source keys")
+    shards: dict[str, dict[str, int]] = {}
+    sources, why = {}, {}
+    terminal = final = 0
+    for row in state.to_pylist():
+        if row["status"] in (Status.OK, Status.QUARANTINED):
+            final += 1
+        elif row["status"] == Status.FAILED and not row["retryable"] and not selection.include_terminal:
+            terminal += 1
+        else:
+            shards.setdefault(row["shard"], {})[row["record_id"]] = row["tries"]
+            sources[row["record_id"]] = row["source_key"]
+            why[row["record_id"]] = row["error_code"] or PENDING
+    return Chosen(run=run.id, shards=shards, sources=sources, why=why, terminal=terminal, final=final)
+
+
+def what_is_left(store: Store, run: Run, chosen: Chosen | None = None) -> dict[str, dict[str, int]]:
+    """By shard the records still to be tried, each with the number of tries it has had; shards without any are absent.
+
+    Args:
+        chosen: what of this choice has not been tried since; None stands for every record without a row.
+    """
+    if chosen is None:
+        return {shard: dict.fromkeys(records, 0) for shard, records in pending(store, run).items()}
+    left = {}
+    for shard, records in chosen.shards.items():
+        log = open_log(store, run, shard)
+        rows = log.rows(log.entries(), columns=["record_id", "status", "tries"]).to_pylist()
+        known = {row["record_id"]: row for row in rows}
+        due = {record: tries for record, tries in records.items() if is_due(known.get(record), tries)}
+        if due:
+            left[shard] = due
+    return left
+
+
+def _refuse_what_cannot_be(run: Run, selection: Selection) -> None:
+    if unknown := set(selection.shards) - set(run.shards()):
+        raise UsageError(f"run {run.id} has no shard {min(unknown)}; it has {run.plan['shards']}, from 00000")
+    allowed = (Status.FAILED.value, PENDING)
+    if others := set(selection.statuses) - set(allowed):
+        raise UsageError(
+            f"records with status {min(others)} cannot be run again; allowed are {' and '.join(allowed)}: "
+            "rows that are ok or quarantined are final"
+        )
+
+
+def _state(store: Store, run: Run, selection: Selection) -> pa.Table:
+    """One row per planned record that a shard is to deal with, committed or not."""
+    plan = read_plan(store, run)
+    plan = plan.filter(pc.equal(plan["action"], Action.TRANSLATE.value))
+    if selection.shards:
+        plan = plan.filter(pc.is_in(plan["shard"], pa.array(selection.shards)))
+    rows: list[Mapping[str, Any]] = []
+    columns = ["record_id", "status", "tries", "retryable", "error_code"]
+    for shard in pc.unique(plan["shard"]).to_pylist():
+        log = open_log(store, run, shard)
+        rows += log.rows(log.entries(), columns=columns).to_pylist()
+    known = {row["record_id"]: row for row in rows}
+    blank = {"status": PENDING, "tries": 0, "retryable": True, "error_code": None}
+    table = plan.select(["record_id", "key", "shard"]).rename_columns(["record_id", "source_key", "shard"])
+    states = [known.get(record, blank) for record in table["record_id"].to_pylist()]
+    for name, kind in (
+        ("status", pa.string()),
+        ("tries", pa.int32()),
+        ("retryable", pa.bool_()),
+        ("error_code", pa.string()),
+    ):
+        table = table.append_column(name, pa.array([state[name] for state in states], kind))
+    return table

@@ -1,0 +1,333 @@
+"""New data after a finished run: what is unchanged is carried, what is new is translated, and all of it adds up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from lsb.audit import verify
+from lsb.errors import UsageError
+from lsb.export import export
+from lsb.images import encode
+from lsb.lineage import RunOptions, planned_as, restriction
+from lsb.manifest import collect_features
+from lsb.metrics.scores import Scores
+from lsb.publish import Snapshot, latest_snapshot, manifest_table, publish
+from lsb.selection import Selection
+from lsb.shard_job import run_shard
+from lsb.sharding import Run, open_run, pending, read_plan
+from lsb.status import status
+from lsb.storage.local import LocalStore
+from lsb.storage.snapshots import current_run
+from tests.ledger import Inverter, make_images, picture, run_spec, worker
+
+
+class Counting(LocalStore):
+    """Sources that remember what was read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: list[str] = []
+
+    def read(self, key: str) -> bytes:
+        self.reads.append(key)
+        return super().read(key)
+
+
+class Judge:
+    """The mean of an output is its only feature."""
+
+    def score(self, sources: Any, outputs: Any, truths: Any) -> list[Scores]:
+        return [Scores({}, np.full(2, np.asarray(output).mean(), np.float32)) for output in outputs]
+
+
+class Pipeline:
+    """A folder of images, a store, and the job that leads from one to the other."""
+
+    def __init__(self, place: Path) -> None:
+        self.folder = make_images(place / "images", 8)
+        (self.folder / "bad.png").write_bytes(b"not a picture")
+        self.store = LocalStore(place / "store")
+        self.sources = Counting(self.folder)
+        self.side_log = place / "side.log"
+
+    def plan(self, *, fresh: bool = False, only: Any = None, **settings: Any) -> Run:
+        spec = run_spec(self.store, self.sources, **settings)
+        return planned_as(self.store, replace(spec, fresh=fresh, only=only))
+
+    def translate(self, run: Run) -> None:
+        for shard in run.shards():
+            made = worker(self.sources, Inverter(side_log=self.side_log), scorer=Judge())
+            run_shard(self.store, run, shard, made)
+
+    def finish(self, run: Run, **options: Any) -> Snapshot:
+        self.translate(run)
+        return publish(self.store, run, {}, b"page", **options)
+
+    def rows(self, run: Run) -> dict[str, dict[str, Any]]:
+        return {row["source_key"]: row for row in manifest_table(self.store, run).to_pylist()}
+
+    def actions(self, run: Run) -> dict[str, str]:
+        plan = read_plan(self.store, run)
+        return dict(zip(plan["key"].to_pylist(), plan["action"].to_pylist(), strict=True))
+
+    def change(self) -> None:
+        """One new file, one with other bytes, one gone."""
+        (self.folder / "new.png").write_bytes(encode(picture(70), "png"))
+        (self.folder / "odd" / "0001.png").write_bytes(encode(picture(71), "png"))
+        (self.folder / "even" / "0004.png").unlink()
+
+    def translated(self) -> int:
+        return len(self.side_log.read_text().split())
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Pipeline:
+    return Pipeline(tmp_path)
+
+
+@pytest.fixture
+def first(job: Pipeline) -> Run:
+    run = job.plan()
+    job.finish(run)
+    return run
+
+
+@pytest.mark.parametrize("read", ["full", "listing"])
+def test_what_is_unchanged_is_carried_without_reading_or_translating_it(job: Pipeline, read: str) -> None:
+    first = job.plan(read=read)
+    job.finish(first)
+    job.change()
+    done = job.translated()
+    job.sources.reads.clear()
+    second = job.plan(read=read)
+    actions = job.actions(second)
+    assert {key for key, action in actions.items() if action == "translate"} == {"new.png", "odd/0001.png"}
+    assert actions["bad.png"] == ("quarantine" if read == "full" else "carry")
+    assert "even/0004.png" not in actions
+    assert second.parent is not None
+    assert (second.parent["run"], second.parent["snapshot"]) == (first.id, 0)
+    job.finish(second)
+    assert set(job.sources.reads) == {"new.png", "odd/0001.png"}
+    assert job.translated() == done + 2
+
+    before, after = job.rows(first), job.rows(second)
+    for key, action in actions.items():
+        if action == "carry":
+            assert after[key] == {**before[key], "carried_from": first.id}
+        else:
+            assert after[key]["carried_from"] is None
+    verdict = verify(job.store, second.id)
+    assert (verdict.exit_code, verdict.findings, verdict.orphans) == (0, (), ())
+    assert verdict.checked["carried rows"] == sum(action == "carry" for action in actions.values())
+    assert verdict.checked["outputs"] == 8
+    assert current_run(job.store, "invert") == second.id
+
+
+def test_carried_rows_name_the_run_that_made_the_image_through_any_number_of_runs(job: Pipeline, first: Run) -> None:
+    (job.folder / "new.png").write_bytes(encode(picture(70), "png"))
+    second = job.plan()
+    job.finish(second)
+    (job.folder / "newer.png").write_bytes(encode(picture(72), "png"))
+    third = job.plan()
+    job.finish(third)
+    rows = job.rows(third)
+    origins = {key: row["carried_from"] for key, row in rows.items() if row["status"] == "ok"}
+    assert {key: origin for key, origin in origins.items() if origin != first.id} == {
+        "new.png": second.id,
+        "newer.png": None,
+    }
+    assert verify(job.store, third.id).exit_code == 0
+    # Features come from all three, and each belongs to its own image.
+    features = collect_features(job.store, third).to_pylist()
+    means = {row["record_id"]: 255 - np.asarray(picture(number)).mean() for row, number in _numbered(rows)}
+    assert {row["record_id"]: pytest.approx(row["features"][0], abs=1e-3) for row in features} == means
+
+
+def _numbered(rows: dict[str, dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    numbers = {"new.png": 70, "newer.png": 72}
+    made = [(key, row) for key, row in rows.items() if row["status"] == "ok"]
+    return [(row, numbers[key] if key in numbers else int(key[-8:-4])) for key, row in made]
+
+
+def test_everything_downstream_sees_carried_records(job: Pipeline, first: Run, tmp_path: Path) -> None:
+    job.change()
+    second = job.plan()
+    assert (status(job.store, second).records["ok"], status(job.store, second).records["pending"]) == (6, 2)
+    job.finish(second)
+    found = status(job.store, second)
+    assert (found.carried, found.finished, found.shards) == (6, True, {"done": 1, "partial": 0, "pending": 0})
+    assert {name: n for name, n in found.records.items() if n} == {"ok": 8, "quarantined": 1}
+    done = export(job.store, second, tmp_path / "out")
+    assert (done.written, done.without_output) == (8, 1)
+    snapshot = latest_snapshot(job.store, second)
+    assert snapshot is not None
+    assert (snapshot.planned, snapshot.counts) == (9, {"ok": 8, "quarantined": 1})
+
+
+def test_the_same_command_finds_the_same_run_while_it_is_unfinished_and_after(job: Pipeline, first: Run) -> None:
+    assert job.plan().id == first.id  # nothing changed: no child of itself
+    job.change()
+    second = job.plan()
+    # Meanwhile the job's name goes elsewhere, and the parent gets another snapshot.
+    other = job.plan(tau=2.0)
+    job.finish(other)
+    publish(job.store, first, {"kid": 1.0}, b"page")
+    assert job.plan() == second
+    job.finish(second)
+    assert job.plan() == second
+    assert current_run(job.store, "invert") == second.id
+
+
+def test_a_run_goes_on_from_the_newest_one_with_the_same_transform(job: Pipeline, first: Run) -> None:
+    other = job.plan(tau=2.0)
+    assert other.parent is None
+    job.finish(other)
+    assert current_run(job.store, "invert") == other.id
+    job.change()
+    second = job.plan()
+    assert second.parent is not None
+    assert second.parent["run"] == first.id
+
+
+def test_another_shard_size_is_a_new_run_that_carries_everything(job: Pipeline, first: Run) -> None:
+    done = job.translated()
+    second = job.plan(shard_size=2)
+    assert (second.shards(), second.plan["carried"], pending(job.store, second)) == ([], 8, {})
+    job.finish(second)
+    assert job.translated() == done
+    assert verify(job.store, second.id).exit_code == 0
+    assert {row["output_key"] for row in job.rows(second).values()} == {
+        row["output_key"] for row in job.rows(first).values()
+    }
+
+
+def test_failures_of_the_parent_are_translated_again(job: Pipeline) -> None:
+    first = job.plan()
+    gone = job.folder / "odd" / "0003.png"
+    data, stat = gone.read_bytes(), gone.stat()
+    gone.unlink()
+    job.finish(first)
+    assert job.rows(first)["odd/0003.png"]["status"] == "failed"
+    gone.write_bytes(data)
+    os.utime(gone, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    (job.folder / "new.png").write_bytes(encode(picture(70), "png"))
+    second = job.plan()
+    job.finish(second)
+    rows = job.rows(second)
+    assert {key for key, row in rows.items() if row["carried_from"] is None} == {"odd/0003.png", "new.png", "bad.png"}
+    assert rows["odd/0003.png"]["status"] == "ok"
+
+
+def test_a_copy_of_a_carried_image_is_translated_by_itself(job: Pipeline, first: Run) -> None:
+    for name in ("copy-1.png", "copy-2.png"):
+        (job.folder / name).write_bytes((job.folder / "odd" / "0005.png").read_bytes())
+    done = job.translated()
+    second = job.plan()
+    job.finish(second)
+    assert job.translated() == done + 1
+    rows = job.rows(second)
+    assert rows["copy-1.png"]["output_key"] == rows["copy-2.png"]["output_key"] != rows["odd/0005.png"]["output_key"]
+    assert rows["copy-1.png"]["pixels_sha256"] == rows["odd/0005.png"]["pixels_sha256"]
+    assert verify(job.store, second.id).exit_code == 0
+
+
+def test_a_fresh_run_carries_nothing_and_is_found_again(job: Pipeline, first: Run) -> None:
+    fresh = job.plan(fresh=True)
+    assert (fresh.id != first.id, fresh.parent, fresh.plan["carried"]) == (True, None, 0)
+    assert job.plan(fresh=True) == fresh
+    assert open_run(job.store, fresh.id) == fresh
+
+
+def test_a_run_over_flagged_records_with_other_settings(job: Pipeline, first: Run) -> None:
+    snapshot = latest_snapshot(job.store, first)
+    assert snapshot is not None
+    (job.folder / "even" / "0000.png").write_bytes(encode(picture(90, (12, 8)).point(lambda _: 128), "png"))
+    flat = job.plan()
+    job.finish(flat)
+    flagged = {key for key, row in job.rows(flat).items() if row["flags"]}
+    assert flagged == {"even/0000.png"}
+    options = RunOptions(records_from=flat.id, selection=Selection(flags=("flat_output",)))
+    again = job.plan(only=restriction(job.store, options), tau=2.0)
+    assert job.actions(again) == {"even/0000.png": "translate"}
+    assert again.id not in (job.plan(tau=2.0).id, flat.id)
+    assert job.plan(only=restriction(job.store, options), tau=2.0) == again
+    job.finish(again)
+    assert set(job.rows(again)) == flagged
+    assert verify(job.store, again.id).exit_code == 0
+    assert current_run(job.store, "invert") == flat.id  # a part does not take the job's name
+    nothing = restriction(job.store, RunOptions(records_from=flat.id, selection=Selection(codes=("worker_died",))))
+    with pytest.raises(UsageError, match="no record of run"):
+        job.plan(only=nothing)
+
+
+def delete_image(job: Pipeline, first: Run, second: Run) -> str:
+    key = job.rows(second)["even/0002.png"]["output_key"]
+    job.store.delete(key)
+    return key
+
+
+def change_image(job: Pipeline, first: Run, second: Run) -> str:
+    key = job.rows(second)["even/0002.png"]["output_key"]
+    job.store.write(key, encode(picture(1), "png"))
+    return key
+
+
+def change_manifest(job: Pipeline, first: Run, second: Run) -> str:
+    snapshot = latest_snapshot(job.store, first)
+    assert snapshot is not None
+    job.store.write(snapshot.manifest_key, job.store.read(snapshot.manifest_key)[:-1] + b"x")
+    return snapshot.manifest_key
+
+
+def cut_snapshot(job: Pipeline, first: Run, second: Run) -> str:
+    key = f"runs/{first.id}/snapshots/log/00000000.json"
+    job.store.delete(key)
+    return key
+
+
+@pytest.mark.parametrize("spoil", [delete_image, change_image, change_manifest, cut_snapshot])
+def test_verify_finds_what_was_changed_about_carried_records(
+    job: Pipeline, first: Run, spoil: Callable[[Pipeline, Run, Run], str]
+) -> None:
+    job.change()
+    second = job.plan()
+    job.finish(second)
+    key = spoil(job, first, second)
+    verdict = verify(job.store, second.id)
+    assert verdict.exit_code == 10
+    assert key in {finding.key for finding in verdict.findings}
+
+
+def test_the_plan_of_a_run_that_carries_can_be_worked_out_again(job: Pipeline, first: Run) -> None:
+    """A plan that carries a record which has changed does not pass."""
+    from lsb.records import sha256
+    from lsb.storage import layout
+    from lsb.storage.schemas import PLAN, write_table
+    from lsb.storage.seal import seal, unseal
+
+    job.change()
+    second = job.plan()
+    plan = read_plan(job.store, second)
+    forged = plan.set_column(
+        plan.schema.get_field_index("action"),
+        PLAN.arrow.field("action"),
+        pc.if_else(pc.equal(plan["key"], "odd/0001.png"), "carry", plan["action"]),
+    )
+    data = write_table(forged, PLAN)
+    key = layout.plan_file(second.id, sha256(data))
+    job.store.write(key, data)
+    name = layout.run_file(second.id)
+    document = unseal(job.store.read(name), key=name, schema="lsb.run/1")
+    document["plan"] |= {"key": key, "sha256": sha256(data)}
+    job.store.write(name, seal(document))
+    verdict = verify(job.store, second.id)
+    assert verdict.exit_code == 10
+    assert any("does not follow from the data set, the parent" in finding.message for finding in verdict.findings)
