@@ -87,6 +87,8 @@ def _picture(store: Store, key: str) -> ReportImage | None:
 def _settings(run: Run) -> Iterator[tuple[str, str]]:
     yield "source", run.source
     yield "images", f"{run.plan['records']} in {run.plan['shards']} shards of at most {run.plan['shard_size']}"
+    if run.parent:
+        yield "carried", f"{run.plan['carried']} from snapshot {run.parent['snapshot']} of {run.parent['run']}"
     for name, value in _flat(run.transform):
         if not name.startswith(("model.", "prompts.")):
             yield name, value

@@ -19,6 +19,7 @@ from lsb.images import encode
 from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.manifest import collect_features
 from lsb.metrics.scores import Scores
+from lsb.page import gather_report
 from lsb.publish import Snapshot, latest_snapshot, manifest_table, publish
 from lsb.selection import Selection
 from lsb.shard_job import run_shard
@@ -167,6 +168,9 @@ def test_everything_downstream_sees_carried_records(job: Pipeline, first: Run, t
     assert {name: n for name, n in found.records.items() if n} == {"ok": 8, "quarantined": 1}
     done = export(job.store, second, tmp_path / "out")
     assert (done.written, done.without_output) == (8, 1)
+    page = gather_report(job.store, second, None, job.sources)
+    assert ("carried", f"6 from snapshot 0 of {first.id}") in page.settings
+    assert len(page.examples) == 8
     snapshot = latest_snapshot(job.store, second)
     assert snapshot is not None
     assert (snapshot.planned, snapshot.counts) == (9, {"ok": 8, "quarantined": 1})

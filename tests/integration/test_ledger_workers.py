@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -150,22 +151,53 @@ def work_until_asked(root: Path, run: Run, sources: Store, started: Path) -> Non
     os._exit(0 if outcome.finished else 5)
 
 
-@pytest.mark.parametrize("shard_size", [30, 11, 5])
-def test_shards_order_and_kills_change_no_pixel(tmp_path: Path, shard_size: int) -> None:
-    store = LocalStore(tmp_path / "store")
-    run, sources = start(store, make_images(tmp_path / "images", 30), shard_size=shard_size)
-    process = FORKS.Process(target=work, args=(store.root, run, sources, tmp_path / "side.log", 0.01, 0.05))
+IMAGES = 200
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("pictures"), IMAGES)
+
+
+@pytest.mark.parametrize("shards", [1, 3, 7])
+def test_shards_order_kills_workers_and_machine_change_no_pixel(tmp_path: Path, pictures: Path, shards: int) -> None:
+    """Killed in the middle, moved elsewhere, finished by two workers in another order: every pixel as if by itself."""
+    store = LocalStore(tmp_path / "here")
+    run, sources = start(store, pictures, shard_size=-(-IMAGES // shards))
+    assert len(run.shards()) == shards
+    log = tmp_path / "side.log"
+    log.touch()
+    process = FORKS.Process(target=work, args=(store.root, run, sources, log, 0.0, 0.01))
     process.start()
-    process.join(timeout=0.2)
-    if process.pid is not None and process.is_alive():
-        os.kill(process.pid, signal.SIGKILL)
+    while log.stat().st_size < 65 * IMAGES / 3:  # 64 hex digits and a new line for each picture
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
     process.join()
-    shards = run.shards()
-    random.Random(shard_size).shuffle(shards)
-    for shard in shards:
-        run_shard(store, run, shard, worker(sources, Inverter(batch=3)))
-    rows = manifest_table(store, run).to_pylist()
-    expected = {index: Inverter().translate([picture(index)])[0] for index in range(30)}
+    left = sum(map(len, pending(store, run).values()))
+    assert 0 < left < IMAGES
+
+    moved = store.root.rename(tmp_path / "there")
+    elsewhere = LocalStore(copytree(pictures, tmp_path / "copied"))
+    workers = [
+        FORKS.Process(target=work_shuffled, args=(moved, run, elsewhere, tmp_path / "second.log", seed))
+        for seed in (shards, shards + 1)
+    ]
+    for process in workers:
+        process.start()
+    for process in workers:
+        process.join()
+    assert [process.exitcode for process in workers] == [0, 0]
+    rows = manifest_table(LocalStore(moved), run).to_pylist()
     assert {row["source_key"][-8:-4]: row["pixels_sha256"] for row in rows} == {
-        f"{index:04d}": pixels_sha256(image) for index, image in expected.items()
+        f"{index:04d}": pixels_sha256(Inverter().translate([picture(index)])[0]) for index in range(IMAGES)
     }
+    assert {finding.kind for finding in verify(LocalStore(moved), run.id).findings} == {"incomplete"}
+
+
+def work_shuffled(root: Path, run: Run, sources: Store, side_log: Path, seed: int) -> None:
+    """A worker that takes the shards in an order of its own and larger batches."""
+    shards = run.shards()
+    random.Random(seed).shuffle(shards)
+    for shard in shards:
+        run_shard(LocalStore(root), run, shard, worker(sources, Inverter(batch=7, side_log=side_log)))
