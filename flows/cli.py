@@ -254,9 +254,21 @@ def verify(
     snapshot: Annotated[
         str | None, typer.Option(metavar="DIGEST", help="Digest that the newest snapshot must have, as printed before.")
     ] = None,
+    replay: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Translate N outputs again and compare the pixels.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the run's model lies, for --replay; not needed if it is from the hub.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="LoRA file of the run's model, for --replay; repeatable.")
+    ] = None,
+    seed: Annotated[str, typer.Option(help="Any text: chooses another sample.")] = "",
     json: Json = False,
 ) -> None:
-    """Check every digest of a run. Exit code: 0 intact, 10 tampered, 12 unverifiable, 11 incomplete.
+    """Check every digest of a run, and with --replay the pixels.
+
+    Exit code: 0 intact, 10 tampered, 13 replay differs, 12 unverifiable, 11 incomplete.
 
     Example: lsb verify out/store/runs/emoji-flat-to-3d-0123456789ab
     """
@@ -264,7 +276,11 @@ def verify(
     from lsb.audit import verify as audit
 
     store, run_id = _open(run)
-    verdict = audit(store, run_id, sample, anchor_of(key, snapshot))
+    verdict = audit(store, run_id, sample, anchor_of(key, snapshot), seed)
+    if replay is not None:
+        from lsb.audit.bench import add_replay
+
+        verdict = add_replay(verdict, store, replay, seed, model=model, loras=lora or ())
     render.show(render.verdict(verdict, as_json=json), as_json=json)
     for finding in verdict.findings:
         named = finding.message if finding.key in finding.message else f"{finding.key}: {finding.message}"
@@ -287,6 +303,28 @@ def diff(
     found = compare(before, after)
     figures = render.difference(found)
     render.show(figures if json else render.counted(figures), as_json=json, lines=render.difference_lines(found))
+
+
+@app.command()
+def trace(
+    output: Annotated[
+        str,
+        typer.Argument(help="URI, path or key of an output; or a record id, a source's key or any image file."),
+    ],
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="The run to look in; not needed for an output's path in a store.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """How one image came about: source, model, prompts, settings, attempt, commit, and whether it is intact.
+
+    Example: lsb trace picture.png --run out/store/runs/emoji-flat-to-3d-0123456789ab
+    """
+    from lsb.trace import run_of_output
+    from lsb.trace import trace as find
+
+    store, run_id = _open(run or run_of_output(output))
+    render.show_all([render.trace(found) for found in find(store, run_id, output)], as_json=json)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flows.translate import JobResult
-    from lsb.audit import Verdict
+    from lsb.audit.verdict import Replayed, Verdict
     from lsb.cleanup import CleanUp
     from lsb.difference import Difference
     from lsb.domains import StoredPrompt
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lsb.rerun import Chosen
     from lsb.sharding import Run
     from lsb.status import RunStatus
+    from lsb.trace import Trace
 
 
 def show(figures: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = ()) -> None:
@@ -33,6 +34,16 @@ def show(figures: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = ()
     for name, label in names.items():
         sys.stdout.write(f"{label:<{width}}  {_text(figures[name])}\n")
     sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+def show_all(several: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print several things of a kind: as JSON one list, as text with an empty line between them."""
+    if as_json:
+        sys.stdout.write(json.dumps(several, indent=2, default=str) + "\n")
+        return
+    for number, figures in enumerate(several):
+        sys.stdout.write("\n" if number else "")
+        show(figures, as_json=False)
 
 
 def complain(message: str) -> None:
@@ -126,7 +137,7 @@ def status(counted: RunStatus) -> dict[str, Any]:
 
 def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
     """As text only the number of findings: each is a complaint of its own."""
-    words = {0: "intact", 10: "tampered", 11: "incomplete", 12: "unverifiable"}
+    words = {0: "intact", 10: "tampered", 11: "incomplete", 12: "unverifiable", 13: "replay differs"}
     return {
         "run": found.run_id,
         "verdict": words[found.exit_code],
@@ -134,6 +145,7 @@ def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
         "snapshot": found.snapshot,
         "checked": found.checked,
         "sample": found.sample,
+        "replayed": [asdict(one) for one in found.replayed] if as_json else _replayed(found.replayed),
         "findings": [asdict(finding) for finding in found.findings] if as_json else len(found.findings),
         "orphans": len(found.orphans),
     }
@@ -156,6 +168,10 @@ def clean_up(done: CleanUp, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
     return {**figures, "objects": [asdict(leftover) for leftover in done.deleted]} if as_json else figures
 
 
+def trace(found: Trace) -> dict[str, Any]:
+    return asdict(found)
+
+
 def export(written: Exported, destination: Path) -> dict[str, Any]:
     return {**asdict(written), "destination": str(destination)}
 
@@ -166,6 +182,17 @@ def metrics(measured: Mapping[str, Any]) -> dict[str, Any]:
         row["key"]: {name: cell["value"] for name, cell in row.items() if isinstance(cell, dict) and "value" in cell}
         for row in measured["rows"]
     }
+
+
+def _replayed(results: Sequence[Replayed]) -> str | None:
+    """How many of how many were the same to the bit, and which conditions were others."""
+    if not results:
+        return None
+    same = sum(result.same for result in results)
+    near = sum(not result.same and result.finding is None for result in results)
+    others = sorted({name for result in results for name in result.differing})
+    held = f"held to the tolerance, for another {', '.join(others)}" if others else "held to the bit"
+    return f"{len(results)} outputs, {same} the same to the bit, {near} within the tolerance; {held}"
 
 
 def _text(value: Any) -> str:

@@ -31,7 +31,7 @@ from lsb.selection import Selection
 from lsb.storage import layout
 from lsb.storage.commit_log import ShardLog, read_checked
 from lsb.storage.schemas import PLAN, read_table, write_table
-from lsb.storage.seal import seal, unseal
+from lsb.storage.seal import seal, unseal, well_formed
 from lsb.storage.store import Store
 from lsb.transform import transform_id
 
@@ -227,14 +227,15 @@ def open_run(store: Store, run_id: str) -> Run:
     except NotFoundError as error:
         raise UsageError(f"no run {run_id} in {store.uri}; `lsb run` prints the id of a run", run=run_id) from error
     document = unseal(data, key=key, schema=SCHEMA)
-    identity = transform_id(document["transform"])
-    version, settings = document["dataset"]["version"], settings_of(document["plan"])
-    if document["run"] != run_id or identity != document["transform_id"]:
-        raise TamperedError(f"{key} names another run or transform than its settings give", key=key)
-    if run_id_of(document["job"], version, identity, settings) != run_id:
-        raise TamperedError(f"{key} holds settings that give another run id", key=key)
-    fields = {name: value for name, value in document.items() if name not in ("schema", "run")}
-    return Run(id=run_id, sha256=sha256(data), **fields)
+    with well_formed(key):
+        identity = transform_id(document["transform"])
+        version, settings = document["dataset"]["version"], settings_of(document["plan"])
+        if document["run"] != run_id or identity != document["transform_id"]:
+            raise TamperedError(f"{key} names another run or transform than its settings give", key=key)
+        if run_id_of(document["job"], version, identity, settings) != run_id:
+            raise TamperedError(f"{key} holds settings that give another run id", key=key)
+        fields = {name: value for name, value in document.items() if name not in ("schema", "run")}
+        return Run(id=run_id, sha256=sha256(data), **fields)
 
 
 def check_frozen(run: Run, spec: RunSpec) -> None:

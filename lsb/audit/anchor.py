@@ -7,15 +7,14 @@ elsewhere tells that from the original.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lsb.attestation import INTEGRITY_ONLY, Envelope, PublicKey, read_public_key
+from lsb.attestation import INTEGRITY_ONLY, PublicKey, read_public_key
+from lsb.audit.snapshots import Snapshots
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
 from lsb.errors import UsageError
 from lsb.storage import layout
-from lsb.storage.snapshots import Snapshot
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -35,19 +34,13 @@ def anchor_of(key: Path | None, snapshot: str | None) -> Anchor:
     return Anchor(read_public_key(key) if key else None, snapshot)
 
 
-def inspect_anchor(seen: Inspection, anchor: Anchor, snapshots: Sequence[Snapshot], envelope: Envelope | None) -> str:
-    """Check the newest snapshot against what is known from elsewhere.
-
-    Args:
-        envelope: the newest snapshot's attestation; None if it cannot be read.
-
-    Returns:
-        What stands behind the newest snapshot, in words.
-    """
-    newest = snapshots[-1] if snapshots else None
+def inspect_anchor(seen: Inspection, anchor: Anchor, snapshots: Snapshots) -> str:
+    """Check the newest snapshot against what is known from elsewhere; what stands behind it, in words."""
+    newest, envelope = snapshots.newest, snapshots.envelope
     log = layout.snapshot_log(seen.run_id)
-    if anchor.snapshot is not None and (newest is None or newest.sha256 != anchor.snapshot):
-        older = [snapshot.number for snapshot in snapshots if snapshot.sha256 == anchor.snapshot]
+    # What kept the log from being read is a finding already.
+    if anchor.snapshot is not None and snapshots.whole and (newest is None or newest.sha256 != anchor.snapshot):
+        older = [snapshot.number for snapshot in snapshots.views if snapshot.sha256 == anchor.snapshot]
         what = f"number {older[0]}, not the newest" if older else "none of this run"
         is_newest = f"the newest is {newest.sha256}" if newest else "there is none"
         key = layout.numbered(log, newest.number) if newest else log
@@ -57,9 +50,14 @@ def inspect_anchor(seen: Inspection, anchor: Anchor, snapshots: Sequence[Snapsho
         return f"signed with key {signer}, not checked" if signer else INTEGRITY_ONLY
     if envelope is not None and anchor.key.verifies(envelope):
         return f"signed with key {anchor.key.id}"
+    if newest is None:
+        reason = "no snapshot can be read"
+    elif signer is None:
+        reason = "the newest snapshot is not signed"
+    elif signer == anchor.key.id:
+        reason = "the newest snapshot names it, but the signature is not by it"
+    else:
+        reason = f"the newest snapshot is signed with key {signer}"
     key = newest.attestation_key if newest else log
-    by = f"the newest snapshot is signed with key {signer}" if signer else "the newest snapshot is not signed"
-    by = by if newest else "there is no snapshot"
-    wanted = f"no signature of the key given, {anchor.key.id}"
-    seen.find(UNVERIFIABLE, key, f"{wanted}: {by if signer != anchor.key.id else 'the signature is not by that key'}")
+    seen.find(UNVERIFIABLE, key, f"no signature with key {anchor.key.id}: {reason}")
     return INTEGRITY_ONLY

@@ -25,12 +25,13 @@ from lsb.storage.snapshots import Snapshot
 from lsb.storage.store import Store
 
 
-def verify(store: Store, run_id: str, sample: int | None = None, anchor: Anchor = Anchor()) -> Verdict:
+def verify(store: Store, run_id: str, sample: int | None = None, anchor: Anchor = Anchor(), seed: str = "") -> Verdict:
     """Check a run and everything it rests on.
 
     Args:
         sample: read only this many output images, always the same ones, 0 none at all; None reads all.
         anchor: what must stand behind the newest snapshot.
+        seed: chooses another sample.
 
     Raises:
         UsageError: the store has no such run.
@@ -43,11 +44,11 @@ def verify(store: Store, run_id: str, sample: int | None = None, anchor: Anchor 
         _inspect_transform(seen, run)
         shards = inspect_shards(seen, run, plan)
         inspect_carried(seen, run, plan, shards)
-        inspect_outputs(seen, shards, sample)
+        inspect_outputs(seen, shards, sample, seed)
         snapshots = inspect_snapshots(seen, run, plan, shards)
         inspect_job(seen, run, snapshots.views)
         _inspect_completeness(seen, run, snapshots.views)
-    assurance = inspect_anchor(seen, anchor, snapshots.views, snapshots.envelope)
+    assurance = inspect_anchor(seen, anchor, snapshots)
     return Verdict(
         run_id=run_id,
         findings=tuple(seen.findings.values()),
@@ -89,6 +90,9 @@ def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
     with seen.guard(key):
         plan = read_plan(seen.store, run)
         seen.checked["plan"] += 1
+        counted = {"records": plan.num_rows, "shards": len(plan["shard"].drop_null().unique())}
+        if counted != {name: run.plan[name] for name in counted}:
+            seen.find(TAMPERED, layout.run_file(run.id), f"{layout.run_file(run.id)} counts {key} in another way")
         if records is not None and not plan.equals(plan_of(seen.store, records, settings_of(run.plan), run.parent)):
             seen.find(TAMPERED, key, f"{key} does not follow from the data set, the parent and the plan's settings")
         return plan
@@ -96,21 +100,23 @@ def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
 
 
 def _inspect_transform(seen: Inspection, run: Run) -> None:
-    for key, digest in run.files.items():
-        seen.named_file(key, digest, "prompt files")
-    if digest_of(run.transform["model"]) != run.model["digest"]:
-        key = layout.run_file(run.id)
-        seen.find(TAMPERED, key, f"{key} names a model that is not the transform's")
-    for role, key in run.prompts.items():
-        if run.files.get(key) != run.transform["prompts"][role]:
-            seen.find(TAMPERED, key, f"{key} is not the {role} prompt of the run's transform")
+    place = layout.run_file(run.id)
+    with seen.guard(place):
+        for key, digest in run.files.items():
+            seen.named_file(key, digest, "prompt files")
+        if digest_of(run.transform["model"]) != run.model["digest"]:
+            seen.find(TAMPERED, place, f"{place} names a model that is not the transform's")
+        for role, key in run.prompts.items():
+            if run.files.get(key) != run.transform["prompts"][role]:
+                seen.find(TAMPERED, key, f"{key} is not the {role} prompt of the run's transform")
 
 
 def _inspect_completeness(seen: Inspection, run: Run, snapshots: Sequence[Snapshot]) -> None:
     if seen.tampered:
         return  # what is missing then is no statement about the work
     key = layout.snapshot_log(run.id)
-    if not snapshots:
-        seen.find(INCOMPLETE, key, "no snapshot is published; run it again to finish")
-    elif missing := snapshots[-1].planned - sum(snapshots[-1].counts.values()):
-        seen.find(INCOMPLETE, key, f"{missing} planned records have no row in the last snapshot; run it again")
+    with seen.guard(key):
+        if not snapshots:
+            seen.find(INCOMPLETE, key, "no snapshot is published; run it again to finish")
+        elif missing := snapshots[-1].planned - sum(snapshots[-1].counts.values()):
+            seen.find(INCOMPLETE, key, f"{missing} planned records have no row in the last snapshot; run it again")

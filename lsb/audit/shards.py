@@ -33,17 +33,18 @@ def inspect_shards(seen: Inspection, run: Run, plan: pa.Table | None) -> Shards:
     planned = _by_shard(plan) if plan is not None else None
     for shard in run.shards():
         part = planned.get(shard, plan.slice(0, 0)) if planned is not None and plan is not None else None
-        _inspect_shard(seen, run, shard, part, shards)
+        with seen.guard(layout.shard_log(run.id, shard)):
+            _inspect_shard(seen, run, shard, part, shards)
     return shards
 
 
-def inspect_outputs(seen: Inspection, shards: Shards, sample: int | None) -> None:
-    """Check that every output is there, and bytes and pixels of `sample` of them, always the same ones; None: all."""
+def inspect_outputs(seen: Inspection, shards: Shards, sample: int | None, seed: str = "") -> None:
+    """Check that every output is there, and bytes and pixels of those that `sampled` chooses."""
     # A sample still finds every output that is gone: that takes no more than the listing.
     present = seen.present | seen.present_elsewhere
     for key in sorted(shards.outputs.keys() - present):
         seen.find(TAMPERED, key, f"{key} is missing")
-    for key in sampled(shards.outputs.keys() & present, sample):
+    for key in sampled(shards.outputs.keys() & present, sample, seed):
         digest, pixels = shards.outputs[key]
         data = seen.named_file(key, digest, "outputs")
         if data is None:

@@ -24,27 +24,28 @@ class Snapshots:
 
     views: list[Snapshot] = field(default_factory=list)
     envelope: Envelope | None = None
+    whole: bool = False  # the log was read from end to end
+
+    @property
+    def newest(self) -> Snapshot | None:
+        return self.views[-1] if self.views else None
 
 
 def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards) -> Snapshots:
     """Check every snapshot of the run."""
+    log = layout.snapshot_log(run.id)
     history, problems = SnapshotLog(seen.store, run.id, run.sha256).scan()
     for problem in problems:
-        seen.blame(problem, layout.snapshot_log(run.id))
+        seen.blame(problem, log)
     if problems:
         seen.blind.append(layout.snapshots_folder(run.id) + "/")
     seen.named |= {link.key for link in history.links}
-    found = Snapshots(history.snapshots)
+    found = Snapshots(history.snapshots, whole=not problems)
     for snapshot in history.snapshots:
         seen.checked["snapshots"] += 1
-        files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in snapshot.digests().items()}
-        commits = _commits(seen, snapshot, shards)
-        manifest, attestation = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
-        if manifest is not None and plan is not None and commits is not None and shards.carried is not None:
-            with seen.guard(snapshot.manifest_key):
-                collected = combine(run, plan, commits, shards.carried, Gates(**snapshot.gates))
-                _inspect_manifest(seen, collected, snapshot, manifest)
-        found.envelope = _inspect_attestation(seen, run, snapshot, attestation) if attestation else None
+        found.envelope = None
+        with seen.guard(layout.numbered(log, snapshot.number)):
+            found.envelope = _inspect_snapshot(seen, run, plan, shards, snapshot)
     return found
 
 
@@ -56,10 +57,24 @@ def inspect_job(seen: Inspection, run: Run, snapshots: Sequence[Snapshot]) -> No
     digests = {snapshot.number: snapshot.sha256 for snapshot in snapshots}
     for link in links:
         seen.checked["job entries"] += 1
-        number = link.document["snapshot"]
-        if link.document["run"] == run.id and digests.get(number) != link.document["snapshot_sha256"]:
-            key = layout.numbered(layout.snapshot_log(run.id), number)
-            seen.find(TAMPERED, key, f"{key} is not the snapshot that {link.key} names")
+        with seen.guard(link.key):
+            number = link.document["snapshot"]
+            if link.document["run"] == run.id and digests.get(number) != link.document["snapshot_sha256"]:
+                key = layout.numbered(layout.snapshot_log(run.id), number)
+                seen.find(TAMPERED, key, f"{key} is not the snapshot that {link.key} names")
+
+
+def _inspect_snapshot(
+    seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards, snapshot: Snapshot
+) -> Envelope | None:
+    files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in snapshot.digests().items()}
+    commits = _commits(seen, snapshot, shards)
+    manifest, attestation = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
+    if manifest is not None and plan is not None and commits is not None and shards.carried is not None:
+        with seen.guard(snapshot.manifest_key):
+            collected = combine(run, plan, commits, shards.carried, Gates(**snapshot.gates))
+            _inspect_manifest(seen, collected, snapshot, manifest)
+    return _inspect_attestation(seen, run, snapshot, attestation) if attestation else None
 
 
 def _commits(seen: Inspection, snapshot: Snapshot, shards: Shards) -> dict[str, list[Commit]] | None:

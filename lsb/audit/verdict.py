@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from lsb.attestation import INTEGRITY_ONLY
 from lsb.errors import IncompleteError, LsbError, NotFoundError, TamperedError, UnverifiableError
 from lsb.storage.commit_log import read_checked
+from lsb.storage.seal import well_formed
 from lsb.storage.store import Store
 
 TAMPERED, UNVERIFIABLE, INCOMPLETE = "tampered", "unverifiable", "incomplete"
+REPLAY_DIFFERS = "replay differs"
 _EXIT_CODES = {
     TAMPERED: TamperedError.exit_code,
+    REPLAY_DIFFERS: 13,
     UNVERIFIABLE: UnverifiableError.exit_code,
     INCOMPLETE: IncompleteError.exit_code,
 }
@@ -22,11 +25,30 @@ _EXIT_CODES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong: `kind` is `tampered`, `unverifiable` or `incomplete`; `key` names the object."""
+    """Something wrong: `kind` is one of the four constants above, `key` names the object."""
 
     kind: str
     key: str
     message: str
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One record translated again.
+
+    `basis` is `bit` or `tolerance`; `differing` names the conditions that are not those of its row; `largest` and
+    `mean` are differences in levels of 8 bits, None if no pixels were compared.
+    """
+
+    record_id: str
+    source_key: str
+    output_key: str
+    basis: str
+    differing: tuple[str, ...]
+    same: bool  # to the bit
+    largest: int | None = None
+    mean: float | None = None
+    finding: Finding | None = None
 
 
 @dataclass(frozen=True)
@@ -44,10 +66,11 @@ class Verdict:
     sample: int | None = None
     snapshot: str | None = None
     assurance: str = INTEGRITY_ONLY
+    replayed: tuple[Replayed, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 if all is well, else 10 (tampered) before 12 (unverifiable) before 11 (incomplete)."""
+        """0 if all is well; of several 10 (tampered) before 13 (replay differs), 12 (unverifiable), 11 (incomplete)."""
         found = {finding.kind for finding in self.findings}
         return next((code for kind, code in _EXIT_CODES.items() if kind in found), 0)
 
@@ -71,9 +94,10 @@ class Inspection:
 
     @contextmanager
     def guard(self, key: str) -> Iterator[None]:
-        """Errors become findings; `key` is blamed where the error names none."""
+        """Errors become findings, values of the wrong kind too; `key` is blamed where the error names none."""
         try:
-            yield
+            with well_formed(key):
+                yield
         except LsbError as error:
             self.blame(error, key)
 

@@ -18,6 +18,7 @@ from lsb.records import Status, sha256
 from lsb.storage import layout
 from lsb.storage.chain import Chain, Link
 from lsb.storage.schemas import FEATURES, MANIFEST, TableSchema, read_table
+from lsb.storage.seal import well_formed
 from lsb.storage.store import Store
 
 SCHEMA = "lsb.shard-log/1"
@@ -232,7 +233,8 @@ class ShardLog:
         kind = link.document.get("kind")
         if kind not in (COMMIT, CONDEMN):
             raise UnverifiableError(f"{link.key} is a {kind!r}, which this version does not know", key=link.key)
-        return self._commit(link) if kind == COMMIT else self._condemnation(link)
+        with well_formed(link.key):
+            return self._commit(link) if kind == COMMIT else self._condemnation(link)
 
     def _commit(self, link: Link) -> LogEntry:
         document = link.document

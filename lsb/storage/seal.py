@@ -7,12 +7,27 @@ forger only the chain of digests and a known head help.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lsb.errors import TamperedError, UnverifiableError
 from lsb.records import canonical_json, digest_of
 
 SEAL = "seal"
+
+
+@contextmanager
+def well_formed(key: str) -> Iterator[None]:
+    """Read a document's fields; one that is missing or of another kind makes a TamperedError about `key`.
+
+    Only a forged document gets here: what was written by us has all its fields, and its seal says so.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TamperedError(f"{key} does not hold what its schema demands ({reason})", key=key) from error
 
 
 def seal(document: dict[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from lsb.errors import LsbError, TamperedError, UnverifiableError
 from lsb.storage import layout
 from lsb.storage.chain import Chain, Link
+from lsb.storage.seal import well_formed
 from lsb.storage.store import Store
 
 SNAPSHOT, CONDEMN = "snapshot", "condemn"
@@ -106,18 +107,17 @@ class SnapshotLog:
         condemned: set[int] = set()
         erased: set[str] = set()
         for link in links:
-            kind = link.document.get("kind")
-            if kind == CONDEMN:
-                condemned.update(link.document["folders"])
-                erased.update(f"{layout.snapshots_folder(self.run_id)}/{name}" for name in link.document["erased"])
-            elif kind != SNAPSHOT:
-                text = f"{link.key} is a {kind!r}, which this version does not know"
-                problems.append(UnverifiableError(text, key=link.key))
-            elif link.document["folder"] in condemned:
-                text = f"{link.key} cites folder {link.document['folder']}, which was condemned before"
-                problems.append(TamperedError(text, key=link.key))
-            else:
-                snapshots.append(_snapshot(link))
+            try:
+                with well_formed(link.key):
+                    kind = link.document.get("kind")
+                    if kind == CONDEMN:
+                        condemned.update(link.document["folders"])
+                        pages = link.document["erased"]
+                        erased.update(f"{layout.snapshots_folder(self.run_id)}/{name}" for name in pages)
+                    else:
+                        snapshots.append(_uncondemned(link, condemned))
+            except LsbError as error:
+                problems.append(error)
         return SnapshotHistory(snapshots, frozenset(condemned), frozenset(erased), links), problems
 
     def append(self, after: Link | None, document: Mapping[str, Any]) -> Snapshot | None:
@@ -135,6 +135,16 @@ class SnapshotLog:
     def _chain(self) -> Chain:
         identity = {"run": self.run_id, "run_sha256": self.run_sha256}
         return Chain(self.store, layout.snapshot_log(self.run_id), SNAPSHOT_SCHEMA, identity)
+
+
+def _uncondemned(link: Link, condemned: set[int]) -> Snapshot:
+    kind = link.document.get("kind")
+    if kind != SNAPSHOT:
+        raise UnverifiableError(f"{link.key} is a {kind!r}, which this version does not know", key=link.key)
+    folder = link.document["folder"]
+    if folder in condemned:
+        raise TamperedError(f"{link.key} cites folder {folder}, which was condemned before", key=link.key)
+    return _snapshot(link)
 
 
 def _snapshot(link: Link) -> Snapshot:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.jobs import PICTURES, Job, lsb
 from tests.keys import key_pair
+from tests.tiny import tiny_model
 
 
 def run_of(job: Job) -> Path:
@@ -103,6 +104,52 @@ def test_a_signed_snapshot_is_verified_with_key_and_digest(
     assert (anchored.code, anchored.json["assurance"][:16]) == (0, "signed with key "), anchored.err
     assert anchored.json["snapshot"] == answer.json["snapshot_sha256"]
     assert lsb(capsys, "verify", run, "--key", private).code == 2
+
+
+def test_a_replay_gives_the_same_pixels_to_the_bit(
+    finished: Job, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(finished)
+    answer = lsb(capsys, "verify", run, "--replay", "3", "--model", model, "--json")
+    assert (answer.code, answer.json["verdict"]) == (0, "intact"), answer.err
+    assert [(one["basis"], one["same"]) for one in answer.json["replayed"]] == [("bit", True)] * 3
+    said = lsb(capsys, "verify", run, "--sample", "0", "--replay", "3", "--model", model).out
+    assert "3 outputs, 3 the same to the bit" in said
+
+
+def test_a_replay_needs_the_model_of_the_run(finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without = lsb(capsys, "verify", run_of(finished), "--replay", "1")
+    assert without.code == 2
+    assert "--model" in without.complaint
+    other = lsb(capsys, "verify", run_of(finished), "--replay", "1", "--model", tiny_model(tmp_path / "other", seed=1))
+    assert other.code == 3
+    assert "not the model of the run" in other.complaint
+
+
+def test_a_replay_after_tampering_translates_nothing(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished.store, tmp_path / "store")
+    run = tmp_path / "store" / "runs" / run_of(finished).name
+    next(run.glob("shards/*/*/*.png")).unlink()
+    answer = lsb(capsys, "verify", run, "--replay", "1", "--json")
+    assert (answer.code, answer.json["replayed"]) == (10, [])
+
+
+def test_trace_tells_of_an_output_where_it_came_from(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = sorted(run_of(finished).glob("shards/*/*/*.png"))[0]
+    answer = lsb(capsys, "trace", output, "--json")
+    assert answer.code == 0, answer.err
+    found = answer.json[0]
+    assert (finished.source / found["source"]["key"]).exists()
+    assert (found["prompts"]["target"]["text"], found["output"]["file"]) == ("a 3d icon", "intact")
+    shutil.copy(output, tmp_path / "picture.png")
+    again = lsb(capsys, "trace", tmp_path / "picture.png", "--run", run_of(finished))
+    assert again.code == 0
+    assert found["record_id"] in again.out
+    assert lsb(capsys, "trace", tmp_path / "picture.png").code == 2
 
 
 def test_export_uses_the_names_of_the_sources(

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
 from lsb.errors import TamperedError, UnverifiableError
-from lsb.storage.seal import seal, unseal
+from lsb.storage.seal import seal, unseal, well_formed
 
 DOCUMENT = {"schema": "lsb.test/1", "counts": {"ok": 12}, "parent": None, "name": "ä"}
 
@@ -38,3 +39,12 @@ def test_spacing_counts() -> None:
 def test_an_intact_document_of_another_schema_is_unverifiable() -> None:
     with pytest.raises(UnverifiableError, match=r"lsb\.test/2"):
         unseal(seal({**DOCUMENT, "schema": "lsb.test/2"}), key="k", schema="lsb.test/1")
+
+
+@pytest.mark.parametrize("read", [lambda: DOCUMENT["a"], lambda: DOCUMENT.a, lambda: int("x"), lambda: 1 + "x"])
+def test_a_forged_document_without_its_fields_is_tampered(read: Callable[[], object]) -> None:
+    with (
+        pytest.raises(TamperedError, match=r"^log does not hold what its schema demands"),
+        well_formed("log"),
+    ):
+        read()

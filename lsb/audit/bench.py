@@ -1,0 +1,108 @@
+"""The model and the conditions under which a run's records are translated again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from lsb.audit.replay import Bench, replay
+from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Finding, Verdict
+from lsb.bridge.settings import BridgeSettings
+from lsb.domains import read_prompt
+from lsb.errors import ModelError, SourceError, UnverifiableError, UsageError
+from lsb.execution import describe
+from lsb.ingest import open_sources
+from lsb.models.load import identify, load_backbone
+from lsb.models.protocol import Backbone
+from lsb.sharding import Run, open_run
+from lsb.storage.layout import run_file
+from lsb.storage.store import Store
+from lsb.transform import TRANSFORM_VERSION
+from lsb.translate import Translator
+
+
+def add_replay(
+    verdict: Verdict,
+    store: Store,
+    count: int,
+    seed: str = "",
+    *,
+    model: str | None = None,
+    loras: Sequence[str] = (),
+) -> Verdict:
+    """`verdict` with what a replay of `count` outputs found; unchanged if the run is tampered with.
+
+    Args:
+        model: where the run's model lies now; by default its hub id, which a folder has not.
+        loras: the LoRA files of the run's model, in their order.
+
+    Raises:
+        ModelError: it is not the model of the run.
+    """
+    if any(finding.kind == TAMPERED for finding in verdict.findings):
+        return verdict
+    run = open_run(store, verdict.run_id)
+    try:
+        sources = open_sources(run.source)
+        workbench = _Workbench(store, run, model or run.model["id"] or "", tuple(loras))
+        replayed = replay(store, run, sources, workbench.bench, count, seed)
+    except (SourceError, UnverifiableError) as error:
+        finding = Finding(UNVERIFIABLE, run_file(run.id), f"the run cannot be replayed: {error.message}")
+        return replace(verdict, findings=(*verdict.findings, finding))
+    findings = [result.finding for result in replayed if result.finding is not None]
+    return replace(verdict, findings=(*verdict.findings, *findings), replayed=tuple(replayed))
+
+
+@dataclass(frozen=True)
+class _Workbench:
+    store: Store
+    run: Run
+    model: str
+    loras: tuple[str, ...]
+
+    def bench(self, row: Mapping[str, Any]) -> Bench:
+        """A translator for the conditions of `row`; on the CPU where its device is not here."""
+        recorded = str(row["device"]).split(":", 1)[0]
+        device = recorded if recorded == "cuda" and torch.cuda.is_available() else "cpu"
+        transform = self.run.transform
+        translator = Translator(
+            self._backbone(device),
+            read_prompt(self.store, self.run.prompts["source"]),
+            read_prompt(self.store, self.run.prompts["target"]),
+            settings=BridgeSettings.model_validate(transform["bridge"]),
+            seed=transform["seed"],
+            batch=row["batch"],
+        )
+        return Bench(translator, describe(device, transform["dtype"], row["batch"]))
+
+    def _backbone(self, device: str) -> Backbone:
+        options = {**self._options, "device": device, "dtype": self.run.transform["dtype"]}
+        return load_backbone(self.model, **options)
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        """What names the run's model; checked once to be it."""
+        version = self.run.transform["transform_version"]
+        if version != TRANSFORM_VERSION:
+            raise UnverifiableError(
+                f"it was made by version {version} of the transform, this code has {TRANSFORM_VERSION}"
+            )
+        named = self.run.model
+        hub = named["revision"] if self.model == named["id"] else None
+        options: dict[str, Any] = {"revision": hub, "loras": self.loras}
+        try:
+            identity = identify(self.model, **options)
+        except ModelError as error:
+            if hub or self.model != named["id"]:
+                raise
+            raise UsageError(f"the run's model {named['id']} is not on the hub; give its place with --model") from error
+        if identity.digest != named["digest"]:
+            raise ModelError(
+                f"{self.model} is not the model of the run: its digest is {identity.digest[:16]}…, the run's "
+                f"{(named['digest'] or '')[:16]}…; give the right one with --model, and its LoRA files with --lora"
+            )
+        return options

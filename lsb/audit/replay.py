@@ -1,0 +1,163 @@
+"""Translate some records again and compare the pixels with those that were published.
+
+Where device model, instruction set, package versions, dtype and batch shape are those that a row records, the pixels
+must be the same to the bit. Elsewhere they must lie within `TOLERANCES`, and the report says which fields differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from PIL import Image
+
+from lsb.audit.sample import sampled
+from lsb.audit.verdict import REPLAY_DIFFERS, TAMPERED, UNVERIFIABLE, Finding, Replayed
+from lsb.errors import ImageError, LsbError, StoreError, TamperedError
+from lsb.images import decode, encode, pixels_sha256
+from lsb.manifest import Gates, collect
+from lsb.records import Status, sha256
+from lsb.sharding import Run
+from lsb.storage.commit_log import read_checked
+from lsb.storage.store import Store
+from lsb.worker import Translates
+
+CONDITIONS = ("device", "dtype", "batch", "instruction_set", "packages_sha256")
+_COLUMNS = ["record_id", "source_key", "source_sha256", "output_key", "output_sha256", "pixels_sha256", *CONDITIONS]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two pictures of the same record may be apart, in levels of 8 bits."""
+
+    largest: int  # of any value
+    mean: float  # over all values
+
+
+# Measured by `python benchmarks/replay.py` on the embedded model with other instruction sets and batch shapes, and
+# doubled: docs/benchmarks/replay.md.
+TOLERANCES = {
+    "float32": Tolerance(largest=8, mean=0.1),
+    "bfloat16": Tolerance(largest=128, mean=4.0),
+    "float16": Tolerance(largest=64, mean=1.0),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A translator for a row's conditions, and the conditions that it really works under."""
+
+    translator: Translates
+    conditions: Mapping[str, Any]
+
+
+def replay(
+    store: Store,
+    run: Run,
+    sources: Store,
+    bench: Callable[[Mapping[str, Any]], Bench],
+    count: int,
+    seed: str = "",
+) -> list[Replayed]:
+    """Translate `count` of the run's outputs again.
+
+    Args:
+        bench: what translates under the conditions of a row, as nearly as this machine can; called once for each
+            different set of them.
+        count: all outputs if there are fewer; always the same ones for the same seed.
+
+    Raises:
+        TamperedError: a log or a row file is not what was written.
+    """
+    rows = _rows(store, run)
+    chosen = [rows[key] for key in sampled(rows, count, seed)]
+    chosen.sort(key=lambda row: [str(row[name]) for name in CONDITIONS])
+    results: list[Replayed] = []
+    for _, group in groupby(chosen, key=lambda row: [row[name] for name in CONDITIONS]):
+        alike = list(group)
+        results += _replay_alike(store, run, sources, bench(alike[0]), alike)
+    return sorted(results, key=lambda result: result.record_id)
+
+
+def _rows(store: Store, run: Run) -> dict[str, dict[str, Any]]:
+    """One row for each output that this transform made, by output key."""
+    rows = collect(store, run, gates=Gates()).rows
+    made = pc.and_(pc.equal(rows["status"], Status.OK.value), pc.equal(rows["transform_id"], run.transform_id))
+    return {row["output_key"]: row for row in reversed(rows.filter(made).select(_COLUMNS).to_pylist())}
+
+
+def _replay_alike(
+    store: Store, run: Run, sources: Store, bench: Bench, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[Replayed]:
+    """Replay rows that were made under the same conditions."""
+    differing = tuple(name for name in CONDITIONS if bench.conditions[name] != rows[0][name])
+    images: list[tuple[Mapping[str, Any], Image.Image]] = []
+    for row in rows:
+        try:
+            images.append((row, _source(sources, row)))
+        except LsbError as error:
+            message = f"{row['source_key']} cannot be replayed: {error.message}"
+            yield _result(row, differing, finding=Finding(UNVERIFIABLE, row["output_key"], message))
+    digests = [row["source_sha256"] for row, _ in images]
+    outputs = bench.translator.translate([image for _, image in images], digests) if images else []
+    for (row, _), output in zip(images, outputs, strict=True):
+        # A lossy file's pixels are the ones that come out of it.
+        lossy = run.transform["encoder"] == "jpeg"
+        yield _compare(store, row, decode(encode(output, "jpeg"))[0] if lossy else output, differing)
+
+
+def _source(sources: Store, row: Mapping[str, Any]) -> Image.Image:
+    try:
+        data = sources.read(row["source_key"])
+    except StoreError as error:
+        raise StoreError(f"the source cannot be read ({error.message})") from error
+    if sha256(data) != row["source_sha256"]:
+        raise StoreError("the source's bytes are not the ones that were translated")
+    return decode(data)[0]
+
+
+def _compare(store: Store, row: Mapping[str, Any], made: Image.Image, differing: tuple[str, ...]) -> Replayed:
+    if pixels_sha256(made) == row["pixels_sha256"]:
+        return _result(row, differing, same=True, largest=0, mean=0.0)
+    key = row["output_key"]
+    try:
+        published = decode(read_checked(store, key, row["output_sha256"]))[0]
+    except (TamperedError, ImageError) as error:
+        return _result(row, differing, finding=Finding(TAMPERED, key, error.message))
+    if published.size != made.size:
+        message = f"{key}: replayed, it has {made.size} pixels instead of {published.size}"
+        return _result(row, differing, finding=Finding(REPLAY_DIFFERS, key, message))
+    apart = np.abs(np.asarray(made, np.int16) - np.asarray(published, np.int16))
+    largest, mean = int(apart.max()), float(apart.mean())
+    finding = None
+    if not differing:
+        message = f"{key}: replayed under the same conditions, its pixels differ by up to {largest} levels"
+        finding = Finding(REPLAY_DIFFERS, key, message)
+    elif not _within(TOLERANCES[row["dtype"]], largest, mean):
+        allowed = TOLERANCES[row["dtype"]]
+        message = (
+            f"{key}: replayed with another {', '.join(differing)}, its pixels differ by up to {largest} levels, "
+            f"{mean:.3g} on average; allowed are {allowed.largest} and {allowed.mean}"
+        )
+        finding = Finding(REPLAY_DIFFERS, key, message)
+    return _result(row, differing, largest=largest, mean=mean, finding=finding)
+
+
+def _within(allowed: Tolerance, largest: int, mean: float) -> bool:
+    return largest <= allowed.largest and mean <= allowed.mean
+
+
+def _result(row: Mapping[str, Any], differing: tuple[str, ...], *, same: bool = False, **figures: Any) -> Replayed:
+    return Replayed(
+        record_id=row["record_id"],
+        source_key=row["source_key"],
+        output_key=row["output_key"],
+        basis="tolerance" if differing else "bit",
+        differing=differing,
+        same=same,
+        **figures,
+    )

@@ -1,0 +1,182 @@
+"""How one image came about: from its file, its key, its record or its source back to everything that made it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.errors import ImageError, NotFoundError, UsageError
+from lsb.images import decode, pixels_sha256
+from lsb.manifest import Gates, collect
+from lsb.records import sha256
+from lsb.sharding import Run, open_log, open_run
+from lsb.storage.commit_log import LogEntry, read_checked
+from lsb.storage.schemas import MANIFEST, read_table
+from lsb.storage.snapshots import SnapshotLog
+from lsb.storage.store import Store
+
+_OUTPUT = re.compile(r"(?P<root>.*/)?(?P<key>runs/(?P<run>[^/]+)/shards/[^/]+/[^/]+/[^/]+)")
+_SOURCE = ("key", "sha256", "bytes", "format", "mode", "width", "height", "orientation")
+_EXECUTION = ("device", "dtype", "batch", "instruction_set", "code_version", "code_commit", "packages_sha256")
+_OUTPUT_COLUMNS = ("key", "sha256", "bytes", "format", "width", "height")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything that is known of one record. `found_by` says what of it the question named."""
+
+    found_by: str
+    run: str
+    record_id: str
+    status: str
+    error: str | None
+    source: dict[str, Any]
+    model: dict[str, Any]
+    prompts: dict[str, Any]  # "source" and "target" -> key, id and text
+    settings: dict[str, Any]  # transform id, bridge, preprocessing, encoder, seed
+    made: dict[str, Any]  # shard, attempt, tries, when, and by a carried row the run that made it
+    execution: dict[str, Any]
+    output: dict[str, Any] | None  # key, digests, and whether the file still has them
+    committed_by: dict[str, Any] | None  # the log entry
+    snapshots: list[dict[str, Any]]  # that hold this row: number and digest
+
+
+def run_of_output(place: str) -> str:
+    """The URI of the run whose output lies at a URI or path; UsageError if it does not look like an output."""
+    match = _OUTPUT.fullmatch(place)
+    if match is None:
+        raise UsageError(f"{place} does not say which run it is of; give the run with --run")
+    return f"{match['root'] or ''}runs/{match['run']}"
+
+
+def trace(store: Store, run_id: str, what: str) -> list[Trace]:
+    """Every record of a run that `what` names: more than one where sources with equal bytes share an output.
+
+    Args:
+        what: a URI, path or key of an output, a record id, the key of a source, or an image file on this machine.
+
+    Raises:
+        UsageError: the run has no such output, record or source.
+        TamperedError: a log or a row file on the way is not what was written.
+    """
+    run = open_run(store, run_id)
+    rows = collect(store, run, gates=Gates()).rows
+    found_by, found = _find(rows, what)
+    snapshots = list(_snapshots(store, run, found["record_id"]))
+    return [_trace(store, run, row, found_by, snapshots) for row in found.to_pylist()]
+
+
+def _find(rows: pa.Table, what: str) -> tuple[str, pa.Table]:
+    output = _OUTPUT.fullmatch(what)
+    names = {"output_key": output["key"] if output else what, "record_id": what, "source_key": what}
+    for column, value in names.items():
+        found = rows.filter(pc.equal(rows[column], value))
+        if found.num_rows:
+            return column, found
+    path = Path(what)
+    if not path.is_file():
+        raise UsageError(f"{what} is no output, record id, source key of this run and no file; check it and --run")
+    data = path.read_bytes()
+    digests = {"output_sha256": sha256(data)}
+    try:
+        digests["pixels_sha256"] = pixels_sha256(decode(data)[0])
+    except ImageError as error:
+        raise UsageError(f"{what} is no image ({error.code}) and no output of this run") from error
+    for column, value in digests.items():
+        found = rows.filter(pc.equal(rows[column], value))
+        if found.num_rows:
+            return column, found
+    raise UsageError(f"{what} was not made by this run: no output has its bytes or its pixels")
+
+
+def _snapshots(store: Store, run: Run, records: pa.ChunkedArray) -> Iterator[tuple[dict[str, Any], pa.Table]]:
+    """Each snapshot with the rows that it has of `records`."""
+    history = SnapshotLog(store, run.id, run.sha256).history()
+    times = {link.number: link.document["time"] for link in history.links}
+    for snapshot in history.snapshots:
+        data = read_checked(store, snapshot.manifest_key, snapshot.digests()[snapshot.manifest_key])
+        rows = read_table(data, MANIFEST, columns=["record_id", "attempt", "tries", "status"])
+        held = rows.filter(pc.is_in(rows["record_id"], pa.array(records.to_pylist(), pa.string())))
+        yield {"number": snapshot.number, "sha256": snapshot.sha256, "time": times[snapshot.number]}, held
+
+
+def _trace(
+    store: Store,
+    run: Run,
+    row: Mapping[str, Any],
+    found_by: str,
+    snapshots: Sequence[tuple[dict[str, Any], pa.Table]],
+) -> Trace:
+    maker = open_run(store, row["carried_from"]) if row["carried_from"] else run
+    entry = _committed_by(store, maker, row)
+    same = {name: row[name] for name in ("record_id", "attempt", "tries", "status")}
+    error = f"{row['error_code']}: {row['error_detail']}" if row["error_code"] else None
+    transform = run.transform
+    return Trace(
+        found_by=found_by,
+        run=run.id,
+        record_id=row["record_id"],
+        status=row["status"],
+        error=error,
+        source={name: row[f"source_{name}"] for name in _SOURCE} | {"place": run.source},
+        model={name: row[f"model_{name}"] for name in ("id", "revision", "digest")},
+        prompts={side: _prompt(store, run.prompts[side]) for side in ("source", "target")},
+        settings={
+            "transform_id": row["transform_id"],
+            **{name: value for name, value in transform.items() if name not in ("model", "prompts", "dtype")},
+        },
+        made={
+            "shard": row["shard"],
+            "attempt": row["attempt"],
+            "tries": row["tries"],
+            "started": row["started"],
+            "finished": row["finished"],
+            "carried_from": row["carried_from"],
+        },
+        execution={name: row[name] for name in _EXECUTION},
+        output=_output(store, row) if row["output_key"] else None,
+        committed_by={"key": entry.link.key, "sha256": entry.link.sha256, "time": entry.link.document["time"]}
+        if entry
+        else None,
+        snapshots=[snapshot for snapshot, held in snapshots if same in held.to_pylist()],
+    )
+
+
+def _committed_by(store: Store, run: Run, row: Mapping[str, Any]) -> LogEntry | None:
+    """The log entry that made the row visible; None for what ingest set aside, which no shard ever saw."""
+    if row["shard"] is None:
+        return None
+    log = open_log(store, run, row["shard"])
+    for entry in reversed(log.entries()):
+        if entry.attempt == row["attempt"]:
+            records = log.table(entry, columns=["record_id"])["record_id"]
+            if pc.index(records, row["record_id"]).as_py() >= 0:
+                return entry
+    return None
+
+
+def _prompt(store: Store, key: str) -> dict[str, Any]:
+    """Where a prompt lies, and its words from the document beside it."""
+    folder, _, name = key.rpartition("/")
+    identity = name.split(".", 1)[0]
+    try:
+        text = json.loads(store.read(f"{folder}/{identity}.json")).get("text")
+    except (NotFoundError, ValueError):
+        text = None
+    return {"key": key, "id": identity, "text": text}
+
+
+def _output(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {name: row[f"output_{name}"] for name in _OUTPUT_COLUMNS} | {"pixels_sha256": row["pixels_sha256"]}
+    try:
+        same = sha256(store.read(row["output_key"])) == row["output_sha256"]
+    except NotFoundError:
+        return facts | {"file": "missing"}
+    return facts | {"file": "intact" if same else "differs"}
