@@ -258,7 +258,7 @@ def verify(
         int | None, typer.Option(min=1, metavar="N", help="Translate N outputs again and compare the pixels.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Where the run's model lies, for --replay; not needed if it is from the hub.")
+        str | None, typer.Option(help="Where the run's model lies now, for --replay, if it has been moved.")
     ] = None,
     lora: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="LoRA file of the run's model, for --replay; repeatable.")

@@ -13,7 +13,7 @@ from lsb.audit.replay import Bench, replay
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Finding, Verdict
 from lsb.bridge.settings import BridgeSettings
 from lsb.domains import read_prompt
-from lsb.errors import ModelError, SourceError, UnverifiableError, UsageError
+from lsb.errors import ModelError, SourceError, UnverifiableError
 from lsb.execution import describe
 from lsb.ingest import open_sources
 from lsb.models.load import identify, load_backbone
@@ -37,8 +37,8 @@ def add_replay(
     """`verdict` with what a replay of `count` outputs found; unchanged if the run is tampered with.
 
     Args:
-        model: where the run's model lies now; by default its hub id, which a folder has not.
-        loras: the LoRA files of the run's model, in their order.
+        model: where the run's model lies now; by default where it lay when the run was planned.
+        loras: its LoRA files in their order; by default likewise.
 
     Raises:
         ModelError: it is not the model of the run.
@@ -48,7 +48,9 @@ def add_replay(
     run = open_run(store, verdict.run_id)
     try:
         sources = open_sources(run.source)
-        workbench = _Workbench(store, run, model or run.model["id"] or "", tuple(loras))
+        planned = run.config or {}
+        place = model or planned.get("model") or run.model["id"] or ""
+        workbench = _Workbench(store, run, place, tuple(loras or planned.get("loras", ())))
         replayed = replay(store, run, sources, workbench.bench, count, seed)
     except (SourceError, UnverifiableError) as error:
         finding = Finding(UNVERIFIABLE, run_file(run.id), f"the run cannot be replayed: {error.message}")
@@ -92,14 +94,13 @@ class _Workbench:
                 f"it was made by version {version} of the transform, this code has {TRANSFORM_VERSION}"
             )
         named = self.run.model
-        hub = named["revision"] if self.model == named["id"] else None
-        options: dict[str, Any] = {"revision": hub, "loras": self.loras}
+        # A hub id means the commit that it stood for; a place on disk has no revisions.
+        revision = named["revision"] if self.model == named["id"] else None
+        options: dict[str, Any] = {"revision": revision, "loras": self.loras}
         try:
             identity = identify(self.model, **options)
         except ModelError as error:
-            if hub or self.model != named["id"]:
-                raise
-            raise UsageError(f"the run's model {named['id']} is not on the hub; give its place with --model") from error
+            raise ModelError(f"{error.message}; give the place of the run's model with --model") from error
         if identity.digest != named["digest"]:
             raise ModelError(
                 f"{self.model} is not the model of the run: its digest is {identity.digest[:16]}…, the run's "

@@ -89,7 +89,9 @@ class Inspection:
     checked: Counter[str] = field(default_factory=Counter)
 
     def find(self, kind: str, key: str, message: str) -> None:
-        """Note a finding; of several about one object the first stands."""
+        """Note a finding. Of several about one object the first stands; what cannot be read is not called changed."""
+        if kind == TAMPERED and (UNVERIFIABLE, key) in self.findings:
+            return
         self.findings.setdefault((kind, key), Finding(kind, key, message))
 
     @contextmanager

@@ -107,20 +107,21 @@ def test_a_signed_snapshot_is_verified_with_key_and_digest(
 
 
 def test_a_replay_gives_the_same_pixels_to_the_bit(
-    finished: Job, model: Path, capsys: pytest.CaptureFixture[str]
+    finished: Job, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(finished)
-    answer = lsb(capsys, "verify", run, "--replay", "3", "--model", model, "--json")
+    moved = shutil.copytree(model, tmp_path / "moved")
+    answer = lsb(capsys, "verify", run, "--replay", "3", "--model", moved, "--json")
     assert (answer.code, answer.json["verdict"]) == (0, "intact"), answer.err
     assert [(one["basis"], one["same"]) for one in answer.json["replayed"]] == [("bit", True)] * 3
-    said = lsb(capsys, "verify", run, "--sample", "0", "--replay", "3", "--model", model).out
+    said = lsb(capsys, "verify", run, "--sample", "0", "--replay", "3").out
     assert "3 outputs, 3 the same to the bit" in said
 
 
 def test_a_replay_needs_the_model_of_the_run(finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    without = lsb(capsys, "verify", run_of(finished), "--replay", "1")
-    assert without.code == 2
-    assert "--model" in without.complaint
+    nowhere = lsb(capsys, "verify", run_of(finished), "--replay", "1", "--model", tmp_path / "nowhere")
+    assert nowhere.code == 3
+    assert "--model" in nowhere.complaint
     other = lsb(capsys, "verify", run_of(finished), "--replay", "1", "--model", tiny_model(tmp_path / "other", seed=1))
     assert other.code == 3
     assert "not the model of the run" in other.complaint
