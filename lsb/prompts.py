@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
-from lsb.errors import PromptError, UnsafeWeightsError
+from lsb.errors import PromptError, StoreError, UnsafeWeightsError
 from lsb.records import canonical_json, sha256
+from lsb.storage.store import open_store
 
 SLOT = "{token}"
 # All metadata in one value: the order of several is not fixed, and a prompt's id must be.
@@ -110,23 +111,34 @@ def from_bytes(data: bytes, *, token: str | None = None) -> Prompt:
 
 
 def load_prompt(path: str | Path, *, token: str | None = None) -> Prompt:
-    """Read a prompt file. Where it names no token, the file's name becomes the token.
+    """Read a prompt file at a path or a URI. Where it names no token, the file's name becomes the token.
 
     Raises:
         UnsafeWeightsError: a pickle.
         PromptError: see `from_bytes`, or the file cannot be read.
     """
-    file = Path(path)
+    file = PurePosixPath(path)
     if file.suffix.lower() in _PICKLES:
         raise UnsafeWeightsError(f"embedding {file.name} is a pickle, which can run code; convert it to safetensors")
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise PromptError(f"cannot read prompt {file}: {error.strerror}; check the path") from error
+    data = _read(str(path))
     try:
         return from_bytes(data, token=token or (f"<{file.stem}>" if _nameless(data) else None))
     except PromptError as error:
-        raise PromptError(f"{file}: {error}", **error.details) from error
+        raise PromptError(f"{path}: {error}", **error.details) from error
+
+
+def _read(place: str) -> bytes:
+    try:
+        if "://" not in place:
+            return Path(place).read_bytes()
+        folder, _, name = place.rpartition("/")
+        return open_store(folder).read(name)
+    except OSError as error:
+        raise PromptError(f"cannot read prompt {place}: {error.strerror}; check the path") from error
+    except StoreError as error:
+        if error.transient:
+            raise
+        raise PromptError(f"cannot read prompt {place}: {error}") from error
 
 
 def _checked(vectors: Tensor, token: str) -> Tensor:

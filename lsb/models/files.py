@@ -128,6 +128,14 @@ def of_checkpoint(checkpoint: Path) -> ModelFiles:
     return ModelFiles(checkpoint.name, None, folder, checkpoint=checkpoint)
 
 
+def is_part(name: str) -> bool:
+    """Whether a file of a diffusers folder, by its name there, is one that a model is loaded from. All are safe."""
+    folder, _, file = name.rpartition("/")
+    if folder in COMPONENTS and _WEIGHTS.fullmatch(file):
+        return True
+    return name == "model_index.json" or (folder in _CONFIGS and (file.endswith(".json") or file == "merges.txt"))
+
+
 def check_lora(path: Path) -> Path:
     """A LoRA file that is safe to read.
 

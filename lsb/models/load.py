@@ -1,4 +1,4 @@
-"""From what a user writes, a folder, a file or a hub id, to a backbone."""
+"""From what a user writes, a folder, a file, a URI or a hub id, to a backbone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lsb.errors import ModelError, UnsafeWeightsError
+from lsb.models.download import download
 from lsb.models.files import COMPONENTS, PICKLES, ModelFiles, check_lora, of_checkpoint, of_folder
 from lsb.models.protocol import ModelIdentity
 from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion
@@ -34,13 +35,13 @@ def load_backbone(
     """Load a frozen model.
 
     Args:
-        model: a diffusers folder, a `.safetensors` file in the original layout, a `file://` URI of either, or a
-            hub id `owner/name`. Only a hub id that is not in the local cache reaches the network.
+        model: a diffusers folder, a `.safetensors` file in the original layout, a `file://` or `s3://` URI of either,
+            or a hub id `owner/name`. A copy of what is not on this disk is kept in `HF_HOME`.
         revision: of a hub id: a branch, a tag or, better, a commit.
         device: a torch device; `auto` is CUDA where there is one, else the CPU.
         dtype: of the network: `float32`, `bfloat16` or `float16`.
         strict: demand of a hub id that the revision is a full commit of 40 hex digits.
-        loras: `.safetensors` files with LoRA weights, added in this order at strength 1.
+        loras: `.safetensors` files with LoRA weights, or URIs of such, added in this order at strength 1.
 
     Raises:
         UnsafeWeightsError: pickles, remote code, or an unpinned revision with `strict`.
@@ -58,28 +59,40 @@ def identify(
 
 def locate(model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()) -> ModelFiles:
     """The model's files on the local disk; a hub id is downloaded if need be. Arguments as for `load_backbone`."""
-    return dataclasses.replace(_locate(model, revision, strict), loras=tuple(check_lora(Path(lora)) for lora in loras))
+    files = _locate(model, revision, strict)
+    return dataclasses.replace(files, loras=tuple(check_lora(_on_disk(lora)) for lora in loras))
 
 
 def _locate(model: str, revision: str | None, strict: bool) -> ModelFiles:
-    path = Path(_local(model))
+    path = _on_disk(model)
     if path.exists():
         if revision is not None:
-            raise ModelError(f"{model} is on the local disk and has no revisions; leave revision out")
-        return of_folder(path) if path.is_dir() else of_checkpoint(path)
+            raise ModelError(f"{model} is no hub id and has no revisions; leave revision out")
+        try:
+            return of_folder(path) if path.is_dir() else of_checkpoint(path)
+        except ModelError as error:
+            if not model.startswith("s3://"):
+                raise
+            # The copy's place in the cache would tell the user nothing.
+            message = error.message.replace(str(path.parent), model.rstrip("/").rpartition("/")[0])
+            raise type(error)(message, **error.details) from error
     if _HUB_ID.fullmatch(model) and Path(model).suffix.lower() not in PICKLES | {".safetensors"}:
         return _from_hub(model, revision, strict)
     raise ModelError(f"no model {model}: there is no such folder or file, and it is no hub id (owner/name)")
 
 
-def _local(model: str) -> str:
-    """The path of a `file://` URI; a path as it is."""
-    if "://" not in model:
-        return model
-    parts = urlsplit(model)
+def _on_disk(uri: str) -> Path:
+    """The path that a path or a `file://` URI names; a copy of what an `s3://` URI names."""
+    if "://" not in uri:
+        return Path(uri)
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        return download(uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise ModelError(f"model {model} has scheme {parts.scheme}; allowed: a path, file:///path, or owner/name")
-    return unquote(parts.path)
+        raise ModelError(
+            f"model {uri} has scheme {parts.scheme}; allowed: a path, file:///path, s3://bucket/path, or owner/name"
+        )
+    return Path(unquote(parts.path))
 
 
 def _from_hub(model: str, revision: str | None, strict: bool) -> ModelFiles:

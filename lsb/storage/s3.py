@@ -17,6 +17,7 @@ import secrets
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 PATIENCE_SECONDS = 30.0  # a killed server of ours was back after 12 to 23 s
 FIRST_CONTACT_SECONDS = 5.0  # where nothing has answered yet, the address is more likely wrong than busy
 PAGE = 1000  # entries of a listing that one request brings
+PIECE = 64 << 20  # bytes of a large object that one request brings
 LARGEST_OBJECT = 5 << 30  # of a single PUT
 _NONCE = "lsb-nonce"
 _ENDPOINTS = ("FSSPEC_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -121,10 +123,22 @@ class S3Store:
 
     def exists(self, key: str) -> bool:
         try:
-            self._ask("read", key, "head_object", Key=self._key(validate_path(key)))
+            self.entry(key)
         except NotFoundError:
             return False
         return True
+
+    def entry(self, key: str) -> Entry:
+        """What a listing would say of one object; NotFoundError if there is none."""
+        found = self._ask("read", key, "head_object", Key=self._key(validate_path(key)))
+        return Entry(key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].timestamp())
+
+    def pieces(self, entry: Entry) -> Iterator[bytes]:
+        """The bytes of a large object a piece at a time; StoreError if it is replaced meanwhile."""
+        whole = self._key(validate_path(entry.key))
+        for start in range(0, entry.size, PIECE):
+            part = {"Range": f"bytes={start}-{min(start + PIECE, entry.size) - 1}", "IfMatch": f'"{entry.etag}"'}
+            yield self._ask("read", entry.key, "get_object", Key=whole, **part)["Body"]
 
     def delete(self, key: str) -> None:
         self._ask("delete", key, "delete_object", Key=self._key(validate_key(key)))
@@ -200,6 +214,8 @@ class S3Store:
             return StoreError(f"no bucket {self.bucket} at {_endpoint()}; make it first, lsb makes no buckets", key=key)
         if status == 404:
             return NotFoundError(f"no object {place}", key=key)
+        if status == 412 and verb == "read":
+            return StoreError(f"{key} in {self.uri} was replaced while it was read; try again", key=key)
         if status == 412:
             return AlreadyExistsError(f"{key} exists in {self.uri}; read it", key=key)
         if status >= 500 or status in (409, 429) or code in _BUSY_CODES:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from lsb.errors import NotFoundError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from lsb.storage.s3 import S3Store
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -99,7 +102,7 @@ def open_store(uri: str, *, create: bool = False) -> Store:
     scheme = _SCHEME.match(uri)
     kind = scheme.group().lower() if scheme else ""
     if kind == "s3://":
-        return _open_s3(uri)
+        return open_s3(uri)
     if kind not in ("", "file://"):
         raise UsageError(f"{kind} is an unsupported scheme of a store; use a path, file:///path or s3://bucket/prefix")
     from lsb.storage.local import LocalStore
@@ -110,7 +113,8 @@ def open_store(uri: str, *, create: bool = False) -> Store:
     return LocalStore(path)
 
 
-def _open_s3(uri: str) -> Store:
+def open_s3(uri: str) -> S3Store:
+    """The store at `s3://bucket` or `s3://bucket/prefix`; errors as for `open_store`."""
     try:
         from lsb.storage.s3 import S3Store
     except ModuleNotFoundError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,6 +37,38 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert config.source.path == str(tmp_path / "images")
     assert config.prompts.target.images == str(tmp_path.parent / "dogs")
     assert config.evaluate.target == "s3://bucket/dogs"
+
+
+def test_uris_stay_as_they_are(tmp_path: Path) -> None:
+    config = load_config(
+        written(
+            tmp_path,
+            store="s3://bucket/lsb",
+            model="s3://bucket/models/sd",
+            source={"domain": "cats", "path": "s3://bucket/cats"},
+            loras=["s3://bucket/look.safetensors", "look.safetensors"],
+        )
+    )
+    assert (config.store, config.model, config.source.path) == (
+        "s3://bucket/lsb",
+        "s3://bucket/models/sd",
+        "s3://bucket/cats",
+    )
+    assert config.loras == ("s3://bucket/look.safetensors", str(tmp_path / "look.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"store": "s3://AKIA:hunter2@bucket/lsb"}, "store"),
+        ({"source": {"domain": "cats", "path": "s3://AKIA:hunter2@bucket"}}, "source.path"),
+        ({"loras": ["a.safetensors", "s3://AKIA:hunter2@bucket/b.safetensors"]}, "loras"),
+    ],
+)
+def test_credentials_are_refused_and_not_repeated(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
+    error = refused(written(tmp_path, **changes))
+    assert error.field == field
+    assert "hunter2" not in str(error)
 
 
 def test_a_hub_id_stays_one_unless_such_a_folder_exists(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from lsb.errors import PromptError, UnsafeWeightsError
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.prompts import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.records import sha256
+from lsb.storage.store import Store
 
 
 def vectors(count: int = 1, width: int = 32, seed: int = 0) -> torch.Tensor:
@@ -120,6 +121,15 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "learned_embeds.bin").write_bytes(b"\x80\x04")
     with pytest.raises(UnsafeWeightsError, match="is a pickle"):
         load_prompt(tmp_path / "learned_embeds.bin")
+
+
+def test_a_prompt_file_at_a_uri(store: Store) -> None:
+    prompt = Prompt("a {token}", "<flat>", vectors(2))
+    store.write("prompts/flat.safetensors", to_bytes(prompt))
+    uri = store.uri if "://" in store.uri else f"file://{store.uri}"
+    assert load_prompt(f"{uri}/prompts/flat.safetensors") == prompt
+    with pytest.raises(PromptError, match=f"cannot read prompt {uri}/prompts/no.safetensors: no object"):
+        load_prompt(f"{uri}/prompts/no.safetensors")
 
 
 @pytest.mark.parametrize("count", [1, 3])

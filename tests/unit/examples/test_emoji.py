@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import build
@@ -97,3 +98,8 @@ def test_network_time_follows_the_schedule() -> None:
     denoise = train.Denoiser(torch.nn.Identity(), torch.device("cpu"))  # type: ignore[arg-type]
     steps = torch.tensor([0.0, 10.0, 500.0, 999.0])
     assert denoise.time(denoise.log_sigma[steps.long()].exp()).tolist() == pytest.approx(steps.tolist(), abs=0.05)
+
+
+def test_the_job_on_s3_is_the_job_in_another_store() -> None:
+    here, there = (yaml.safe_load(pictures.PARQUET.with_name(name).read_text()) for name in ("job.yaml", "job-s3.yaml"))
+    assert there == here | {"store": "s3://lsb/demo"}

@@ -1,0 +1,100 @@
+"""Models on object storage: copied to this machine once, then loaded from the copy like any other.
+
+    HF_HOME/lsb/<digest>/<name>                 a diffusers folder
+    HF_HOME/lsb/<digest>/<name>.safetensors     a single file, and its configuration in <name>/
+
+The digest is over names, sizes and etags of what is copied, so that a changed model gets another copy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from lsb.errors import ModelError, StoreError, UnsafeWeightsError
+from lsb.models.files import COMPONENTS, PICKLES, is_part
+from lsb.records import digest_of
+from lsb.storage.store import Entry, open_s3
+
+if TYPE_CHECKING:
+    from lsb.storage.s3 import S3Store
+
+logger = logging.getLogger(__name__)
+
+
+def download(uri: str) -> Path:
+    """A local copy of the diffusers folder or `.safetensors` file at an `s3://` URI. Copies nothing but safe files.
+
+    Raises:
+        UnsafeWeightsError: pickled weights only.
+        ModelError: nothing there, or it cannot be read or kept.
+    """
+    parent, _, name = uri.rstrip("/").rpartition("/")
+    if not parent.removeprefix("s3:").strip("/"):
+        raise ModelError(f"model {uri} is a whole bucket; put the model into a folder of it: s3://bucket/folder")
+    try:
+        store = open_s3(parent)
+        parts = _parts(store, name, uri)
+        return _copy(store, parts) / name
+    except StoreError as error:
+        if error.transient:
+            raise
+        raise ModelError(f"cannot read model {uri}: {error}") from error
+    except OSError as error:
+        raise ModelError(f"cannot keep a copy of {uri}: {error.strerror}; check HF_HOME and its space") from error
+
+
+def _parts(store: S3Store, name: str, uri: str) -> list[Entry]:
+    """What is to be copied, by its key below the model's parent."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in PICKLES:
+        raise UnsafeWeightsError(f"{uri} is a pickle, which can run code; give a .safetensors file")
+    if suffix == ".safetensors":
+        folder = name.removesuffix(suffix)
+        return [store.entry(name), *(entry for entry in store.list(folder) if is_part(_below(folder, entry)))]
+    found = {_below(name, entry): entry for entry in store.list(name)}
+    if not found:
+        raise ModelError(f"no model at {uri}: there is nothing below it")
+    for component in COMPONENTS:
+        inside = [PurePosixPath(key) for key in found if key.startswith(f"{component}/")]
+        pickles = [path.name for path in inside if path.suffix.lower() in PICKLES]
+        if pickles and not any(is_part(str(path)) and path.suffix == ".safetensors" for path in inside):
+            raise UnsafeWeightsError(
+                f"{uri}/{component} has only pickled weights ({pickles[0]}), which can run code; "
+                "convert them to safetensors"
+            )
+    return [entry for key, entry in found.items() if is_part(key)]
+
+
+def _below(folder: str, entry: Entry) -> str:
+    return entry.key.removeprefix(f"{folder}/")
+
+
+def _copy(store: S3Store, parts: list[Entry]) -> Path:
+    """The folder of a complete copy; two processes at it at once make two, one of which stays."""
+    from huggingface_hub.constants import HF_HOME
+
+    kept = Path(HF_HOME, "lsb", digest_of([[store.uri, entry.key, entry.size, entry.etag] for entry in sorted(parts)]))
+    if kept.is_dir():
+        return kept
+    logger.info("copying %d files from %s to %s", len(parts), store.uri, kept)
+    partial = kept.with_name(f"{kept.name}.{secrets.token_hex(4)}.partial")
+    try:
+        for entry in parts:
+            path = partial / entry.key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                for piece in store.pieces(entry):
+                    file.write(piece)
+        try:
+            os.rename(partial, kept)
+        except OSError:
+            if not kept.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return kept
