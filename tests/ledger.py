@@ -106,7 +106,7 @@ def run_spec(
     )
 
 
-def start(store: Store, folder: Path, **settings: Any) -> tuple[Run, Store]:
+def start(store: Store, folder: Path | str, **settings: Any) -> tuple[Run, Store]:
     """A planned run over a folder of images, and the folder as a store."""
     sources = open_sources(str(folder))
     return create_run(store, run_spec(store, sources, **settings)), sources
