@@ -16,8 +16,8 @@ from lsb.bridge.solve import enter
 from lsb.bridge.velocity import Predict, PredictorFn, sigma
 
 T0, T_END = 0.2, 0.98
-PARTICLES = 512
 DIRECTIONS = 16
+MEASURED, TUNED = (0, 512), (7, 1024)  # seed and number of the draws to measure on, and of those to choose times on
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,18 @@ class Problem:
     """An ODE, where it starts, and how far its end is from p_1."""
 
     name: str
-    tau: float
-    guidance: float
-    noise: str
+    base: BridgeSettings
     predict: Predict
     exact: PredictorFn | None  # the bridge's own predictors in place of LSB's
-    start: Tensor  # at t0, (N, d)
+    start: Tensor  # at t0, (N, ...)
+    tuning: Tensor  # other starts of the same kind, on which times are chosen
     affine: bool  # the points are the mean and mean + factor columns of a Gaussian, not a sample
     distance: Callable[[Tensor], float]  # Wasserstein-2 to p_1 of the pushed points
+
+
+def settings_of(tau: float, guidance: float, noise: str, start: str = "published") -> BridgeSettings:
+    values = {"tau": tau, "t0": T0, "t_end": T_END, "guidance": guidance, "noise": noise, "start": start}
+    return BridgeSettings.model_validate(values)
 
 
 def random_covariance(d: int, generator: torch.Generator, scale: float = 1.0) -> Tensor:
@@ -76,11 +80,10 @@ def gaussian_problem(tau: float, guidance: float, noise: str, exact: bool, start
 
     return Problem(
         _name("Gaussian", tau, guidance, noise, exact),
-        tau,
-        guidance,
-        noise,
+        settings_of(tau, guidance, noise, start),
         bridge.predict,
         bridge.predictors if exact else None,
+        points,
         points,
         True,
         distance,
@@ -89,29 +92,29 @@ def gaussian_problem(tau: float, guidance: float, noise: str, exact: bool, start
 
 def mixture_problem(tau: float, guidance: float, noise: str, exact: bool, start: str = "published") -> Problem:
     bridge = mixture_bridge(tau)
-    uniform, normal, eps = draws()
-    if exact:
-        points = bridge.marginal(T0).sample(uniform, normal)
-    else:
-        x_0 = bridge.marginal(0.0).sample(uniform, normal)
-        settings = BridgeSettings.model_validate({"tau": tau, "t0": T0, "start": start})
-        points = enter(x_0, settings, lambda purpose, step: eps)
+    base = settings_of(tau, guidance, noise, start)
+
+    def starts(seed: int, count: int) -> Tensor:
+        uniform, normal, eps = draws(seed, count)
+        if exact:
+            return bridge.marginal(T0).sample(uniform, normal)
+        return enter(bridge.marginal(0.0).sample(uniform, normal), base, lambda purpose, step: eps)
+
     return Problem(
         _name("mixture", tau, guidance, noise, exact),
-        tau,
-        guidance,
-        noise,
+        base,
         bridge.predict,
         bridge.predictors if exact else None,
-        points,
+        starts(*MEASURED),
+        starts(*TUNED),
         False,
         sliced_distance(bridge.marginal(1.0)),
     )
 
 
-def draws() -> tuple[Tensor, Tensor, Tensor]:
-    """A Sobol set of PARTICLES in 5 dimensions: one uniform number, four unit normals."""
-    numbers = torch.quasirandom.SobolEngine(5, scramble=True, seed=0).draw(PARTICLES, dtype=torch.float64)
+def draws(seed: int = MEASURED[0], count: int = MEASURED[1]) -> tuple[Tensor, Tensor, Tensor]:
+    """A Sobol set in 5 dimensions: one uniform number, four unit normals."""
+    numbers = torch.quasirandom.SobolEngine(5, scramble=True, seed=seed).draw(count, dtype=torch.float64)
     numbers = numbers.clamp(1e-9, 1 - 1e-9)
     normals = torch.special.ndtri(numbers[:, 1:])
     return numbers[:, 0], normals[:, :2], normals[:, 2:]
@@ -121,7 +124,8 @@ def sliced_distance(target: GaussianMixture) -> Callable[[Tensor], float]:
     """Root mean over directions of the squared one-dimensional Wasserstein-2 distance; the target's side is exact."""
     angles = torch.arange(DIRECTIONS) * (math.pi / DIRECTIONS)
     directions = torch.stack([angles.cos(), angles.sin()], 1)
-    levels = (torch.arange(PARTICLES) + 0.5) / PARTICLES
+    count = MEASURED[1]
+    levels = (torch.arange(count) + 0.5) / count
     quantiles = [target.along(direction).quantile(levels) for direction in directions]
 
     def distance(x: Tensor) -> float:

@@ -3,7 +3,8 @@
     folder = tiny_model(tmp_path / "model")
     folder = tiny_model(tmp_path / "model", prediction_type="v_prediction", vae="shifted")
 
-Images of 32 x 32 pixels, latents of (4, 8, 8), prompts of 77 tokens with 32 features.
+Images of 32 x 32 pixels, latents of (4, 8, 8), prompts of 77 tokens with 32 features; 64 x 64 with the whole layout of
+version 1.5 or 2.1, which is theirs in all but its widths and takes some seconds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,35 @@ IMAGE_SIZE = 32
 LATENT_SHAPE = (4, 8, 8)
 TEXT_WIDTH = 32
 TEXT_LENGTH = 77
+SMALL: dict[str, Any] = {
+    "unet": {
+        "block_out_channels": (16, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "attention_head_dim": 2,
+    },
+    "vae": {"levels": 3, "layers_per_block": 1, "mid_block_add_attention": False},
+    "act": "quick_gelu",
+}
+_WHOLE_UNET: dict[str, Any] = {
+    "block_out_channels": (16, 32, 32, 32),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "layers_per_block": 2,
+    "norm_num_groups": 8,
+}
+_WHOLE_VAE = {"levels": 4, "layers_per_block": 2, "mid_block_add_attention": True}
+LAYOUTS: dict[str, Any] = {
+    "small": SMALL,
+    "1.5": {"unet": {**_WHOLE_UNET, "attention_head_dim": 4}, "vae": _WHOLE_VAE, "act": "quick_gelu"},
+    "2.1": {
+        "unet": {**_WHOLE_UNET, "attention_head_dim": (2, 4, 4, 4), "use_linear_projection": True},
+        "vae": _WHOLE_VAE,
+        "act": "gelu",
+    },
+}
 WORDS = (
     "a picture of a flat icon an image in the style of a 3d icon ugly blurry black low res unrealistic , "
     "a red heart a smiling face a dog a cat the moon and the sun"
@@ -41,23 +71,26 @@ def tiny_model(
     text_only_conditions: bool = False,
     zero_terminal_snr: bool = False,
     scheduler: Literal["ddim", "pndm"] = "ddim",
+    layout: Literal["small", "1.5", "2.1"] = "small",
 ) -> Path:
     """Write the folder and return it. Equal arguments give equal bytes.
 
     Args:
         vae: `shifted` has a scaling factor and a shift factor of its own, `plain` those of Stable Diffusion 1.
+        layout: the blocks; `1.5` and `2.1` are those of Stable Diffusion, with a VAE of factor 8.
         text_only_conditions: a UNet with `addition_embed_type="text"`, which pools the prompt by itself.
     """
+    blocks = LAYOUTS[layout]
     with _seeded(seed):
+        levels, vae_options = blocks["vae"]["levels"], {k: v for k, v in blocks["vae"].items() if k != "levels"}
         autoencoder = AutoencoderKL(
-            block_out_channels=(8, 16, 16),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 16, 16, 16)[:levels],
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
             latent_channels=latent_channels,
-            layers_per_block=1,
             norm_num_groups=4,
-            mid_block_add_attention=False,
-            sample_size=IMAGE_SIZE,
+            sample_size=LATENT_SHAPE[1] * 2 ** (levels - 1),
+            **vae_options,
             **({"scaling_factor": 0.6, "shift_factor": 0.25} if vae == "shifted" else {"scaling_factor": 0.18215}),
         )
         extra: dict[str, Any] = {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}
@@ -65,13 +98,8 @@ def tiny_model(
             sample_size=LATENT_SHAPE[1],
             in_channels=latent_channels,
             out_channels=latent_channels,
-            block_out_channels=(16, 32),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            norm_num_groups=8,
-            attention_head_dim=2,
             cross_attention_dim=TEXT_WIDTH,
+            **blocks["unet"],
             **(extra if text_only_conditions else {}),
         )
         tokenizer = _tokenizer()
@@ -82,6 +110,7 @@ def tiny_model(
                 intermediate_size=2 * TEXT_WIDTH,
                 num_hidden_layers=2,
                 num_attention_heads=4,
+                hidden_act=blocks["act"],
                 max_position_embeddings=TEXT_LENGTH,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,

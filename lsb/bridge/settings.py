@@ -13,10 +13,10 @@ from lsb.errors import BridgeError
 Preset = Literal["default", "published"]
 NoisePredictor = Literal["switch", "mix"]
 Start = Literal["published", "centred"]
-SolverName = Literal["euler", "heun", "adams_bashforth", "adams_moulton"]
+SolverName = Literal["euler", "heun", "adams_moulton"]
 GridName = Literal["uniform", "theta", "logit", "tuned"]
 
-EVALUATIONS_PER_STEP: dict[str, int] = {"euler": 1, "heun": 2, "adams_bashforth": 1, "adams_moulton": 1}
+EVALUATIONS_PER_STEP: dict[str, int] = {"euler": 1, "heun": 2, "adams_moulton": 1}
 
 
 class BridgeSettings(BaseModel):
@@ -30,14 +30,16 @@ class BridgeSettings(BaseModel):
         t0: where on the bridge the image enters, within (0, 1).
         t_end: where the ODE ends, within (t0, 1); from there one clean prediction. Unused by `published`.
         guidance: w, the strength of the difference of the two prompts, above 0.
-        nfe: network evaluations, the last one included; two prompts each, but for the last. `heun` needs an odd number.
+        nfe: network evaluations, the last one included, of two prompts each; the last one of `euler` and `heun` asks
+            the target's alone. `heun` needs an odd number.
         noise: eps_hat is eps_0 up to t = 1/2 and then eps_1 (`switch`), or (1-t) eps_0 + t eps_1 (`mix`).
         start: (1-t0) x_0 + sigma eps (`published`), or x_0 + sigma eps (`centred`).
-        solver: `euler`; `heun` (order 2, two evaluations a step); `adams_bashforth` (order 2, one) or `adams_moulton`
-            (order 3, one), which reuse earlier evaluations.
+        solver: `euler`; `heun` (order 2, two evaluations a step); `adams_moulton` (order 3, one evaluation a step),
+            which reuses earlier evaluations.
         grid: steps uniform in t; in theta, t = sin²(theta), with the ODE that has no singular ends; in logit t;
             or `tuned`: at `times`, integrated in t.
-        times: of the `tuned` grid: t0 = first < ... < last = t_end, one more than there are steps.
+        times: of the `tuned` grid: t0 = first < ... < last = t_end, one more than there are steps. The last evaluation
+            of `adams_moulton` may come before t_end.
         gamma: 0 is the ODE, 1 the bridge's SDE, between them the stochastic family; only with `euler`.
         partial: stop at this t, within (t0, t_end], and return the clean part x_t - sigma(t) eps_hat.
 
@@ -107,7 +109,8 @@ class BridgeSettings(BaseModel):
         if times is None or len(times) != count:
             raise BridgeError(f"times is {times}; it must hold {count} values for nfe {self.nfe}", field="times")
         rising = all(early < late for early, late in pairwise(times))
-        ends = math.isclose(times[0], self.t0) and math.isclose(times[-1], self.t_n)
+        arrives = math.isclose(times[-1], self.t_n) or (self.solver == "adams_moulton" and times[-1] < self.t_n)
+        ends = math.isclose(times[0], self.t0) and arrives
         _require(rising and ends, "times", times, f"rising from {self.t0} to {self.t_n}")
 
 

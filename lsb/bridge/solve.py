@@ -8,24 +8,19 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from lsb.bridge.flow import Answers, Flow, LsbFlow
 from lsb.bridge.grid import Grid, grid_of
 from lsb.bridge.noise import Noise
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.bridge.settings import EVALUATIONS_PER_STEP, BridgeSettings
-from lsb.bridge.solvers.adams_bashforth import adams_bashforth
-from lsb.bridge.solvers.adams_moulton import adams_moulton
+from lsb.bridge.solvers.adams_moulton import adams_moulton, answers_at
 from lsb.bridge.solvers.euler import euler
 from lsb.bridge.solvers.heun import heun
-from lsb.bridge.solvers.step import History, Step, VelocityFn
-from lsb.bridge.velocity import LsbPredictors, Predict, PredictorFn, sigma
+from lsb.bridge.solvers.step import History, Step
+from lsb.bridge.velocity import LsbPredictors, Predict, sigma
 from lsb.errors import BridgeError
 
-STEPS: dict[str, Step] = {
-    "euler": euler,
-    "heun": heun,
-    "adams_bashforth": adams_bashforth,
-    "adams_moulton": adams_moulton,
-}
+STEPS: dict[str, Step] = {"euler": euler, "heun": heun, "adams_moulton": adams_moulton}
 
 
 def translate_latents(
@@ -54,14 +49,18 @@ def translate_latents(
         raise BridgeError("preset published needs the network's noise schedule and got none; use preset default")
     snap = schedule.published_sigma if published and schedule is not None else None
     predictors = LsbPredictors(predict, settings.tau, settings.noise, snap)
-    x = enter(x_0, settings, noise)
-    x = integrate(
-        x,
+    flow = LsbFlow(predictors, grid.clock, settings.tau, settings.guidance, settings.gamma)
+    x, history = integrate(
+        enter(x_0, settings, noise),
         grid,
         STEPS[settings.solver],
-        velocity_fn(predictors, grid, settings.tau, settings.guidance, settings.gamma),
+        flow,
         kicks(grid, settings.tau, settings.gamma, noise),
     )
+    if settings.solver == "adams_moulton":
+        end = grid.clock.position(settings.t_n)
+        x, answers = finish(x, grid.nodes[-1], end, flow, history)
+        return (flow.clean if settings.partial is None else flow.clean_part)(x, end, answers)
     if published and schedule is not None:
         # The ODE's last step ends on t = 1; the network is asked once more at the sigma of that step's beginning.
         t_last = grid.times[-2]
@@ -74,10 +73,22 @@ def translate_latents(
 
 
 def forwards(settings: BridgeSettings) -> int:
-    """Network forwards per image: two an evaluation, one for the clean prediction at the end (NFE 8: 15)."""
+    """Network forwards per image: two an evaluation, but one for a last one that only cleans (NFE 8 of Euler: 15)."""
+    if settings.solver == "adams_moulton":
+        return 2 * settings.nfe
     evaluations = settings.steps * EVALUATIONS_PER_STEP[settings.solver]
     last = 2 if settings.partial is not None and settings.noise == "mix" else 1
     return 2 * evaluations + last
+
+
+def finish(x: Tensor, s: float, s_end: float, flow: Flow, history: History) -> tuple[Tensor, Answers]:
+    """The last evaluation of `adams_moulton`, at s: it corrects x, carries it on to s_end, and gives the answers there.
+
+    Returns:
+        x at s_end, and its answers: the ones found if s is s_end, else on the line through the last two nodes.
+    """
+    x, history = adams_moulton(x, s, s_end, flow, history)
+    return x, answers_at(s_end, history)
 
 
 def enter(x_0: Tensor, settings: BridgeSettings, noise: Noise) -> Tensor:
@@ -85,27 +96,6 @@ def enter(x_0: Tensor, settings: BridgeSettings, noise: Noise) -> Tensor:
     scale = 1.0 if settings.start == "centred" else 1.0 - settings.t0
     eps = noise("start", 0).to(dtype=x_0.dtype, device=x_0.device)
     return scale * x_0 + sigma(settings.t0, settings.tau) * eps
-
-
-def velocity_fn(
-    predictors: PredictorFn, grid: Grid, tau: float, guidance: float = 1.0, gamma: float = 0.0
-) -> VelocityFn:
-    """dx/ds in the grid's clock; with gamma, the drift of the stochastic family.
-
-    dx = [v - gamma² tau eps_hat / (2 sqrt(t (1-t)))] dt + gamma tau dW has the same marginals for every gamma, given
-    exact predictors: 0 is the ODE, 1 the bridge.
-    """
-    clock = grid.clock
-
-    def evaluate(x: Tensor, s: float, /) -> Tensor:
-        t = clock.time(s)
-        found = predictors(x, t)
-        noise_rate = tau * clock.noise_rate(s)
-        if gamma > 0.0:
-            noise_rate -= 0.5 * gamma * gamma * tau * clock.rate(s) / math.sqrt(t * (1.0 - t))
-        return (guidance * clock.rate(s)) * (found.x_1_hat - found.x_0_hat) + noise_rate * found.eps_hat
-
-    return evaluate
 
 
 def kicks(grid: Grid, tau: float, gamma: float, noise: Noise) -> Callable[[Tensor, int], Tensor] | None:
@@ -125,13 +115,13 @@ def integrate(
     x: Tensor,
     grid: Grid,
     step: Step,
-    velocity: VelocityFn,
+    flow: Flow,
     kick: Callable[[Tensor, int], Tensor] | None = None,
-) -> Tensor:
+) -> tuple[Tensor, History]:
     """The driver: every solver, grid and predictor set runs through this loop."""
     history: History = ()
     for index, (s, s_next) in enumerate(pairwise(grid.nodes)):
-        x, history = step(x, s, s_next, velocity, history)
+        x, history = step(x, s, s_next, flow, history)
         if kick is not None:
             x = kick(x, index)
-    return x
+    return x, history

@@ -109,7 +109,14 @@ class LsbPredictors:
             eps_hat = self._eps_hat(self.eps(x_t, t, "source"), self.eps(x_t, t, "target"), t)
         return x_t - self.level(t) * eps_hat
 
-    def _eps_hat(self, eps_0: Tensor, eps_1: Tensor, t: float) -> Tensor:
+    def shares(self, t: float, *, late: bool) -> tuple[float, float]:
+        """eps_hat = shares[0] eps_0 + shares[1] eps_1; `late` is on which side of its jump at t = 1/2 `switch` is."""
         if self._noise == "mix":
-            return (1.0 - t) * eps_0 + t * eps_1
-        return eps_1 if t > 0.5 else eps_0
+            return 1.0 - t, t
+        return (0.0, 1.0) if late else (1.0, 0.0)
+
+    def _eps_hat(self, eps_0: Tensor, eps_1: Tensor, t: float) -> Tensor:
+        if self._noise == "switch":
+            return eps_1 if t > 0.5 else eps_0
+        share_0, share_1 = self.shares(t, late=t > 0.5)
+        return share_0 * eps_0 + share_1 * eps_1

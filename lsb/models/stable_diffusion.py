@@ -135,11 +135,17 @@ def load_stable_diffusion(files: ModelFiles, device: str = "auto", dtype: str = 
         raise ModelError(f"cannot load {files.id}: {reason}; restore its files") from error
     kinds = (DTYPES[dtype], DTYPES[dtype] if vae.config.force_upcast is False else torch.float32, torch.float32)
     for network, kind in zip((unet, vae, encoder), kinds, strict=True):
-        nn.Module.to(network, place, kind).eval().requires_grad_(False)
+        _own_memory(nn.Module.to(network, place, kind).eval().requires_grad_(False))
     text = TextConditioner(tokenizer, encoder)
     _check_widths(unet, text, files)
     logger.info("loaded %s (%s) on %s in %s", files.id, identity.digest[:12], place, dtype)
     return StableDiffusion(identity, unet, vae, text, schedule, predicts_v=predicts_v)
+
+
+def _own_memory(network: nn.Module) -> None:
+    """Copy weights that lie in a mapped file, unaligned: the last bits of a result depend on the alignment."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def device_of(name: str) -> torch.device:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lsb.bridge.solvers.step import History, VelocityFn
+from lsb.bridge.flow import Flow
+from lsb.bridge.solvers.step import History
 
 
-def euler(x: Tensor, s: float, s_next: float, velocity_fn: VelocityFn, history: History) -> tuple[Tensor, History]:
-    """x + (s_next - s) v(x, s)."""
-    return x + (s_next - s) * velocity_fn(x, s), history
+def euler(x: Tensor, s: float, s_next: float, flow: Flow, history: History) -> tuple[Tensor, History]:
+    """x + (s_next - s) dx/ds."""
+    return x + (s_next - s) * flow.slope(x, s), history

@@ -1,7 +1,7 @@
 """What a solver is: a pure step.
 
-`step(x, s, s_next, velocity_fn, history)` carries x from s to s_next and returns it with the history that the next
-step may use. Only `velocity_fn` calls the network.
+`step(x, s, s_next, flow, history)` carries x from s to s_next and returns it with the history that the next step may
+use. Only `flow` asks the network.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
-
-class VelocityFn(Protocol):
-    """dx/ds at (x, s), of x's shape."""
-
-    def __call__(self, x: Tensor, s: float, /) -> Tensor: ...
+from lsb.bridge.flow import Answers, Flow
 
 
 @dataclass(frozen=True)
 class Past:
-    """An earlier node: where it was, the state there, and the slope found."""
+    """An earlier node: where it was, the state y there, and the answers found."""
 
     s: float
-    x: Tensor
-    slope: Tensor
+    y: Tensor
+    answers: Answers
 
 
 # Oldest first; a solver keeps no more than it needs.
@@ -35,5 +31,5 @@ class Step(Protocol):
     """One step of a solver."""
 
     def __call__(
-        self, x: Tensor, s: float, s_next: float, velocity_fn: VelocityFn, history: History, /
+        self, x: Tensor, s: float, s_next: float, flow: Flow, history: History, /
     ) -> tuple[Tensor, History]: ...

@@ -27,12 +27,18 @@ from lsb.errors import BridgeError
         ({"nfe": 8, "solver": "heun"}, "nfe", "odd"),
         ({"guidance": 0.0}, "guidance", "above 0"),
         ({"gamma": 1.5}, "gamma", r"within \[0, 1\]"),
-        ({"gamma": 0.5, "solver": "adams_bashforth"}, "solver", "euler"),
+        ({"gamma": 0.5, "solver": "adams_moulton"}, "solver", "euler"),
         ({"partial": 0.1}, "partial", r"\(t0, t_end\]"),
         ({"partial": 0.99}, "partial", r"\(t0, t_end\]"),
         ({"grid": "tuned"}, "times", "8 values"),
         ({"grid": "tuned", "nfe": 3, "times": (0.2, 0.1, 0.98)}, "times", "rising"),
         ({"grid": "tuned", "nfe": 3, "times": (0.3, 0.5, 0.98)}, "times", "from 0.2 to 0.98"),
+        ({"grid": "tuned", "nfe": 3, "times": (0.2, 0.5, 0.97)}, "times", "from 0.2 to 0.98"),
+        (
+            {"grid": "tuned", "nfe": 3, "times": (0.2, 0.5, 0.99), "solver": "adams_moulton"},
+            "times",
+            "from 0.2 to 0.98",
+        ),
         ({"times": (0.2, 0.98)}, "times", "left out"),
         ({"preset": "published", "noise": "mix"}, "noise", "preset published"),
         ({"preset": "published", "solver": "heun"}, "solver", "preset published"),
@@ -62,7 +68,7 @@ def test_unknown_fields_and_names_are_refused() -> None:
 
 
 def test_frozen_and_round_trips_through_json() -> None:
-    settings = BridgeSettings(solver="adams_bashforth", grid="tuned", nfe=4, times=(0.2, 0.5, 0.8, 0.98))
+    settings = BridgeSettings(solver="adams_moulton", grid="tuned", nfe=4, times=(0.2, 0.5, 0.8, 0.95))
     assert BridgeSettings.model_validate_json(settings.model_dump_json()) == settings
     assert BridgeSettings.model_validate(settings.model_dump(mode="json")) == settings
     with pytest.raises(ValidationError):
@@ -72,4 +78,4 @@ def test_frozen_and_round_trips_through_json() -> None:
 def test_steps_leave_one_evaluation_for_the_end() -> None:
     assert BridgeSettings(nfe=8).steps == 7
     assert BridgeSettings(nfe=9, solver="heun").steps == 4
-    assert BridgeSettings(nfe=2, solver="adams_bashforth").steps == 1
+    assert BridgeSettings(nfe=2, solver="adams_moulton").steps == 1

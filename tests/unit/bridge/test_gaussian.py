@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lsb.bridge.clock import THETA, Clock
+from lsb.bridge.flow import Flow
 from lsb.bridge.gaussian import GaussianBridge, cross_covariance, gaussian_distance, matrix_root
 from lsb.bridge.grid import even
-from lsb.bridge.solve import integrate, velocity_fn
+from lsb.bridge.solve import integrate
 from lsb.bridge.solvers.heun import heun
 from lsb.bridge.velocity import PredictorFn, Predictors, sigma
 from lsb.errors import BridgeError
@@ -35,7 +36,7 @@ def check_transport(bridge: GaussianBridge, predictors: PredictorFn | None = Non
     points = torch.cat([mean[None], mean + torch.linalg.cholesky(covariance).T])
     for t, t_next in pairwise(TIMES):
         grid = even(clock, t, t_next, 1600)
-        points = integrate(points, grid, heun, velocity_fn(predictors or bridge.predictors, grid, bridge.tau))
+        points, _ = integrate(points, grid, heun, Flow(predictors or bridge.predictors, clock, bridge.tau))
         mean, covariance = bridge.marginal(t_next)
         columns = (points[1:] - points[0]).T
         torch.testing.assert_close(points[0], mean, rtol=0, atol=1e-6)

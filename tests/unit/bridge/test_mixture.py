@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lsb.bridge.clock import THETA
+from lsb.bridge.flow import Flow
 from lsb.bridge.grid import even
 from lsb.bridge.mixture import GaussianMixture, MixtureBridge
-from lsb.bridge.solve import integrate, velocity_fn
+from lsb.bridge.solve import integrate
 from lsb.bridge.solvers.heun import heun
 from lsb.bridge.velocity import LsbPredictors, PredictorFn, Predictors, sigma, velocity
 from lsb.errors import BridgeError
@@ -57,7 +58,7 @@ def check_line_transport(bridge: MixtureBridge, predictors: PredictorFn) -> None
     x = bridge.marginal(NEAR).quantile(levels)[:, None]
     for t, t_next in ((NEAR, 0.5), (0.5, 1 - NEAR)):
         grid = even(THETA, t, t_next, 1000)
-        x = integrate(x, grid, heun, velocity_fn(predictors, grid, bridge.tau))
+        x, _ = integrate(x, grid, heun, Flow(predictors, THETA, bridge.tau))
         torch.testing.assert_close(bridge.marginal(t_next).distribution(x[:, 0]), levels, rtol=0, atol=1e-6)
 
 

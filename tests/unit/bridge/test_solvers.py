@@ -11,18 +11,21 @@ import torch
 from torch import Tensor
 
 from lsb.bridge.clock import LOGIT, THETA, TIME, Clock
+from lsb.bridge.flow import Answers, Flow, LsbFlow
 from lsb.bridge.gaussian import GaussianBridge
 from lsb.bridge.grid import Grid, even
-from lsb.bridge.solve import integrate, velocity_fn
-from lsb.bridge.solvers.adams_bashforth import adams_bashforth
+from lsb.bridge.mixture import MixtureBridge
+from lsb.bridge.settings import NoisePredictor
+from lsb.bridge.solve import finish, integrate
 from lsb.bridge.solvers.adams_moulton import adams_moulton
 from lsb.bridge.solvers.euler import euler
 from lsb.bridge.solvers.heun import heun
-from lsb.bridge.solvers.step import Step, VelocityFn
+from lsb.bridge.solvers.step import History, Step
+from lsb.bridge.velocity import LsbPredictors, Predictors
 
 NEAR = 1e-6
 STEPS = (32, 64, 128, 256)
-SOLVERS = [(euler, 1), (heun, 2), (adams_bashforth, 2), (adams_moulton, 3)]
+SOLVERS = [(euler, 1), (heun, 2), (adams_moulton, 3)]
 
 
 def columns(bridge: GaussianBridge, t: float) -> Tensor:
@@ -30,16 +33,18 @@ def columns(bridge: GaussianBridge, t: float) -> Tensor:
     return torch.cat([mean[None], mean + torch.linalg.cholesky(covariance).T])
 
 
-def run(bridge: GaussianBridge, step: Step, grid: Grid, velocity: VelocityFn | None = None) -> Tensor:
-    start = columns(bridge, grid.times[0])
-    return integrate(start, grid, step, velocity or velocity_fn(bridge.predictors, grid, bridge.tau))
+def run(flow: Flow, start: Tensor, step: Step, grid: Grid) -> Tensor:
+    x, history = integrate(start, grid, step, flow)
+    return finish(x, grid.nodes[-1], grid.nodes[-1], flow, history)[0] if step is adams_moulton else x
 
 
 def fitted_order(bridge: GaussianBridge, step: Step, clock: Clock, t_first: float, t_last: float) -> float:
     """Slope of log error against log step, against a fine solution of the same ODE."""
-    fine = run(bridge, adams_moulton, even(THETA, t_first, t_last, 4096))
+    start = columns(bridge, t_first)
+    fine = run(Flow(bridge.predictors, THETA, bridge.tau), start, adams_moulton, even(THETA, t_first, t_last, 4096))
+    flow = Flow(bridge.predictors, clock, bridge.tau)
     counts = [n * (4 if step is adams_moulton else 1) for n in STEPS]  # it settles into its order later
-    errors = [float((run(bridge, step, even(clock, t_first, t_last, n)) - fine).norm()) for n in counts]
+    errors = [float((run(flow, start, step, even(clock, t_first, t_last, n)) - fine).norm()) for n in counts]
     return float(-np.polyfit(np.log(counts), np.log(errors), 1)[0])
 
 
@@ -54,64 +59,121 @@ def test_order_inside_in_the_other_clocks(gaussian: GaussianBridge, step: Step, 
     assert fitted_order(gaussian, step, clock, 0.2, 0.9) == pytest.approx(order, abs=0.15)
 
 
-@pytest.mark.parametrize(("step", "order"), [(adams_bashforth, 2), (adams_moulton, 3)])
-def test_order_of_multistep_solvers_with_uneven_steps(gaussian: GaussianBridge, step: Step, order: int) -> None:
-    fine = run(gaussian, adams_moulton, even(THETA, 0.1, 0.9, 4096))
+def test_order_of_the_multistep_solver_with_uneven_steps(gaussian: GaussianBridge) -> None:
+    flow, start = Flow(gaussian.predictors, THETA, gaussian.tau), columns(gaussian, 0.1)
+    fine = run(flow, start, adams_moulton, even(THETA, 0.1, 0.9, 2048))
     first, last = THETA.position(0.1), THETA.position(0.9)
     errors = []
     for n in STEPS:
         places = [(i / n) ** 1.5 + 0.3 * math.sin(math.pi * i / n) ** 2 * (i / n) for i in range(n + 1)]
         places[-1] = 1.0
         grid = Grid(THETA, tuple(first + (last - first) * place for place in places))
-        errors.append(float((run(gaussian, step, grid) - fine).norm()))
-    assert -np.polyfit(np.log(STEPS), np.log(errors), 1)[0] == pytest.approx(order, abs=0.15)
+        errors.append(float((run(flow, start, adams_moulton, grid) - fine).norm()))
+    assert -np.polyfit(np.log(STEPS), np.log(errors), 1)[0] == pytest.approx(3, abs=0.15)
+
+
+@pytest.mark.parametrize("noise", ["mix", "switch"])
+@pytest.mark.parametrize(("step", "order"), SOLVERS)
+def test_order_with_lsb_s_predictors(gaussian: GaussianBridge, step: Step, order: int, noise: NoisePredictor) -> None:
+    """Also where the kink of `switch` at t = 1/2 lies between two nodes: order 3 integrates it exactly."""
+    flow = LsbFlow(LsbPredictors(gaussian.predict, gaussian.tau, noise), TIME, gaussian.tau, 2.0)
+    start = columns(gaussian, 0.2)
+
+    def solve(n: int) -> Tensor:
+        return run(flow, start, step, even(TIME, 0.2, 0.9, n))
+
+    exact = run(flow, start, adams_moulton, even(TIME, 0.2, 0.9, 2047))
+    errors = [float((solve(n - 1) - exact).norm()) for n in STEPS]
+    fitted = -np.polyfit(np.log(np.array(STEPS) - 1), np.log(errors), 1)[0]
+    assert fitted == pytest.approx(order, abs=0.15)
 
 
 def test_a_broken_second_order_step_is_found(gaussian: GaussianBridge) -> None:
     """A slope taken at the wrong place, and the order falls to 1."""
 
-    def misplaced(x: Tensor, s: float, s_next: float, velocity: VelocityFn, history: object) -> object:
-        first = velocity(x, s)
-        return x + (s_next - s) * velocity(x + 0.8 * (s_next - s) * first, s_next), history
+    def misplaced(x: Tensor, s: float, s_next: float, flow: Flow, history: History) -> tuple[Tensor, History]:
+        first = flow.slope(x, s)
+        return x + (s_next - s) * flow.slope(x + 0.8 * (s_next - s) * first, s_next), history
 
-    order = fitted_order(gaussian, misplaced, THETA, NEAR, 1 - NEAR)  # type: ignore[arg-type]
-    assert order == pytest.approx(1, abs=0.15)
+    assert fitted_order(gaussian, misplaced, THETA, NEAR, 1 - NEAR) == pytest.approx(1, abs=0.15)
+
+
+class Counted(Flow):
+    """Notes where it is asked; the slope is x, and so is the answer."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x, t: Predictors(x, x, x), TIME, 1.0)
+        self.seen: list[float] = []
+
+    def slope(self, x: Tensor, s: float) -> Tensor:
+        self.seen.append(s)
+        return x
+
+    def answers(self, x: Tensor, s: float) -> Answers:
+        self.seen.append(s)
+        return (x, x)
 
 
 def test_evaluations_per_step() -> None:
-    seen: list[float] = []
-
-    def velocity(x: Tensor, s: float) -> Tensor:
-        seen.append(s)
-        return x
-
     grid = Grid(TIME, (0.1, 0.3, 0.6, 0.9))
-    for step, count in ((euler, 3), (heun, 6), (adams_bashforth, 3), (adams_moulton, 3)):
-        seen.clear()
-        integrate(torch.ones(1), grid, step, velocity)
-        assert len(seen) == count
+    for step, places in (
+        (euler, [0.1, 0.3, 0.6]),
+        (heun, [0.1, 0.3, 0.3, 0.6, 0.6, 0.9]),
+        (adams_moulton, [0.1, 0.3, 0.6]),
+    ):
+        flow = Counted()
+        integrate(torch.ones(1), grid, step, flow)
+        assert flow.seen == places
 
 
-def test_adams_bashforth_is_exact_for_a_slope_linear_in_s() -> None:
-    grid = Grid(TIME, (0.1, 0.35, 0.5, 0.9))
-    x = integrate(torch.zeros(1, dtype=torch.float64), grid, adams_bashforth, lambda x, s: torch.full_like(x, 2 * s))
-    euler_start = 2 * 0.1 * 0.25
-    assert float(x) == pytest.approx(euler_start + 0.9**2 - 0.35**2, abs=1e-12)
+class Parabola(Flow):
+    """Answers that are parabolas of s, whatever x is: the corrector integrates them without error."""
+
+    def answers(self, x: Tensor, s: float) -> Answers:
+        return torch.full_like(x, 3 * s * s - s), torch.full_like(x, 1 - 2 * s * s)
 
 
-def test_adams_moulton_integrates_a_parabola_up_to_its_last_node() -> None:
-    """With slopes that do not depend on x the corrector is exact from its third node on; the last step is predicted."""
-    nodes = (0.1, 0.35, 0.5, 0.9)
-    x = integrate(
-        torch.zeros(1, dtype=torch.float64),
-        Grid(TIME, nodes),
-        adams_moulton,
-        lambda x, s: torch.full_like(x, 3 * s * s),
-    )
-    trapezoid = 0.25 * 1.5 * (0.1**2 + 0.35**2)
-    corrected = 0.5**3 - 0.35**3
-    predicted = 0.4 * (3 * 0.5**2 + 0.5 * 0.4 / 0.15 * 3 * (0.5**2 - 0.35**2))
-    assert float(x) == pytest.approx(trapezoid + corrected + predicted, abs=1e-12)
+@pytest.mark.parametrize("clock", [TIME, THETA, LOGIT], ids=["time", "theta", "logit"])
+def test_weights_are_integrated_exactly(gaussian: GaussianBridge, clock: Clock) -> None:
+    """With answers that are parabolas, three corrected steps after the first two nodes meet the fine integral."""
+    flow = Parabola(gaussian.predictors, clock, gaussian.tau)
+    nodes = tuple(clock.position(t) for t in (0.1, 0.15, 0.45, 0.52, 0.9))
+    ends = []
+    for grid in (Grid(clock, nodes), even(clock, 0.15, 0.9, 3000)):
+        x = torch.zeros(1, dtype=torch.float64)
+        history: History = ()
+        for s, s_next in zip(grid.nodes, (*grid.nodes[1:], grid.nodes[-1]), strict=True):
+            x, history = adams_moulton(x, s, s_next, flow, history)
+            if s == grid.nodes[1] and len(grid.nodes) == 5:
+                # From here the last two nodes and the next one fix the parabola; begin where the fine one begins.
+                history = (history[0], replace(history[1], y=torch.zeros(1, dtype=torch.float64)))
+        ends.append(float(x))
+    assert ends[0] == pytest.approx(ends[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["mix", "switch"])
+def test_both_forms_of_the_ode_agree(mixture: MixtureBridge, noise: NoisePredictor) -> None:
+    """dx/ds from the predictors, and from weights and answers in y: x = rho y, dx = rho dy + y drho."""
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    predictors = LsbPredictors(mixture.predict, mixture.tau, noise)
+    for flow in (Flow(mixture.predictors, THETA, mixture.tau, 1.7), LsbFlow(predictors, THETA, mixture.tau, 1.7)):
+        for t in (0.01, 0.3, 0.49, 0.51, 0.9):
+            s, h = THETA.position(t), 1e-6
+            weights = flow.weights(s, late=t > 0.5)
+            slope = sum(weight * answer for weight, answer in zip(weights, flow.answers(x, s), strict=True))
+            rho_rate = (flow.rho(s + h) - flow.rho(s - h)) / (2 * h)
+            expected = flow.rho(s) * slope + x / flow.rho(s) * rho_rate
+            torch.testing.assert_close(flow.slope(x, s), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_clean_answers_are_the_predictors(mixture: MixtureBridge) -> None:
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    predictors = LsbPredictors(mixture.predict, mixture.tau, "mix")
+    for t in (0.3, 0.9):
+        exact, lsb = Flow(mixture.predictors, TIME, mixture.tau), LsbFlow(predictors, TIME, mixture.tau)
+        torch.testing.assert_close(exact.clean(x, t, exact.answers(x, t)), mixture.predictors(x, t).x_1_hat)
+        torch.testing.assert_close(lsb.clean(x, t, lsb.answers(x, t)), predictors(x, t).x_1_hat)
+        torch.testing.assert_close(lsb.clean_part(x, t, lsb.answers(x, t)), predictors.clean(x, t))
 
 
 @pytest.mark.parametrize("clock", [TIME, THETA, LOGIT], ids=["time", "theta", "logit"])
@@ -129,11 +191,11 @@ def test_clock_rates_are_derivatives(clock: Clock) -> None:
 
 
 def test_theta_has_no_singular_ends(gaussian: GaussianBridge) -> None:
-    grid = even(THETA, 0.0, 1.0, 2)
-    velocity = velocity_fn(gaussian.predictors, grid, gaussian.tau)
+    flow = Flow(gaussian.predictors, THETA, gaussian.tau)
     x = gaussian.m_0[None]
     for s in (0.0, math.pi / 2):
-        assert bool(torch.isfinite(velocity(x, s)).all())
+        assert bool(torch.isfinite(flow.slope(x, s)).all())
+        assert all(math.isfinite(weight) for weight in flow.weights(s, late=s > 1))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0])
@@ -155,12 +217,12 @@ def test_stochastic_family_with_the_wrong_drift_is_found(gaussian: GaussianBridg
 
 
 def _moment_error(bridge: GaussianBridge, grid: Grid, drift_gamma: float, noise_gamma: float) -> float:
-    velocity = velocity_fn(bridge.predictors, grid, bridge.tau, gamma=drift_gamma)
+    flow = Flow(bridge.predictors, grid.clock, bridge.tau, gamma=drift_gamma)
     mean, covariance = bridge.marginal(grid.times[0])
     unit = torch.eye(len(mean), dtype=torch.float64)
     for index in range(len(grid.nodes) - 1):
         one = replace(grid, nodes=grid.nodes[index : index + 2])
-        pushed = integrate(torch.cat([mean[None], mean + unit]), one, euler, velocity)
+        pushed, _ = integrate(torch.cat([mean[None], mean + unit]), one, euler, flow)
         mean, transition = pushed[0], (pushed[1:] - pushed[0]).T
         interval = grid.times[index + 1] - grid.times[index]
         covariance = transition @ covariance @ transition.T + (noise_gamma * bridge.tau) ** 2 * interval * unit

@@ -1,0 +1,70 @@
+"""Times of the `tuned` grid for one job: where a few evaluations are best spent on its model, prompts and settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+from lsb.bridge.clock import THETA
+from lsb.bridge.grid import even
+from lsb.bridge.settings import BridgeSettings
+
+_LEAST_GAP = 0.01
+_WARPS = (0.7, 1.0, 1.4)
+_LAST = (0.94, 0.99)
+_FIRST_STEP, _LAST_STEP = 0.08, 0.004
+
+
+def tune(settings: BridgeSettings, error: Callable[[BridgeSettings], float], trials: int = 100) -> BridgeSettings:
+    """The settings with the times that make `error` smallest, found by a pattern search; `adams_moulton` only.
+
+    Args:
+        settings: the path; its nfe says how many times there are, its grid is of no account.
+        error: of a path; best the RMS distance to a fine-step solution on some tens of latents of the job's own
+            domain, other ones than those on which the result is to be judged.
+        trials: how many paths are tried at most.
+    """
+    asked = 0
+
+    def cost(times: tuple[float, ...]) -> float:
+        nonlocal asked
+        if any(late - early < _LEAST_GAP for early, late in pairwise(times)) or times[-1] > settings.t_n:
+            return math.inf
+        asked += 1
+        return error(_with(settings, times))
+
+    found = [(cost(times), times) for times in _starts(settings)]
+    for best, times in sorted(found)[:2]:
+        step = _FIRST_STEP
+        while step > _LAST_STEP and asked < trials:
+            moves = [
+                (*times[:index], times[index] + sign * step, *times[index + 1 :])
+                for index in range(1, len(times))
+                for sign in (1, -1)
+            ]
+            better, moved = min((cost(move), move) for move in moves)
+            if better < best:
+                best, times = better, moved
+            else:
+                step /= 2
+        found.append((best, times))
+    return _with(settings, min(found)[1])
+
+
+def _with(settings: BridgeSettings, times: tuple[float, ...]) -> BridgeSettings:
+    changed = {"solver": "adams_moulton", "grid": "tuned", "times": times}
+    return BridgeSettings.model_validate(settings.model_dump() | changed)
+
+
+def _starts(settings: BridgeSettings) -> list[tuple[float, ...]]:
+    """Steps even in theta, drawn towards either end, the last evaluation a little before the end."""
+    starts = []
+    for warp in _WARPS:
+        for last in _LAST:
+            t_last = settings.t0 + (settings.t_n - settings.t0) * last
+            nodes = even(THETA, settings.t0, t_last, settings.nfe - 1).nodes
+            first, length = nodes[0], nodes[-1] - nodes[0]
+            warped = [first + length * ((node - first) / length) ** warp for node in nodes[1:]]
+            starts.append((settings.t0, *(THETA.time(node) for node in warped)))
+    return starts
