@@ -1,10 +1,10 @@
-"""Build the emoji data set: fetch four pinned npm packages, rasterise, split, write one Parquet file.
+"""Build the emoji data set: fetch six pinned npm packages, rasterise, split, write one Parquet file.
 
     python examples/emoji/build.py            # needs the npm client; writes examples/emoji/emoji.parquet
 
 One row is one picture of one symbol in one style. The four styles draw the same symbols, so a held-out
-truth exists for every translation. Left out: skin-tone variants, flags, symbols that are not drawn in all
-four styles, and the reserved symbols (see `split_of`).
+truth exists for every translation. Names and keywords for captions are Unicode CLDR's. Left out: skin-tone
+variants, flags, symbols that are not drawn in all four styles, and the reserved symbols (see `split_of`).
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ SCHEMA = pa.schema(
         ("licence", pa.string()),
         ("source", pa.string()),  # npm package and version
         ("image", pa.binary()),  # lossless WebP, 64x64 RGB on white
+        ("cldr_name", pa.string()),  # the symbol's short name in English, of Unicode CLDR
+        ("keywords", pa.list_(pa.string())),  # and its keywords
     ],
-    metadata={"schema": "lsb.emoji/1"},
+    metadata={"schema": "lsb.emoji/2"},
 )
 
 
@@ -50,7 +52,7 @@ SCHEMA = pa.schema(
 class Package:
     """One npm package, pinned by version and by the SHA-512 of its archive (Subresource Integrity)."""
 
-    style: str
+    part: str  # the style, or the section of the CLDR annotations
     name: str
     version: str
     integrity: str
@@ -85,6 +87,23 @@ PACKAGES = (
         "1.2.5",
         "sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
         "CC-BY-4.0",
+    ),
+)
+# Sequences such as "woman: red hair" are in the derived annotations.
+ANNOTATIONS = (
+    Package(
+        "annotations",
+        "cldr-annotations-full",
+        "48.2.0",
+        "sha512-DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ==",
+        "Unicode-3.0",
+    ),
+    Package(
+        "annotationsDerived",
+        "cldr-annotations-derived-full",
+        "48.2.0",
+        "sha512-log62km+AOzI7n/NEuNNFV0mg9DWnt67EYCh1RwxZq9dyRuyteB586LT83Ke8TchEfnwI9cIk2P31zO4nTvZmw==",
+        "Unicode-3.0",
     ),
 )
 
@@ -161,8 +180,8 @@ def assets(archive: Path) -> Iterator[tuple[str, Image.Image]]:
             yield symbol_of(path.stem), picture
 
 
-def icon_json(archive: Path, name: str) -> dict:
-    """One JSON file of an Iconify package."""
+def packed_json(archive: Path, name: str) -> dict:
+    """One JSON file of a package."""
     with tarfile.open(archive) as tar:
         handle = tar.extractfile(f"package/{name}.json")
         if handle is None:
@@ -172,8 +191,8 @@ def icon_json(archive: Path, name: str) -> dict:
 
 def icons(archive: Path) -> Iterator[tuple[str, Image.Image]]:
     """(symbol, picture) of an Iconify package."""
-    book = icon_json(archive, "icons")
-    for code_points, slug in icon_json(archive, "chars").items():
+    book = packed_json(archive, "icons")
+    for code_points, slug in packed_json(archive, "chars").items():
         icon = book["icons"].get(slug)
         if icon is None or is_variant(symbol_of(code_points)):
             continue
@@ -189,13 +208,24 @@ def names(archive: Path) -> dict[str, tuple[str, str]]:
     """Symbol -> (name in words, category), from the Noto package's own metadata."""
     category_of = {
         slug: category.lower()
-        for category, slugs in icon_json(archive, "metadata")["categories"].items()
+        for category, slugs in packed_json(archive, "metadata")["categories"].items()
         for slug in slugs
     }
     return {
         symbol_of(points): (re.sub(r"[-_]+", " ", slug), category_of.get(slug, "other"))
-        for points, slug in icon_json(archive, "chars").items()
+        for points, slug in packed_json(archive, "chars").items()
     }
+
+
+def cldr_words(archives: dict[str, Path]) -> dict[str, tuple[str, list[str]]]:
+    """Symbol -> (short name, keywords) in English, from the two packages of Unicode CLDR."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for package in ANNOTATIONS:
+        book = packed_json(archives[package.part], f"{package.part}/en/annotations")[package.part]["annotations"]
+        for characters, words in book.items():
+            symbol = symbol_of("-".join(f"{ord(character):04x}" for character in characters))
+            found.setdefault(symbol, (words["tts"][0], words.get("default", [])))
+    return found
 
 
 def webp(image: Image.Image) -> bytes:
@@ -207,18 +237,19 @@ def webp(image: Image.Image) -> bytes:
 def build(destination: Path) -> pa.Table:
     """Fetch, rasterise, keep the symbols that all four styles draw, and write the Parquet file."""
     with tempfile.TemporaryDirectory() as scratch:
-        archives = {package.style: fetch(package, Path(scratch)) for package in PACKAGES}
-        words = names(archives["noto"])
+        archives = {package.part: fetch(package, Path(scratch)) for package in (*PACKAGES, *ANNOTATIONS)}
+        words, cldr = names(archives["noto"]), cldr_words(archives)
         pictures: dict[str, dict[str, bytes]] = {}
         for package in PACKAGES:
             read = icons if package.name.startswith("@iconify") else assets
-            for symbol, picture in read(archives[package.style]):
+            for symbol, picture in read(archives[package.part]):
                 if split_of(symbol) is not None and symbol in words:
-                    pictures.setdefault(symbol, {})[package.style] = webp(on_white(picture))
+                    pictures.setdefault(symbol, {})[package.part] = webp(on_white(picture))
     rows = []
     for symbol in sorted(pictures):
         drawn = pictures[symbol]
         name, category = words[symbol]
+        cldr_name, keywords = cldr[symbol]
         if len(drawn) < len(PACKAGES) or category == "flags":
             continue
         for package in PACKAGES:
@@ -227,11 +258,13 @@ def build(destination: Path) -> pa.Table:
                     "symbol": symbol,
                     "name": name,
                     "category": category,
-                    "style": package.style,
+                    "style": package.part,
                     "split": split_of(symbol),
                     "licence": package.licence,
                     "source": f"{package.name}@{package.version}",
-                    "image": drawn[package.style],
+                    "image": drawn[package.part],
+                    "cldr_name": cldr_name,
+                    "keywords": keywords,
                 }
             )
     table = pa.Table.from_pylist(rows, schema=SCHEMA)

@@ -6,6 +6,8 @@ import json
 import platform
 from pathlib import Path
 
+import pictures
+
 TEXT = """---
 license: apache-2.0
 library_name: diffusers
@@ -26,13 +28,16 @@ It draws emoji-like pictures and nothing else.
 (Fluent flat and Fluent 3D, MIT; Noto, Apache-2.0; Twemoji, CC-BY 4.0). Validation and test symbols were never
 trained on, and neither the pairs nor the pairing of styles were used: each sample is one picture with its words.
 
-**Captions.** Name, category and style in plain words ("3d icon of parrot"); the style alone in 35 % of the
-captions, symbol and style in 53 %, the symbol alone in 6 %, nothing in 6 %.
+**Captions.** Name, category and style in plain words ("3d icon of parrot"), since sample {started:,} with the names
+and keywords of Unicode CLDR and eight forms for each style; the style alone in 40 % of the captions, symbol and style
+in 52 %, the symbol alone in 4 %, nothing in 4 %. Before that: four forms, 35 %, 53 %, 6 %, 6 %.
 
-**Training.** `python examples/emoji/train.py vae`, then `latents`, then `unet`; AdamW, constant learning
-rate, exponential moving averages exported. Half of the UNet's samples are ordinary diffusion training. In the other
-half the noised picture has its style hidden (flat palette, other light, other tones, blur; made from the same
-picture) and the target is still the picture itself, so that the style has to come from the words.
+**Training.** `python examples/emoji/train.py all`; AdamW, exponential moving averages exported. 60 % of the
+UNet's samples have their style hidden before noise is added (flat palette, other light, other tones, blur; made from
+the same picture), with log-uniform sigma from 0.03 to 4, and the target is still the picture itself, so that the style
+has to come from the words. The others are ordinary diffusion training. Up to sample {started:,}: 50 %, sigma from 0.1
+to 2, a constant learning rate of 6e-4. From there the training was begun anew from the exported weights: no optimiser
+state, the rate raised again over 300 steps and lowered to 2 % of itself in the last quarter.
 
 | stage | steps | samples | wall-clock minutes | device |
 |---|---|---|---|---|
@@ -45,11 +50,22 @@ The minutes are wall-clock. {note}
 
 VAE, PSNR in dB on validation symbols: {vae_figures}.
 
-The listening test: how much the squared error of the prediction rises on validation pictures (128 of them, fixed
-noise), in per cent, when the words name the wrong style, and when there are no words, by noise level sigma. Every
-line is a point of the training run; the last one is the model.
+The listening test: how much the squared error of the prediction rises on validation pictures (every fourth symbol in
+all four styles, fixed noise), in per cent, when the words name another style, and when there are no words, by noise
+level sigma. Every line is a point of the training run; the last one is the model. Lines marked * were measured on
+flat pictures alone.
 
 {listening}
+
+The model, by the style of the picture (the wrong words: flat is called 3d, 3d noto, noto twemoji, twemoji flat):
+
+{by_style}
+
+## Text to image
+
+![16 symbols in four styles](text-to-image.webp)
+
+Rows: {styles}. Columns, all from validation: {names}. 25 steps, guidance 4.
 
 ## Limits
 
@@ -74,29 +90,46 @@ def machine() -> str:
     return names[0] if names else platform.processor()
 
 
+STARTED = 249_408  # samples after which the recipe changed
+
+
+def signed(values: dict[str, float], sigmas: list[str]) -> list[str]:
+    return [f"{values[f'{kind}_{sigma}']:+.1f}" for kind in ("wrong", "null") for sigma in sigmas]
+
+
+def rows(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+
+
 def write_card(
-    log: Path, folder: Path, sizes: dict[str, float], images: int, symbols: int, vae_batch: int, note: str
+    log: Path, folder: Path, sizes: dict[str, float], images: int, symbols: int, names: list[str], note: str
 ) -> None:
-    """Fill the card from `log.jsonl` and copy the log beside it."""
+    """Fill the card from `log.jsonl` and copy the log beside it. `names`: the symbols of text-to-image.webp."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     vae = [line for line in lines if line["run"] == "vae"]
     unet = [line for line in lines if line["run"] == "unet"]
     sigmas = [key.removeprefix("wrong_") for key in unet[-1] if key.startswith("wrong_")]
-    header = "| samples | minutes |" + "".join(f" wrong, sigma {s} |" for s in sigmas)
-    header += "".join(f" null, sigma {s} |" for s in sigmas)
-    rows = [header, "|" + "---|" * (2 + 2 * len(sigmas))]
-    kept = [*unet[: -1 : max(1, len(unet) // 10)], unet[-1]]
-    for line in kept:
-        values = [f"{line[f'{kind}_{s}']:+.1f}" for kind in ("wrong", "null") for s in sigmas]
-        rows.append(f"| {line['samples']:,} | {line['minutes']:.0f} | " + " | ".join(values) + " |")
+    heads = [f"{kind}, sigma {sigma}" for kind in ("wrong", "null") for sigma in sigmas]
+    kept = [*unet[: -1 : max(1, len(unet) // 15)], unet[-1]]
+    curve = [
+        [
+            f"{line['samples']:,}" + ("" if "styles" in line else " *"),
+            f"{line['minutes']:.0f}",
+            f"{line.get('loss_1.15', 0):.4f}",
+            *signed(line, sigmas),
+        ]
+        for line in kept
+    ]
     figures = ", ".join(f"{k.removeprefix('psnr_')} {v}" for k, v in vae[-1].items() if k.startswith("psnr_"))
     (folder / "README.md").write_text(
         TEXT.format(
             sizes="\n".join(f"| {name} | {value:.2f} |" for name, value in sizes.items()),
             images=f"{images:,}",
             symbols=f"{symbols:,}",
+            started=STARTED,
             vae_steps=f"{vae[-1]['step']:,}",
-            vae_samples=f"{vae[-1]['step'] * vae_batch:,}",
+            # The first log did not count the VAE's samples; its batches were of 24.
+            vae_samples=f"{vae[-1].get('samples', 24 * vae[-1]['step']):,}",
             vae_minutes=f"{vae[-1]['minutes']:.0f}",
             unet_steps=f"{unet[-1]['step']:,}",
             unet_samples=f"{unet[-1]['samples']:,}",
@@ -104,7 +137,12 @@ def write_card(
             device=machine(),
             note=note,
             vae_figures=f"all {vae[-1]['psnr']}, {figures}",
-            listening="\n".join(rows),
+            listening=rows(["samples", "minutes", "error at sigma 1.15", *heads], curve),
+            by_style=rows(
+                ["style", *heads], [[name, *signed(said, sigmas)] for name, said in unet[-1]["styles"].items()]
+            ),
+            styles=", ".join(pictures.STYLES),
+            names=", ".join(names),
         )
     )
     (folder / "training.jsonl").write_text(log.read_text())

@@ -1,44 +1,44 @@
 """Train the embedded emoji model: first the VAE, then the text-conditioned UNet with its text encoder.
 
-    python examples/emoji/train.py vae --minutes 20
-    python examples/emoji/train.py latents
-    python examples/emoji/train.py unet --minutes 60
-    python examples/emoji/train.py export
-    python examples/emoji/train.py all --vae-minutes 20 --minutes 60   # the four in order
+    python examples/emoji/train.py all --total 60 --minutes 8     # again and again, until it has exported
+    python examples/emoji/train.py all --start examples/emoji/model --work out/more --total 60
+
+`all` is `vae`, `latents`, `unet` and `export` in order; each is a command, too. `--total` and `--vae-total` are the
+minutes that a stage has in all, over which its learning rate rises and, in the last quarter, falls; `--minutes` is what
+this call may take. After that, or on Ctrl-C or SIGTERM, the state is saved in `--work`, and the same command goes on.
+`--start` begins from an exported model and keeps its VAE, tokenizer, latent scale and log.
 
 The UNet sees two kinds of samples. In the first, noise is added to the latent of a picture and the network
 predicts what makes the picture whole again: ordinary diffusion training. In the second, noise is added to the
 latent of the same picture with its style hidden (flat palette, other light, other tones, blur), and the target
 is still the picture: the style can then only come from the words, so that the network has to read them.
 
-Every command resumes from `--work` (default out/train), stops after `--minutes`, keeps validation numbers
-in `log.jsonl` and writes sample sheets as PNG. CPU or CUDA, bfloat16 autocast on both. `export` writes
-the diffusers folder. Both networks train at a constant learning rate; what is exported is an exponential
-moving average of the weights, so that training can stop at any time.
+Validation numbers go to `log.jsonl`. CPU or CUDA, bfloat16 autocast on both. What is exported is an exponential
+moving average of the weights, as fp16 in diffusers' layout.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 import pictures
 from card import write_card
+from listening import Denoiser, Words, listening, some
 from networks import (
     LATENT_CHANNELS,
-    TOKENS,
     VAE_FACTOR,
     new_scheduler,
     new_text_encoder,
@@ -46,12 +46,12 @@ from networks import (
     new_unet,
     new_vae,
 )
+from session import Session, begin
 
 HERE = Path(__file__).parent
 VAE_RATE, UNET_RATE = 1e-3, 6e-4
-VARIANTS = 4
-HIDDEN_SHARE = 0.5
-SIGMAS = (0.3, 0.6, 1.15, 2.0, 4.0)
+VARIANTS = 2
+HIDDEN_SHARE = 0.6
 
 
 def parameters(module: torch.nn.Module) -> float:
@@ -60,65 +60,6 @@ def parameters(module: torch.nn.Module) -> float:
 
 def device_of(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-class Ema:
-    """Exponential moving average of a module's parameters, warmed up so that early steps do not linger."""
-
-    def __init__(self, module: torch.nn.Module, decay: float) -> None:
-        self.decay, self.steps = decay, 0
-        self.shadow = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: torch.nn.Module) -> None:
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        latest = [value.float() for value in module.state_dict().values()]
-        torch._foreach_lerp_(list(self.shadow.values()), latest, 1 - decay)
-
-
-class Session:
-    """One resumable training: modules, optimiser, averages, the step counter and the log."""
-
-    def __init__(self, name: str, work: Path, modules: dict[str, torch.nn.Module], lr: float, decay: float):
-        self.name, self.work, self.modules = name, work, modules
-        parameters = [p for module in modules.values() for p in module.parameters()]
-        self.optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        self.averages = {key: Ema(module, decay) for key, module in modules.items()}
-        self.step, self.seconds = 0, 0.0
-        self.file = work / f"{name}.pt"
-        if self.file.exists():
-            self.load()
-
-    def load(self) -> None:
-        state = torch.load(self.file, map_location="cpu", weights_only=True)
-        for key, module in self.modules.items():
-            module.load_state_dict(state["modules"][key])
-            self.averages[key].shadow = {
-                k: v.to(next(module.parameters()).device) for k, v in state["averages"][key].items()
-            }
-            self.averages[key].steps = state["step"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds = state["step"], state["seconds"]
-
-    def save(self) -> None:
-        """Write to a temporary file first, so that an interruption leaves the last good state."""
-        state = {
-            "modules": {k: m.state_dict() for k, m in self.modules.items()},
-            "averages": {k: e.shadow for k, e in self.averages.items()},
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        partial = self.file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.file)
-
-    def log(self, **values: float) -> None:
-        line = {"run": self.name, "step": self.step, "minutes": round(self.seconds / 60, 2), **values}
-        with (self.work / "log.jsonl").open("a") as handle:
-            handle.write(json.dumps(line) + "\n")
-        tqdm.write(json.dumps(line))
 
 
 def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,11 +101,12 @@ def train_vae(args: argparse.Namespace) -> None:
     vae = new_vae().to(device, memory_format=torch.channels_last)
     session = Session("vae", args.work, {"vae": vae}, lr=args.lr or VAE_RATE, decay=0.9995)
     average = new_vae().to(device).eval()
+    session.obey_signals()
     generator = torch.Generator().manual_seed(session.step)
-    started, last_save, base = time.monotonic(), time.monotonic(), session.seconds
+    total, last_save = args.vae_total * 60, time.monotonic()
     bar = tqdm(initial=session.step, unit="step", desc="vae")
-    while (time.monotonic() - started) < args.minutes * 60:
-        picked = torch.randint(len(train.images), (args.batch,), generator=generator).tolist()
+    while session.running(args.until, total):
+        picked = torch.randint(len(train.images), (args.vae_batch,), generator=generator).tolist()
         images = pictures.move(train.batch(picked), generator)
         images = pictures.recolour(images, generator).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
@@ -180,23 +122,22 @@ def train_vae(args: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         if torch.isfinite(loss):
             for group in session.optimiser.param_groups:
-                group["lr"] = (args.lr or VAE_RATE) * min(1.0, (session.step + 1) / 200)
+                group["lr"] = (args.lr or VAE_RATE) * session.rate_share(total)
             session.optimiser.step()
             session.averages["vae"].update(vae)
         session.optimiser.zero_grad(set_to_none=True)
-        session.step += 1
+        session.step, session.samples = session.step + 1, session.samples + args.vae_batch
         bar.update()
         if session.step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
         if time.monotonic() - last_save > args.save_minutes * 60:
-            session.seconds, last_save = base + time.monotonic() - started, time.monotonic()
+            last_save = time.monotonic()
             session.save()
             average.load_state_dict(session.averages["vae"].shadow)
-            session.log(loss=round(loss.item(), 4), **check_vae(average, held_out, device))
-    session.seconds = base + time.monotonic() - started
+            session.log(loss=round(loss.item(), 4), samples=session.samples, **check_vae(average, held_out, device))
     session.save()
     average.load_state_dict(session.averages["vae"].shadow)
-    session.log(**check_vae(average, held_out, device))
+    session.log(samples=session.samples, **check_vae(average, held_out, device))
     shown = held_out.batch(range(0, len(held_out.images), len(held_out.images) // 24)).to(device)
     with torch.no_grad():
         write_sheet([shown, average.decode(average.encode(shown).latent_dist.mode()).sample], args.work / "vae.png")
@@ -228,66 +169,10 @@ def encode_latents(args: argparse.Namespace) -> None:
         key: torch.cat(parts).reshape(VARIANTS, len(train.images), *parts[0].shape[1:]).contiguous()
         for key, parts in chunks.items()
     }
-    stacked["scale"] = 1 / stacked["whole"].float().std()
+    kept = args.work / "scale.safetensors"
+    stacked["scale"] = load_file(kept)["scale"] if kept.exists() else 1 / stacked["whole"].float().std()
     save_file(stacked, args.work / "latents.safetensors")
     tqdm.write(f"scaling factor {stacked['scale'].item():.4f}")
-
-
-class Words:
-    """Captions to conditions, through the tokenizer and the text encoder that is being trained."""
-
-    def __init__(self, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, device: torch.device) -> None:
-        self.tokenizer, self.encoder, self.device = tokenizer, encoder, device
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        ids = self.tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
-        return self.encoder(ids.input_ids.to(self.device)).last_hidden_state
-
-
-class Denoiser:
-    """x_hat = x_t - sigma eps_hat of the UNet under training, at any sigma of the schedule."""
-
-    def __init__(self, unet: UNet2DConditionModel, device: torch.device) -> None:
-        self.unet, self.device = unet, device
-        alpha_bar = new_scheduler().alphas_cumprod.double()
-        self.log_sigma = (0.5 * torch.log((1 - alpha_bar) / alpha_bar)).float()
-
-    def time(self, sigma: Tensor) -> Tensor:
-        """Network time, linear in log sigma between the schedule's steps."""
-        wanted = sigma.log().clamp(self.log_sigma[0], self.log_sigma[-1])
-        upper = torch.searchsorted(self.log_sigma, wanted).clamp(1, len(self.log_sigma) - 1)
-        low, high = self.log_sigma[upper - 1], self.log_sigma[upper]
-        return (upper - 1) + (wanted - low) / (high - low)
-
-    def __call__(self, x_t: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        scale = (1 + sigma**2).sqrt()[:, None, None, None].to(self.device)
-        y = (x_t / scale).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            v = self.unet(y, self.time(sigma).to(self.device), condition, added_cond_kwargs={}).sample
-        spread = sigma[:, None, None, None].to(self.device) / scale
-        return y / scale - spread * v.float()
-
-
-@torch.no_grad()
-def listening(denoise: Denoiser, words: Words, latents: Tensor, held_out: pictures.Pictures) -> dict[str, float]:
-    """How much the loss rises under the wrong style's words, and under none, in per cent, by sigma."""
-    result: dict[str, float] = {}
-    generator = torch.Generator().manual_seed(7)
-    right = [f"a {pictures.STYLE_WORDS[pictures.STYLES[s]][0]}" for s in held_out.style]
-    wrong = [f"a {pictures.STYLE_WORDS[pictures.STYLES[(s + 1) % 4]][0]}" for s in held_out.style]
-    for sigma in SIGMAS:
-        losses = dict.fromkeys(("right", "wrong", "null"), 0.0)
-        for start in range(0, len(latents), 64):
-            x = latents[start : start + 64]
-            x_t = x + sigma * torch.randn(x.shape, generator=generator).to(x.device)
-            level = torch.full((len(x),), sigma)
-            for key, texts in (("right", right), ("wrong", wrong), ("null", [""] * len(right))):
-                condition = words(texts[start : start + 64])
-                losses[key] += (denoise(x_t, level, condition) - x).square().mean().item() * len(x)
-        result[f"loss_{sigma}"] = round(losses["right"] / len(latents), 5)
-        result[f"wrong_{sigma}"] = round(100 * (losses["wrong"] / losses["right"] - 1), 2)
-        result[f"null_{sigma}"] = round(100 * (losses["null"] / losses["right"] - 1), 2)
-    return result
 
 
 def train_unet(args: argparse.Namespace) -> None:
@@ -297,39 +182,32 @@ def train_unet(args: argparse.Namespace) -> None:
     stored = load_file(args.work / "latents.safetensors")
     scale = stored["scale"].item()
     folder = args.work / "tokenizer"
-    tokenizer = (
-        CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else new_tokenizer(train, folder)
-    )
+    known = (folder / "tokenizer_config.json").exists()
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if known else new_tokenizer(train, folder)
     torch.manual_seed(0)
     unet = new_unet().to(device, memory_format=torch.channels_last)
     encoder = new_text_encoder(tokenizer).to(device)
     session = Session("unet", args.work, {"unet": unet, "text": encoder}, lr=args.lr or UNET_RATE, decay=0.999)
     denoise, words = Denoiser(unet, device), Words(tokenizer, encoder, device)
     average = {"unet": new_unet().to(device).eval(), "text": new_text_encoder(tokenizer).to(device).eval()}
+    heard = some(held_out)
     with torch.no_grad():
-        vae = averaged_vae(args.work)
-        check_rows = range(0, len(held_out.images), len(held_out.images) // 128)
-        some = pictures.Pictures(
-            held_out.images[list(check_rows)],
-            held_out.style[list(check_rows)],
-            [held_out.name[r] for r in check_rows],
-            [held_out.category[r] for r in check_rows],
-            [held_out.symbol[r] for r in check_rows],
-        )
-        check_latents = (vae.encode(some.batch(range(len(some.images)))).latent_dist.mode() * scale).to(device)
+        shown = heard.batch(range(len(heard.images)))
+        check_latents = (averaged_vae(args.work).encode(shown).latent_dist.mode() * scale).to(device)
 
-    def check() -> dict[str, float]:
+    def check() -> dict[str, Any]:
         for key, module in average.items():
             module.load_state_dict(session.averages[key].shadow)
         return listening(
-            Denoiser(average["unet"], device), Words(tokenizer, average["text"], device), check_latents, some
+            Denoiser(average["unet"], device), Words(tokenizer, average["text"], device), check_latents, heard
         )
 
+    session.obey_signals()
     generator = torch.Generator().manual_seed(1000 + session.step)
-    started, last_save, base = time.monotonic(), time.monotonic(), session.seconds
+    total, last_save = args.total * 60, time.monotonic()
     bar = tqdm(initial=session.step, unit="step", desc="unet")
     running = 0.0
-    while (time.monotonic() - started) < args.minutes * 60:
+    while session.running(args.until, total):
         rows = torch.randint(len(train.images), (args.batch,), generator=generator)
         variant = torch.randint(VARIANTS, (args.batch,), generator=generator)
         hidden = torch.rand(args.batch, generator=generator) < HIDDEN_SHARE
@@ -337,7 +215,7 @@ def train_unet(args: argparse.Namespace) -> None:
         seen = torch.where(hidden[:, None, None, None], stored["hidden"][variant, rows].float(), whole)
         # Text-to-image needs the whole range; the bridge works where the style can still be changed.
         wide = (0.2 + 1.2 * torch.randn(args.batch, generator=generator)).exp().clamp(0.03, 14.6)
-        narrow = pictures.uniform((args.batch,), -2.3, 0.7, generator).exp()
+        narrow = pictures.uniform((args.batch,), math.log(0.03), math.log(4.0), generator).exp()
         sigma = torch.where(hidden, narrow, wide)
         noise = torch.randn(whole.shape, generator=generator)
         x = (whole * scale).to(device)
@@ -350,23 +228,22 @@ def train_unet(args: argparse.Namespace) -> None:
         norm = torch.nn.utils.clip_grad_norm_([*unet.parameters(), *encoder.parameters()], 1.0)
         if torch.isfinite(loss) and torch.isfinite(norm):
             for group in session.optimiser.param_groups:
-                group["lr"] = (args.lr or UNET_RATE) * min(1.0, (session.step + 1) / 300)
+                group["lr"] = (args.lr or UNET_RATE) * session.rate_share(total)
             session.optimiser.step()
             for key, module in session.modules.items():
                 session.averages[key].update(module)
         session.optimiser.zero_grad(set_to_none=True)
-        session.step += 1
-        running += 0.02 * (loss.item() - running) if session.step > 1 else loss.item()
+        session.step, session.samples = session.step + 1, session.samples + args.batch
+        running += 0.02 * (loss.item() - running) if running else loss.item()
         bar.update()
         if session.step % 20 == 0:
             bar.set_postfix(loss=f"{running:.4f}")
         if time.monotonic() - last_save > args.save_minutes * 60:
-            session.seconds, last_save = base + time.monotonic() - started, time.monotonic()
+            last_save = time.monotonic()
             session.save()
-            session.log(loss=round(running, 4), samples=session.step * args.batch, **check())
-    session.seconds = base + time.monotonic() - started
+            session.log(loss=round(running, 4), samples=session.samples, **check())
     session.save()
-    session.log(loss=round(running, 4), samples=session.step * args.batch, **check())
+    session.log(loss=round(running, 4), samples=session.samples, **check())
 
 
 def pipeline_of(work: Path) -> StableDiffusionPipeline:
@@ -391,7 +268,7 @@ def pipeline_of(work: Path) -> StableDiffusionPipeline:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the diffusers folder (fp16 safetensors) and a text-to-image sheet: 16 symbols x 4 styles."""
+    """Write the diffusers folder (fp16 safetensors), its card and a text-to-image sheet: 16 symbols x 4 styles."""
     pipeline = pipeline_of(args.work)
     pipeline.set_progress_bar_config(disable=True)
     held_out = pictures.load("validation")
@@ -404,29 +281,37 @@ def export(args: argparse.Namespace) -> None:
         ).images
         for column, image in enumerate(drawn):
             sheet.paste(image, (column * pictures.SIZE, row * pictures.SIZE))
-    sheet.save(args.work / "text-to-image.png")
     pipeline.to(dtype=torch.float16).save_pretrained(args.model, safe_serialization=True)
+    sheet.save(args.model / "text-to-image.webp", lossless=True)
     train = pictures.load("train")
     sizes = {name: parameters(getattr(pipeline, name)) for name in ("unet", "text_encoder", "vae")}
-    write_card(
-        args.work / "log.jsonl", args.model, sizes, len(train.images), len(set(train.symbol)), args.vae_batch, args.note
-    )
+    write_card(args.work / "log.jsonl", args.model, sizes, len(train.images), len(set(train.symbol)), names, args.note)
     size = sum(f.stat().st_size for f in args.model.rglob("*") if f.is_file())
-    tqdm.write(f"{args.model}: {size / 1e6:.1f} MB; sheet {args.work / 'text-to-image.png'}")
+    tqdm.write(f"{args.model}: {size / 1e6:.1f} MB")
+
+
+def left(work: Path, name: str, total: float) -> float:
+    """Minutes that a stage still has to go."""
+    file = work / f"{name}.pt"
+    if not file.exists():
+        return total
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return total - (state["seconds"] - state["first_seconds"]) / 60
 
 
 def train_all(args: argparse.Namespace) -> None:
-    """Every stage in order; a stage that had its minutes is left as it is."""
-    done = 0.0
-    if (args.work / "vae.pt").exists():
-        done = torch.load(args.work / "vae.pt", map_location="cpu", weights_only=True)["seconds"] / 60
-    if done < args.vae_minutes:
-        train_vae(argparse.Namespace(**{**vars(args), "minutes": args.vae_minutes - done, "batch": args.vae_batch}))
+    """Every stage in order, as far as `--minutes` goes; the same command goes on, and exports at the end."""
+    if not (args.work / "scale.safetensors").exists() and left(args.work, "vae", args.vae_total) > 0:
+        train_vae(args)
         (args.work / "latents.safetensors").unlink(missing_ok=True)
+        if left(args.work, "vae", args.vae_total) > 0:
+            return
     if not (args.work / "latents.safetensors").exists():
         encode_latents(args)
-    train_unet(args)
-    export(args)
+    if left(args.work, "unet", args.total) > 0:
+        train_unet(args)
+    if left(args.work, "unet", args.total) <= 0:
+        export(args)
 
 
 def main() -> None:
@@ -437,10 +322,12 @@ def main() -> None:
         command = commands.add_parser(name, help=(run.__doc__ or "").splitlines()[0])
         command.set_defaults(run=run)
         command.add_argument("--work", type=Path, default=Path("out/train"), help="where checkpoints and logs are kept")
-        command.add_argument("--minutes", type=float, default=60, help="stop after so long; the same command goes on")
-        command.add_argument("--batch", type=int, default=32)
-        command.add_argument("--vae-batch", type=int, default=24, help="batch of the VAE in `all`, for the card too")
-        command.add_argument("--vae-minutes", type=float, default=20, help="what `all` gives the VAE")
+        command.add_argument("--minutes", type=float, default=math.inf, help="stop this call after so long")
+        command.add_argument("--total", type=float, default=60, help="minutes of the UNet's training, all calls")
+        command.add_argument("--vae-total", type=float, default=20, help="minutes of the VAE's training, all calls")
+        command.add_argument("--start", type=Path, help="begin from this exported model; --work must be empty")
+        command.add_argument("--batch", type=int, default=32, help="of the UNet")
+        command.add_argument("--vae-batch", type=int, default=24)
         command.add_argument("--kl", type=float, default=3e-4, help="weight of the VAE's KL term")
         command.add_argument("--min-snr", type=float, default=5.0, help="cap of the loss weight 1/sigma^2")
         command.add_argument("--lr", type=float, help="1e-3 for the VAE, 6e-4 for the UNet unless given")
@@ -451,7 +338,10 @@ def main() -> None:
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    args.until = time.monotonic() + 60 * args.minutes
     args.work.mkdir(parents=True, exist_ok=True)
+    if args.start:
+        begin(args.start, args.work)
     args.run(args)
 
 
