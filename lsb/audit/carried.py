@@ -12,7 +12,7 @@ from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.carrying import carried_rows, read_manifest, reference
 from lsb.records import Status
-from lsb.sharding import Run, open_run
+from lsb.sharding import Run, open_log, open_run
 from lsb.storage import layout
 from lsb.storage.schemas import MANIFEST
 from lsb.storage.snapshots import SnapshotLog
@@ -21,8 +21,8 @@ from lsb.storage.snapshots import SnapshotLog
 def inspect_carried(seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards) -> None:
     """Check what is carried and add it to `shards`: the rows, and their images to those that are to be checked.
 
-    Of the parent its `run.json`, the snapshot and the manifest are checked, not its shards: verify it to know that its
-    rows were committed.
+    Of other runs it is checked that the snapshots are there and that their logs name the images. That a row says of an
+    image what its shard did is a matter of their own check.
     """
     if only := run.plan.get("only"):
         _inspect_reference(seen, run, only)
@@ -41,8 +41,23 @@ def inspect_carried(seen: Inspection, run: Run, plan: pa.Table | None, shards: S
     made = rows.filter(pc.equal(rows["status"], Status.OK.value))
     for origin in pc.unique(made["carried_from"]).to_pylist():
         seen.present_elsewhere |= {entry.key for entry in seen.store.list(layout.run_folder(origin))}
-    columns = (made[name].to_pylist() for name in ("output_key", "output_sha256", "pixels_sha256"))
-    shards.outputs |= {key: (digest, pixels) for key, digest, pixels in zip(*columns, strict=True)}
+        _inspect_origin(seen, origin, made.filter(pc.equal(made["carried_from"], origin)), shards)
+
+
+def _inspect_origin(seen: Inspection, origin: str, rows: pa.Table, shards: Shards) -> None:
+    """The logs of the run that made these images must name them; what was erased there is gone rightly."""
+    columns = ["shard", "output_key", "output_sha256", "pixels_sha256"]
+    for shard in pc.unique(rows["shard"]).to_pylist():
+        with seen.guard(layout.shard_log(origin, shard)):
+            history = open_log(seen.store, open_run(seen.store, origin), shard).history()
+            for row in rows.filter(pc.equal(rows["shard"], shard)).select(columns).to_pylist():
+                key, digest = row["output_key"], row["output_sha256"]
+                if key in history.erased:
+                    seen.checked["erased outputs"] += 1
+                elif history.named.get(key) != digest:
+                    seen.find(TAMPERED, key, f"{key} is carried, but the log of run {origin} does not name it so")
+                else:
+                    shards.outputs[key] = (digest, row["pixels_sha256"])
 
 
 def _inspect_reference(seen: Inspection, run: Run, named: Mapping[str, Any]) -> None:

@@ -297,7 +297,14 @@ def cut_snapshot(job: Pipeline, first: Run, second: Run) -> str:
     return key
 
 
-@pytest.mark.parametrize("spoil", [delete_image, change_image, change_manifest, cut_snapshot])
+def cut_log(job: Pipeline, first: Run, second: Run) -> str:
+    """The newest commit of the shard that made an image."""
+    row = job.rows(second)["even/0002.png"]
+    job.store.delete(f"runs/{first.id}/shards/{row['shard']}/log/00000000.json")
+    return row["output_key"]
+
+
+@pytest.mark.parametrize("spoil", [delete_image, change_image, change_manifest, cut_snapshot, cut_log])
 def test_verify_finds_what_was_changed_about_carried_records(
     job: Pipeline, first: Run, spoil: Callable[[Pipeline, Run, Run], str]
 ) -> None:
