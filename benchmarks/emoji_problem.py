@@ -1,4 +1,4 @@
-"""The embedded job as a problem for solvers: its model, prompts, settings and pictures. There is no p_1 to compare with."""
+"""The embedded job as a problem for solvers: its model, prompts, settings and pictures. There is no p_1 to know."""
 
 from __future__ import annotations
 
