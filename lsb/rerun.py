@@ -47,7 +47,9 @@ def choose(store: Store, run: Run, selection: Selection) -> Chosen:
     state = selection.matching(_state(store, run, selection))
     if selection.records and not state.num_rows:
         named = ", ".join(selection.records)
-        raise UsageError(f"no record of run {run.id} is meant by {named}; give record ids or patterns of source keys")
+        raise UsageError(
+            f"no record that run {run.id} translates is meant by {named}; give record ids or patterns of source keys"
+        )
     shards: dict[str, dict[str, int]] = {}
     sources, why = {}, {}
     terminal = final = 0

@@ -82,7 +82,7 @@ def test_chosen_shards_of_an_unfinished_run(finished: Job, tmp_path: Path, capsy
     [
         (["--shards", "99999"], "has no shard 99999; it has 3"),
         (["--status", "quarantined"], "allowed are failed and pending"),
-        (["--records", "nothing/*"], "no record of run"),
+        (["--records", "nothing/*"], "no record that run"),
         (["--failed", "--shards", "00000"], "--failed is every failure"),
     ],
 )

@@ -116,7 +116,7 @@ def test_failures_that_are_not_retryable_are_left_out_unless_asked_for(
     [
         (Selection(shards=("7",)), "has no shard 7; it has 3, from 00000"),
         (Selection(statuses=("ok",)), "status ok cannot be run again; allowed are failed and pending"),
-        (Selection(records=("cats/*",)), r"no record of run .* is meant by cats/\*"),
+        (Selection(records=("cats/*",)), r"no record that run .* is meant by cats/\*"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(store: LocalStore, run: Run, selection: Selection, words: str) -> None:
