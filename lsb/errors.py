@@ -95,7 +95,12 @@ class PromptError(ResourceError):
 
 
 class StoreError(ResourceError):
-    pass
+    """`key` names the object, if it is one object's fault and not the store's."""
+
+    @property
+    def of_object(self) -> bool:
+        """Whether other objects may well be usable, now."""
+        return bool(self.details.get("key")) and not self.transient
 
 
 class NotFoundError(StoreError):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.errors import AlreadyExistsError, ImageError, SourceError, StoreError
+from lsb.errors import AlreadyExistsError, ImageError, NotFoundError, SourceError, StoreError
 from lsb.images import ERROR_CODES as IMAGE_CODES
 from lsb.images import SUFFIXES, decode
 from lsb.progress import NoProgress, Progress
@@ -55,6 +55,8 @@ def open_sources(uri: str) -> Store:
     try:
         return open_store(uri)
     except StoreError as error:
+        if error.transient:
+            raise
         raise SourceError(f"cannot use the images at {uri}: {error}") from error
 
 
@@ -106,6 +108,8 @@ def _images(sources: Store) -> list[Entry]:
     try:
         listed = sources.list()
     except StoreError as error:
+        if error.transient:
+            raise
         raise SourceError(f"cannot list the images at {sources.uri}: {error}") from error
     images = [entry for entry in listed if _is_image(entry.key)]
     if not images:
@@ -144,7 +148,7 @@ def _read(sources: Store, entry: Entry) -> dict[str, Any]:
     try:
         data = sources.read(entry.key)
     except StoreError as error:
-        if error.transient:
+        if not error.of_object:
             raise
         return _quarantined(row, "unreadable_source", str(error.__cause__ or error))
     row |= {"sha256": sha256(data), "bytes": len(data)}
@@ -194,12 +198,15 @@ def _mark_duplicates(rows: list[dict[str, Any]]) -> None:
 def _store_version(store: Store, name: str, rows: list[dict[str, Any]]) -> Dataset:
     version = version_of(rows)
     key = layout.dataset_records(name, version)
-    data = write_table(RECORDS.table(rows), RECORDS)
+    # A file that is there already describes the same records, and somebody may rely on its bytes.
     try:
-        store.create(key, data)
-    except AlreadyExistsError:
-        # Somebody may rely on that file already; it describes the same records.
         data = store.read(key)
+    except NotFoundError:
+        data = write_table(RECORDS.table(rows), RECORDS)
+        try:
+            store.create(key, data)
+        except AlreadyExistsError:
+            data = store.read(key)
     table = read_table(data, RECORDS)
     return Dataset(
         name=name,

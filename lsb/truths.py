@@ -33,6 +33,8 @@ class Truths:
         try:
             return decode(self._store.read(key))[0]
         except (ImageError, StoreError) as error:
+            if error.transient:
+                raise
             logger.warning("no truth for %s: %s", source_key, error)
             return None
 

@@ -63,6 +63,9 @@ _NO_ANSWER = (
 )
 _CHANCE = secrets.SystemRandom()  # not `random`, whose state belongs to others
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
+_IDENTITY_CODES = frozenset(
+    {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
+)
 _BUSY_CODES = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"})
 
 
@@ -211,7 +214,7 @@ class S3Store:
         code = str(answer.get("Error", {}).get("Code", ""))
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if code == "NoSuchBucket":
-            return StoreError(f"no bucket {self.bucket} at {_endpoint()}; make it first, lsb makes no buckets", key=key)
+            return StoreError(f"no bucket {self.bucket} at {_endpoint()}; make it first, lsb makes no buckets")
         if status == 404:
             return NotFoundError(f"no object {place}", key=key)
         if status == 412 and verb == "read":
@@ -220,8 +223,10 @@ class S3Store:
             return AlreadyExistsError(f"{key} exists in {self.uri}; read it", key=key)
         if status >= 500 or status in (409, 429) or code in _BUSY_CODES:
             return StoreBusyError(f"cannot {verb} {place} now: the store answers {status} {code}; try later", key=key)
+        if code in _IDENTITY_CODES:
+            return StoreError(f"cannot {verb} {place}: access denied ({code}); check the AWS_* credentials")
         if status in (401, 403):
-            advice = "check the AWS_* credentials and what they may do"
+            advice = "check what the credentials may do"
             return StoreError(f"cannot {verb} {place}: access denied ({code or status}); {advice}", key=key)
         advice = "check bucket, AWS_REGION and endpoint"
         return StoreError(f"cannot {verb} {place}: the store answers {status} {code}; {advice}", key=key)
@@ -229,13 +234,11 @@ class S3Store:
     def _unanswered(self, verb: str, place: str, key: str, error: Exception) -> StoreError:
         kind = type(error).__name__
         if isinstance(error, _NO_CREDENTIALS):
-            return StoreError(
-                f"cannot {verb} {place}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", key=key
-            )
+            return StoreError(f"cannot {verb} {place}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         if isinstance(error, _NO_ANSWER) and not isinstance(error, SSLError):
             return StoreBusyError(f"cannot {verb} {place} now: no answer ({kind}); try later", key=key)
         advice = "check bucket name, endpoint and AWS_* variables"
-        return StoreError(f"cannot {verb} {place}: {kind}; {advice}", key=key)
+        return StoreError(f"cannot {verb} {place}: {kind}; {advice}")
 
 
 class _Client:

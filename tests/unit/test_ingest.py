@@ -76,7 +76,7 @@ def test_what_is_listed_but_not_readable_is_quarantined_without_its_path(store: 
         def read(self, key: str) -> bytes:
             if key == "even/0000.png":
                 reason = PermissionError(13, "Permission denied", str(self.root / key))
-                raise StoreError("cannot read") from reason
+                raise StoreError("cannot read", key=key) from reason
             return super().read(key)
 
     dataset = ingest(Locked(folder), "cats", store)
@@ -116,6 +116,16 @@ def test_other_and_hidden_files_are_ignored_and_counted(
     with caplog.at_level("INFO"):
         assert len(rows(store, folder)) == 4
     assert "3 other files ignored" in caplog.text
+
+
+def test_what_ails_the_whole_store_blames_no_picture(store: LocalStore, folder: Path) -> None:
+    class Expired(LocalStore):
+        def read(self, key: str) -> bytes:
+            raise StoreError("access denied (ExpiredToken)")
+
+    with pytest.raises(StoreError, match="ExpiredToken"):
+        ingest(Expired(folder), "cats", store)
+    assert store.list() == []
 
 
 def test_a_name_that_is_not_utf8_is_quarantined(store: LocalStore, folder: Path) -> None:

@@ -8,11 +8,12 @@ from lsb.errors import StoreBusyError, TamperedError
 from lsb.storage import chain as chain_module
 from lsb.storage.chain import Chain
 from lsb.storage.local import LocalStore
+from lsb.storage.store import Store
 
 
 @pytest.fixture
-def chain(tmp_path: Path) -> Chain:
-    return Chain(LocalStore(tmp_path), "jobs/a/log", "lsb.test/1", {"job": "a"})
+def chain(store: Store) -> Chain:
+    return Chain(store, "jobs/a/log", "lsb.test/1", {"job": "a"})
 
 
 def grow(chain: Chain, count: int) -> None:

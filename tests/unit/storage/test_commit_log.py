@@ -1,21 +1,19 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from lsb.errors import TamperedError, UnverifiableError
 from lsb.records import sha256
 from lsb.storage.commit_log import LogEntry, ShardLog
-from lsb.storage.local import LocalStore
 from lsb.storage.schemas import MANIFEST, write_table
+from lsb.storage.store import Store
 
 COLUMNS = ["record_id", "status"]
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> ShardLog:
-    return ShardLog(LocalStore(tmp_path), "job-0123456789ab", "r" * 64, "p" * 64, "00000")
+def log(store: Store) -> ShardLog:
+    return ShardLog(store, "job-0123456789ab", "r" * 64, "p" * 64, "00000")
 
 
 def row(record: str, status: str) -> dict[str, object]:

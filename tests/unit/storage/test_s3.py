@@ -211,8 +211,20 @@ def test_a_refusal_is_final(flaky: FlakyS3) -> None:
     flaky.faults["PUT"] = [403]
     with pytest.raises(StoreError, match=r"cannot write a in s3://bucket: access denied \(AccessDenied\)") as caught:
         S3Store("bucket").write("a", b"1")
-    assert not caught.value.transient
+    assert caught.value.of_object
     assert flaky.requests["PUT"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "InvalidAccessKeyId"), (400, "ExpiredToken"), (404, "NoSuchBucket")]
+)
+def test_what_ails_the_whole_store_is_no_objects_fault(flaky: FlakyS3, status: int, code: str) -> None:
+    flaky.code = code
+    flaky.faults["GET"] = [status]
+    with pytest.raises(StoreError) as caught:
+        S3Store("bucket").read("a")
+    assert not caught.value.of_object
+    assert not caught.value.transient
 
 
 def test_a_store_that_ignores_the_condition_is_refused(flaky: FlakyS3) -> None:
