@@ -35,6 +35,15 @@ COLUMNS = list(METHODS.values())
 STAGES = ("ingest", "optimise", "plan", "translate", "publish", "run")
 
 
+READING = """
+Three requests an image are the least: one to take it in, one to read it for translation, one to write the output.
+`publish` reads pictures for the metric sample of 16 and for the page (46 pairs here), `verify` every output. The rest
+does not grow with the images but with shards and commits: a shard costs a listing of its log, the plan and `run.json`,
+and per commit a row file, features and the log entry. 20 requests at the start find out whether the store honours
+conditional creation.
+"""
+
+
 class Counting(logging.Handler):
     """Counts the lines that the store logs, one for each request."""
 
@@ -124,7 +133,7 @@ def markdown(found: dict[str, Counter[str]], images: int, shards: int) -> str:
         cells = [str(counts[column]) for column in COLUMNS]
         total = sum(counts.values())
         lines.append(f"| {names.get(stage, f'`lsb {stage}`')} | {' | '.join(cells)} | {total} | {total / images:.2f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + READING
 
 
 def main() -> None:
