@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -136,13 +137,15 @@ class PartProgress(Progress):
     def __init__(self, whole: Progress, name: str) -> None:
         self._whole = whole
         self._name = name
+        self._lock = threading.Lock()
 
     def start(self, name: str, total: int) -> None:
         del name, total
 
     def advance(self, name: str, n: int = 1, **figures: float) -> None:
         del name
-        self._whole.advance(self._name, n, **figures)
+        with self._lock:  # parts may be done in several threads
+            self._whole.advance(self._name, n, **figures)
 
     def finish(self, name: str) -> None:
         del name

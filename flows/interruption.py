@@ -6,12 +6,10 @@ says how to go on. At any other time, and the second time, it ends the run at on
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -34,7 +32,7 @@ class Interruption:
 
     @contextmanager
     def patience(self) -> Iterator[None]:
-        """Inside, the first signal only makes the wish known, here and in the processes of a pool."""
+        """Inside, the first signal only makes the wish known."""
         self._patient = True
         try:
             yield
@@ -47,20 +45,6 @@ class Interruption:
         self.signal = number
         if again or not self._patient:
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated
-        for child in multiprocessing.active_children():
-            if child.pid is not None and child.name.startswith("SpawnProcess"):
-                with suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGTERM)
-
-
-@contextmanager
-def children_start_deaf() -> Iterator[None]:
-    """For processes that are started inside SIGTERM and SIGINT wait until they unblock them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

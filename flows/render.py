@@ -132,6 +132,7 @@ def status(counted: RunStatus) -> dict[str, Any]:
         "last_commit": counted.last_commit,
         "records_per_second": counted.rate,
         "seconds_left": counted.seconds_left,
+        "stopped": counted.stopped,
     }
 
 

@@ -36,12 +36,12 @@ def rerun_records(config: JobConfig, run_id: str, selection: Selection = Selecti
     run = open_run(store, run_id)
     check_same_transform(run, config, identify(config.model, **config.model_options))
     with observing(config), interruptible():
-        translated = translate_all(config, run, choose(store, run, selection))
+        done = translate_all(config, run, choose(store, run, selection))
         named = not pending(store, run) and may_take_the_name(store, run)
         snapshot: Snapshot = find_snapshot(config, run.id, True, named) or publish_run(
             config, run.id, evaluate_run(config, run.id), True, named
         )
-    result = conclude(config, run, snapshot, translated)
+    result = conclude(config, run, snapshot, done.translated)
     if missing := snapshot.planned - sum(snapshot.counts.values()):
         raise UnfinishedError(
             f"what was chosen is done and published; {missing} other records of run {run.id} have no row yet, "

@@ -1,36 +1,37 @@
-"""The shards of a run: in this process, or in a pool of processes with one model each."""
+"""The shards of a run, one after another or several at once; each has a process of its own with the model."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import flow
-from prefect.futures import as_completed
-from prefect.task_runners import ProcessPoolTaskRunner
+from prefect.futures import PrefectFuture, as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.display import PartProgress
-from flows.interruption import Interruption, children_start_deaf, interruptible
-from lsb.config import JobConfig
+from flows.interruption import interruptible
+from lsb.budget import Tally
+from lsb.config import BudgetConfig, JobConfig
 from lsb.errors import LsbError, UnfinishedError
 from lsb.shard_job import ShardOutcome
+from lsb.sharding import open_run
+from lsb.status import counts_by_shard
+from lsb.storage.store import open_store
 from tasks.observation import Observer, observed_by, observer
 from tasks.translate_shard import translate_shard
-from tasks.worker import release_models, start_pool_process
+from tasks.worker import release_models, workers_for
 
 # A store or a model that fails three shards in a row will fail the next thousand as well.
 FAILURES_IN_A_ROW = 3
-# Shards that wait in the pool for each process; enough to keep it busy, few enough to keep memory flat.
-WINDOW_PER_WORKER = 2
 STAGE = "translate"
 
 Todo = Mapping[str, Mapping[str, int]]  # by shard the records to do, each with the number of tries it has had
 # A function, not its result: Prefect walks through every parameter and keeps it, and these may be a million records.
 Left = Callable[[], Todo]
+Results = Iterator[tuple[str, ShardOutcome | Exception]]
 
 
 class ShardsFailedError(UnfinishedError):
@@ -42,33 +43,43 @@ class ShardsOutcome:
     """What became of one attempt at a run's shards. What is done is asked of the store, never of this."""
 
     failures: dict[str, Exception] = field(default_factory=dict)
-    pool_broke: bool = False
     signal: int | None = None
     translated: int = 0
+    over_budget: str | None = None  # why it stopped before the end
+
+
+def translate_pending(config: JobConfig, run_id: str, left: Left, *, watched: bool = True) -> ShardsOutcome:
+    """Translate what is left according to the store, now, `execution.workers` shards at a time.
+
+    Args:
+        watched: stop when the budget is spent.
+    """
+    release_models()
+    runner: Any = ThreadPoolTaskRunner(max_workers=config.execution.workers)
+    return translate_shards.with_options(task_runner=runner)(config, run_id, left, watched)
 
 
 @flow(name="translate-shards", flow_run_name="shards-{run_id}", persist_result=False)
-def translate_shards(config: JobConfig, run_id: str, left: Left) -> ShardsOutcome:
-    """Translate what is left according to the store, now.
-
-    Run it with a `ProcessPoolTaskRunner` for more than one worker, see `pool_for`.
-    """
+def translate_shards(config: JobConfig, run_id: str, left: Left, watched: bool) -> ShardsOutcome:
+    """See `translate_pending`. The threads only wait: reading, writing, and for the processes with the model."""
+    store = open_store(config.store)
+    run = open_run(store, run_id)
     todo = left()
-    progress = observer().progress
-    progress.start(STAGE, sum(map(len, todo.values())))
-    with interruptible() as interruption, interruption.patience():
-        results = _in_pool if config.execution.workers > 1 else _in_process
-        outcome = _collect(results(config, run_id, todo, interruption))
+    outer = observer()
+    outer.progress.start(STAGE, sum(map(len, todo.values())))
+    budget = config.budget if watched else BudgetConfig(max_failed_fraction=1, max_quarantined_fraction=1)
+    tally = Tally(budget, run.plan["records"], counts_by_shard(store, run))
+    with interruptible() as interruption, interruption.patience(), workers_for(config, run_id):
+
+        def stop() -> bool:
+            return interruption() or tally.spent is not None or outer.stop()
+
+        with observed_by(Observer(PartProgress(outer.progress, STAGE), stop, tally.commit)):
+            several = config.execution.workers > 1
+            outcome = _collect((_at_once if several else _one_by_one)(config, run_id, todo))
     outcome.signal = interruption.signal
-    progress.finish(STAGE)
-    return outcome
-
-
-def translate_until_done(config: JobConfig, run_id: str, left: Left) -> ShardsOutcome:
-    """`translate_shards`, and once more with a fresh pool if a process of the first one died."""
-    outcome = _attempt(config, run_id, left)
-    if outcome.pool_broke and outcome.signal is None:
-        outcome = _attempt(config, run_id, left)
+    outcome.over_budget = tally.spent
+    outer.progress.finish(STAGE)
     return outcome
 
 
@@ -96,36 +107,14 @@ def raise_what_failed(outcome: ShardsOutcome, run_uri: str, todo: Todo, shards: 
     first = errors[0] if errors else None
     if isinstance(first, LsbError) and not first.transient and len({type(error) for error in errors}) == 1:
         raise first
-    if outcome.pool_broke:
-        reason = "a worker process died twice, often for lack of memory: lower execution.workers or execution.batch"
-    elif first is not None:
-        reason = f"{type(first).__name__}: {first}"
-    else:
-        reason = "another process may be at work on them"
+    reason = f"{type(first).__name__}: {first}" if first else "another process may be at work on them"
     raise ShardsFailedError(
         f"{len(todo)} of {shards} shards of {run_uri} unfinished, {left} records left ({reason}); run again to go on",
         failures={shard: str(error) for shard, error in outcome.failures.items()},
     ) from first
 
 
-def pool_for(config: JobConfig, run_id: str) -> Any:
-    """A pool whose processes load the model once and share the cores."""
-    threads = max(1, (os.cpu_count() or 1) // config.execution.workers)
-    return ProcessPoolTaskRunner(
-        max_workers=config.execution.workers,
-        initializer=start_pool_process,
-        initargs=(config.model_dump_json(), run_id, threads),
-    )
-
-
-def _attempt(config: JobConfig, run_id: str, left: Left) -> ShardsOutcome:
-    if config.execution.workers == 1:
-        return translate_shards(config, run_id, left)
-    release_models()
-    return translate_shards.with_options(task_runner=pool_for(config, run_id))(config, run_id, left)
-
-
-def _collect(results: Iterator[tuple[str, ShardOutcome | Exception]]) -> ShardsOutcome:
+def _collect(results: Results) -> ShardsOutcome:
     outcome = ShardsOutcome()
     in_a_row = 0
     for shard, result in results:
@@ -134,56 +123,40 @@ def _collect(results: Iterator[tuple[str, ShardOutcome | Exception]]) -> ShardsO
             in_a_row = 0
             continue
         outcome.failures[shard] = result
-        outcome.pool_broke = outcome.pool_broke or isinstance(result, BrokenProcessPool)
         in_a_row += 1
         if in_a_row >= FAILURES_IN_A_ROW:
             break
     return outcome
 
 
-def _in_process(
-    config: JobConfig, run_id: str, todo: Todo, interruption: Interruption
-) -> Iterator[tuple[str, ShardOutcome | Exception]]:
-    outer = observer()
-    # Called, not submitted: the main thread does the work, so a second Ctrl-C ends it.
-    with observed_by(Observer(PartProgress(outer.progress, STAGE), lambda: interruption() or outer.stop())):
-        for shard in sorted(todo):
-            if interruption():
-                return
-            try:
-                yield shard, translate_shard(config, run_id, shard, todo[shard])
-            except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
-                yield shard, error
+def _one_by_one(config: JobConfig, run_id: str, todo: Todo) -> Results:
+    # Called, not submitted: the main thread waits for each batch, so a second Ctrl-C ends it.
+    for shard in sorted(todo):
+        if observer().stop():
+            return
+        try:
+            yield shard, translate_shard(config, run_id, shard, todo[shard])
+        except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
+            yield shard, error
 
 
-def _in_pool(
-    config: JobConfig, run_id: str, todo: Todo, interruption: Interruption
-) -> Iterator[tuple[str, ShardOutcome | Exception]]:
-    progress = observer().progress
+def _at_once(config: JobConfig, run_id: str, todo: Todo) -> Results:
+    stop = observer().stop
     waiting = iter(sorted(todo))
-    live: dict[Any, str] = {}
-
-    def fill() -> None:
-        with children_start_deaf():
-            fill_window()
-
-    def fill_window() -> None:
-        while len(live) < WINDOW_PER_WORKER * config.execution.workers and not interruption():
+    live: dict[PrefectFuture[ShardOutcome], str] = {}
+    while True:
+        # No more than are worked on: one that waits could not be called back.
+        while len(live) < config.execution.workers and not stop():
             shard = next(waiting, None)
             if shard is None:
-                return
+                break
             live[translate_shard.submit(config, run_id, shard, todo[shard])] = shard
-
-    fill()
-    while live:
+        if not live:
+            return
         future = next(as_completed(list(live)))
         shard = live.pop(future)
         try:
             future.wait()  # without it the state that is read next may be stale
-            result = future.result()
+            yield shard, future.result()
         except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
             yield shard, error
-        else:
-            progress.advance(STAGE, len(todo[shard]) if result.finished else result.translated, **result.counts)
-            yield shard, result
-        fill()

@@ -10,7 +10,7 @@ from flows.interruption import interruptible
 from flows.translate import JobResult, conclude, observing, translate_all
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
-from lsb.errors import UsageError
+from lsb.errors import BudgetExceededError, UsageError
 from lsb.ingest import Dataset
 from lsb.job import planned_run, stored_prompts
 from lsb.models.load import identify
@@ -51,10 +51,17 @@ def plan_only(config: JobConfig) -> Run:
 
 @flow(name="translate", persist_result=False)
 def translate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any]:
-    """Translate every pending shard of the planned run."""
+    """Translate every pending shard of the planned run.
+
+    Raises:
+        BudgetExceededError: so many records failed or were quarantined that it stopped.
+    """
     run = _planned(config, resume)
     with observing(config), interruptible():
-        return {"run": run.id, "translated": translate_all(config, run)}
+        done = translate_all(config, run)
+    if done.over_budget is not None:
+        raise BudgetExceededError(f"{done.over_budget}; what is done is committed, with a larger budget it goes on")
+    return {"run": run.id, "translated": done.translated}
 
 
 @flow(name="evaluate", persist_result=False)

@@ -12,10 +12,12 @@ from prefect.states import Completed
 from flows.artifacts import ArtifactProgress, show_failed_shards, show_report
 from flows.display import ManyProgress
 from flows.interruption import interruptible
-from flows.shards import raise_what_failed, translate_until_done
+from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
 from lsb.attestation import environment_signer
+from lsb.budget import over_budget
 from lsb.config import JobConfig
-from lsb.job import budget_exceeded, object_uri
+from lsb.errors import BudgetExceededError
+from lsb.job import object_uri
 from lsb.lineage import RunOptions
 from lsb.publish import Snapshot
 from lsb.rerun import Chosen, what_is_left
@@ -67,13 +69,15 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
         source = optimise_prompt(config, "source", options.refit)
         target = optimise_prompt(config, "target", options.refit)
         run = plan_run(config, dataset, source, target, resume, options)
-        translated = translate_all(config, run)
-        snapshot = find_snapshot(config, run.id) or publish_run(config, run.id, evaluate_run(config, run.id))
-    return conclude(config, run, snapshot, translated)
+        done = translate_all(config, run)
+        snapshot = find_snapshot(config, run.id) or publish_run(
+            config, run.id, evaluate_run(config, run.id), named=not done.over_budget, stopped=done.over_budget
+        )
+    return conclude(config, run, snapshot, done.translated)
 
 
-def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> int:
-    """Every pending record of a run, or what of a choice is still to be tried; how many images this call translated.
+def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> ShardsOutcome:
+    """Every pending record of a run, until the budget is spent; or what of a choice is still to be tried, all of it.
 
     Raises:
         LsbError: see `raise_what_failed`.
@@ -81,16 +85,24 @@ def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> 
     store = open_store(config.store)
     left = partial(what_is_left, store, run, chosen)
     if not left():
-        return 0
-    outcome = translate_until_done(config, run.id, left)
+        return ShardsOutcome()
+    outcome = translate_pending(config, run.id, left, watched=chosen is None)
     if outcome.failures:
         show_failed_shards(run.id, {shard: str(error) for shard, error in outcome.failures.items()})
-    raise_what_failed(outcome, object_uri(store, run_folder(run.id)), left(), run.plan["shards"])
-    return outcome.translated
+    still = left()
+    if outcome.over_budget is None or outcome.signal is not None:
+        raise_what_failed(outcome, object_uri(store, run_folder(run.id)), still, run.plan["shards"])
+    if not still:
+        outcome.over_budget = None  # it came to its end all the same
+    return outcome
 
 
 def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -> JobResult:
-    """The result, as a state that says whether records failed; BudgetExceededError if too many did."""
+    """The result, as a state that says whether records failed.
+
+    Raises:
+        BudgetExceededError: too many of them, at the end or so that the run was stopped.
+    """
     store = open_store(config.store)
     result = JobResult(
         run=object_uri(store, run_folder(run.id)),
@@ -104,8 +116,13 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
         carried=run.plan.get("carried", 0),
     )
     show_report(run.id, result.report, result.counts)
-    if error := budget_exceeded(config.budget, result.counts, result.report):
-        raise error
+    if excess := over_budget(config.budget, result.counts, snapshot.planned):
+        left = snapshot.planned - sum(result.counts.values())
+        raise BudgetExceededError(
+            (f"stopped with {left} records left: " if left else "")
+            + f"{excess}; everything so far is published, see {result.report}"
+            + ("; with a larger budget, run again to go on" if left else "")
+        )
     if failed := result.counts.get("failed", 0):
         # Prefect shows the state and hands the caller its data.
         state: Any = Completed(

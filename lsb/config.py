@@ -92,7 +92,10 @@ class LearningConfig(Frozen):
 
 
 class ExecutionConfig(Frozen):
-    """How the work is carried out. Only dtype is part of the transform; another batch may move a value by a level."""
+    """How the work is carried out. Only dtype is part of the transform; another batch may move a value by a level.
+
+    A batch that takes longer than `hang_seconds` counts as hanging.
+    """
 
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -100,6 +103,7 @@ class ExecutionConfig(Frozen):
     shard_size: int = Field(default=1000, ge=1)
     workers: int = Field(default=1, ge=1)
     commit_seconds: float = Field(default=120, gt=0)
+    hang_seconds: float = Field(default=1800, gt=0)
 
 
 class EvaluateConfig(Frozen):
@@ -111,7 +115,9 @@ class EvaluateConfig(Frozen):
 
 
 class BudgetConfig(Frozen):
-    max_failed_fraction: float = Field(default=0.0, ge=0, le=1)
+    """What a run may lose: failed records of the usable ones, quarantined records of all."""
+
+    max_failed_fraction: float = Field(default=0.01, ge=0, le=1)
     max_quarantined_fraction: float = Field(default=1.0, ge=0, le=1)
 
 

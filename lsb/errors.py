@@ -19,6 +19,10 @@
     ├── TamperedError              exit 10  something that a log or a snapshot names is missing or differs
     ├── IncompleteError            exit 11  intact, but rows or the snapshot are missing
     ├── UnverifiableError          exit 12  cannot be read, or unknown schema
+    ├── TranslationError                    a batch that cannot be translated; becomes rows, never ends a run
+    │   ├── OutOfMemoryError                it did not fit
+    │   ├── ModelDiedError                  the process with the model ended meanwhile
+    │   └── ModelHungError                  it gave no answer in time and was ended
     └── ImageError                          one image's fault; becomes a row, never ends a run
 
 A message says what was given, what is allowed and what to do next, in one line. `transient` tells whether
@@ -135,6 +139,26 @@ class IncompleteError(LsbError):
 
 class UnverifiableError(LsbError):
     exit_code = 12
+
+
+class TranslationError(LsbError):
+    """`code` and `retryable` are what the row says."""
+
+    code: ClassVar[str] = "translate_error"
+    retryable: ClassVar[bool] = True
+
+
+class OutOfMemoryError(TranslationError):
+    code = "out_of_memory"
+
+
+class ModelDiedError(TranslationError):
+    code = "worker_died"
+    retryable = False
+
+
+class ModelHungError(TranslationError):
+    code = "timed_out"
 
 
 class ImageError(LsbError):

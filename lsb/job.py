@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from lsb.attestation import Signer
-from lsb.config import BudgetConfig, JobConfig
+from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
-from lsb.errors import BudgetExceededError, UsageError
+from lsb.errors import UsageError
 from lsb.ingest import Dataset, ingest, open_sources
 from lsb.lineage import settled_prompt
 from lsb.models.protocol import ModelIdentity
@@ -102,26 +102,6 @@ def object_uri(store: Store, key: str) -> str:
     return f"{store.uri.rstrip('/')}/{key}"
 
 
-def budget_exceeded(budget: BudgetConfig, counts: Mapping[str, int], report: str) -> BudgetExceededError | None:
-    """The error to end with if more records failed or were quarantined than the budget allows, else None.
-
-    Args:
-        counts: records by status.
-        report: where to read about them.
-    """
-    total = sum(counts.values())
-    for kind, allowed in (("failed", budget.max_failed_fraction), ("quarantined", budget.max_quarantined_fraction)):
-        share = counts.get(kind, 0) / total if total else 0.0
-        if share > allowed:
-            return BudgetExceededError(
-                f"{counts[kind]} of {total} records {kind} ({share:.1%}), budget.max_{kind}_fraction allows "
-                f"{allowed:.1%}; everything is published, see {report}",
-                status=kind,
-                share=share,
-            )
-    return None
-
-
 def evaluation_settings(config: JobConfig) -> dict[str, Any]:
     """What the metrics were measured with, apart from the run. Kept in metrics.json."""
     return config.evaluate.model_dump(mode="json")
@@ -148,11 +128,20 @@ def current_snapshot(
         return None
     missing = snapshot.planned - sum(snapshot.counts.values())
     metrics = json.loads(store.read(snapshot.metrics_key))
-    if metrics.get("settings") != evaluation_settings(config) or (missing and not partial):
+    if metrics.get("settings") != evaluation_settings(config) or (missing and not (partial or snapshot.stopped)):
         return None
     # Writes nothing but the job's entry, should the process have died between the two; or signs what is not signed.
     report = store.read(snapshot.report_key)
-    return publish(store, run, metrics, report, partial=partial, named=named, signer=signer)
+    return publish(
+        store,
+        run,
+        metrics,
+        report,
+        partial=partial,
+        stopped=snapshot.stopped,
+        named=named and not missing,
+        signer=signer,
+    )
 
 
 def may_take_the_name(store: Store, run: Run) -> bool:

@@ -22,7 +22,12 @@ FARTHEST = "structure_distance"
 
 
 def gather_report(
-    store: Store, run: Run, metrics: dict[str, Any] | None, sources: Store, truth: Store | None = None
+    store: Store,
+    run: Run,
+    metrics: dict[str, Any] | None,
+    sources: Store,
+    truth: Store | None = None,
+    stopped: str | None = None,
 ) -> ReportInput:
     """Everything on the page of what is committed of `run`.
 
@@ -30,9 +35,11 @@ def gather_report(
         metrics: the content of metrics.json, None where nothing was measured.
         sources: where the run's source images lie; one that is gone leaves a gap on the page, no error.
         truth: each source's truth under the source's own name, with any suffix.
+        stopped: why some records have no row.
     """
     rows = manifest_table(store, run, partial=True).sort_by("record_id").to_pylist()
     counts = {status.value: sum(row["status"] == status for row in rows) for status in Status}
+    counts["pending"] = run.plan["records"] - len(rows)
     done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
     measured = [row for row in done if FARTHEST in dict(row["scores"] or ())]
     farthest = sorted(measured, key=lambda row: -dict(row["scores"])[FARTHEST])
@@ -54,6 +61,7 @@ def gather_report(
             for row in problems[:PROBLEMS]
         ),
         problem_count=len(problems),
+        stopped=stopped or "",
         settings=tuple(_settings(run)),
         digests=tuple(_digests(run)),
         commands=(

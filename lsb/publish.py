@@ -51,6 +51,7 @@ def publish(
     report: bytes,
     *,
     partial: bool = False,
+    stopped: str | None = None,
     gates: Gates = Gates(),
     signer: Signer | None = None,
     named: bool = True,
@@ -64,6 +65,7 @@ def publish(
         metrics: JSON values only; no NaN, no infinity.
         report: the HTML page.
         partial: publish although planned records lack rows.
+        stopped: why they do, for those who read the snapshot; implies `partial`.
         signer: signs the attestation.
         named: let the job's name stand for this run. A run over some records of another one never takes it.
 
@@ -71,7 +73,7 @@ def publish(
         IncompleteError: they do, and `partial` is off.
         TamperedError: a log or a file of the run is not what was written.
     """
-    collected = _collected(store, run, partial, gates)
+    collected = _collected(store, run, partial or stopped is not None, gates)
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     heads = {shard: _head(entry) for shard, entry in collected.heads.items()}
     log = SnapshotLog(store, run.id, run.sha256)
@@ -84,7 +86,9 @@ def publish(
         folder = _claim_folder(store, run, history, manifest)
         files = {MANIFEST_NAME: manifest, METRICS_NAME: text.encode(), REPORT_NAME: report}
         digests = {name: sha256(data) for name, data in files.items()}
-        document = snapshot_document(folder, digests, heads, collected.counts(), collected.planned, gates.thresholds())
+        document = snapshot_document(
+            folder, digests, heads, collected.counts(), collected.planned, gates.thresholds(), stopped
+        )
         head = history.head
         place = {"generation": head.number + 1 if head else 0, "parent": head.sha256 if head else None}
         files[ATTESTATION_NAME] = attest(run, {**document, **place}, signer)

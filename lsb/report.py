@@ -76,8 +76,9 @@ class Command:
 class ReportInput:
     """Everything on the page, as plain data. Nothing in it is trusted: all text is escaped.
 
-    `counts` are records by status; `examples` the smallest record ids in order, `worst` the largest structure
-    distances; `metrics` the content of metrics.json; `settings` and `digests` are pairs of name and value.
+    `counts` are records by status, `stopped` says why some are pending; `examples` are the smallest record ids in
+    order, `worst` the largest structure distances; `metrics` is the content of metrics.json; `settings` and `digests`
+    are pairs of name and value.
     """
 
     job: str
@@ -91,6 +92,7 @@ class ReportInput:
     metrics: dict[str, Any] | None = None
     problems: tuple[Problem, ...] = ()
     problem_count: int = 0
+    stopped: str = ""
     settings: tuple[tuple[str, str], ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
     commands: tuple[Command, ...] = ()

@@ -36,9 +36,10 @@ def failed_row(
     code: str,
     detail: str,
     read: Mapping[str, Any],
+    retryable: bool = True,
 ) -> dict[str, Any]:
-    """The row of a record that failed through no fault of its own: it may be run again."""
-    problem = {"status": Status.FAILED.value, "retryable": True, "error_code": code, "error_detail": detail}
+    """The row of a record that failed though its image is usable; `retryable`: another try makes sense."""
+    problem = {"status": Status.FAILED.value, "retryable": retryable, "error_code": code, "error_detail": detail}
     return {**_base(run, planned), **evidence, **read, **problem}
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 import pyarrow.compute as pc
 
 from lsb.carrying import carried_rows
+from lsb.publish import latest_snapshot
 from lsb.records import Action, Status
 from lsb.sharding import Run, open_log, read_plan
 from lsb.storage.store import Store
@@ -30,6 +31,7 @@ class RunStatus:
     first_commit: datetime | None
     last_commit: datetime | None
     rate: float | None
+    stopped: str | None = None  # why the last call gave up, if nothing was committed since
 
     @property
     def finished(self) -> bool:
@@ -39,6 +41,24 @@ class RunStatus:
     def seconds_left(self) -> float | None:
         """At the rate so far; None where that is unknown."""
         return self.records["pending"] / self.rate if self.rate else None
+
+
+def counts_by_shard(store: Store, run: Run) -> dict[str | None, dict[str, int]]:
+    """Rows by shard and status; under None those of records that no shard has."""
+    plan = read_plan(store, run)
+    unusable = pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0
+    apart = Counter(carried_rows(store, run.parent, plan, columns=["record_id", "status"])["status"].to_pylist())
+    apart[Status.QUARANTINED.value] += unusable
+    counts: dict[str | None, dict[str, int]] = {None: dict(apart)}
+    for shard in run.shards():
+        log = open_log(store, run, shard)
+        entries = log.entries()
+        total = sum((Counter(entry.counts) for entry in entries), Counter())
+        if len(entries) > 1 and total[Status.FAILED.value]:  # a failed row may have given way to a later one
+            rows = log.rows(entries, columns=["record_id", "status"])
+            total = Counter(rows["status"].to_pylist())
+        counts[shard] = dict(total)
+    return counts
 
 
 def status(store: Store, run: Run) -> RunStatus:
@@ -51,9 +71,12 @@ def status(store: Store, run: Run) -> RunStatus:
     records.update(carried["status"].to_pylist())
     shards = Counter({"done": 0, "partial": 0, "pending": 0})
     commits: list[tuple[datetime, int]] = []
+    heads: dict[str, str] = {}
     for shard in run.shards():
         log = open_log(store, run, shard)
         entries = log.entries()
+        if entries:
+            heads[shard] = entries[-1].link.sha256
         commits += [(entry.link.time, sum(entry.counts.values())) for entry in entries]
         states = log.rows(entries, columns=["record_id", "status"])["status"].to_pylist()
         records.update(states)
@@ -65,4 +88,7 @@ def status(store: Store, run: Run) -> RunStatus:
     seconds = (last - first).total_seconds() if first and last else 0.0
     # The first commit's records were made before the clock of commits starts.
     rate = sum(count for _, count in commits[1:]) / seconds if seconds > 0 else None
-    return RunStatus(run.id, plan.num_rows, dict(records), dict(shards), carried.num_rows, first, last, rate)
+    snapshot = latest_snapshot(store, run)
+    unchanged = snapshot and {shard: head["sha256"] for shard, head in snapshot.heads.items()} == heads
+    stopped = snapshot.stopped if snapshot and unchanged else None
+    return RunStatus(run.id, plan.num_rows, dict(records), dict(shards), carried.num_rows, first, last, rate, stopped)

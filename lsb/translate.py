@@ -75,12 +75,15 @@ class Translator:
         """Network forwards an image costs."""
         return forwards(self.settings)
 
-    def translate(self, images: Sequence[Image.Image], digests: Sequence[str] | None = None) -> list[Image.Image]:
+    def translate(
+        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
+    ) -> list[Image.Image]:
         """Translate RGB images of any sizes; results in the same order.
 
         Args:
             images: as `lsb.images.decode` gives them.
             digests: SHA-256 of each source file, from which its noise is made; by default of its pixels.
+            batch: images at a time, by default the translator's own.
 
         Returns:
             RGB images in the sources' aspects, the longer side as long as the model's images.
@@ -92,11 +95,12 @@ class Translator:
             digests = [pixels_sha256(image) for image in images]
         if len(digests) != len(images):
             raise ValueError(f"{len(images)} images but {len(digests)} digests; give one for each image")
+        size = batch or self.batch
         results: list[Image.Image] = []
-        for start in range(0, len(images), self.batch):
-            group = [to_square(image, self.backbone.image_size) for image in images[start : start + self.batch]]
-            padding = self.batch - len(group)
-            names = list(digests[start : start + self.batch])
+        for start in range(0, len(images), size):
+            group = [to_square(image, self.backbone.image_size) for image in images[start : start + size]]
+            padding = size - len(group)
+            names = list(digests[start : start + size])
             pixels = to_tensor([square for square, _ in group] + [group[-1][0]] * padding)
             translated = self._batch(pixels, names + names[-1:] * padding)[: len(group)]
             broken = [start + row for row, values in enumerate(translated) if not bool(torch.isfinite(values).all())]

@@ -24,7 +24,9 @@ class Translates(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def translate(self, images: Sequence[Image.Image], digests: Sequence[str] | None = None) -> list[Image.Image]: ...
+    def translate(
+        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
+    ) -> list[Image.Image]: ...
 
 
 class ScoresImages(Protocol):
@@ -45,6 +47,7 @@ class Worker:
     truth: Store | None = None
     scorer: ScoresImages | None = None
     feature_sample: int = 10_000  # features are kept for this many of the smallest record ids
+    try_seconds: float = 3600.0  # a try of one record that takes longer is that of a dead process
 
     def truth_of(self, key: str) -> Image.Image | None:
         """The picture that a perfect translation of `key` would be: same name in the truth folder, any suffix."""

@@ -1,8 +1,8 @@
-"""Who watches a run from outside: a progress display, and a wish to stop. Neither is a parameter of the run."""
+"""Who watches a run from outside: a progress display, a wish to stop, a count. None is a parameter of the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,12 +14,20 @@ def _never() -> bool:
     return False
 
 
+def _nothing(shard: str, counts: Mapping[str, int]) -> None:
+    del shard, counts
+
+
 @dataclass(frozen=True)
 class Observer:
-    """`stop()` is asked between batches; once true, work ends with what is committed."""
+    """`stop()` is asked between batches; once true, work ends with what is committed.
+
+    `committed(shard, counts)` is told a shard's rows by status after each commit.
+    """
 
     progress: Progress = field(default_factory=NoProgress)
     stop: Callable[[], bool] = _never
+    committed: Callable[[str, Mapping[str, int]], None] = _nothing
 
 
 _OBSERVER: ContextVar[Observer] = ContextVar("observer")
@@ -38,8 +46,3 @@ def observed_by(watching: Observer) -> Iterator[None]:
         yield
     finally:
         _OBSERVER.reset(token)
-
-
-def observe_from_now_on(watching: Observer) -> None:
-    """For a process of a pool, whose observer lasts as long as the process."""
-    _OBSERVER.set(watching)

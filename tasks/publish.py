@@ -20,14 +20,28 @@ from tasks.retrying import TASK_OPTIONS
 
 @task(name="publish", **TASK_OPTIONS)
 def publish_run(
-    config: JobConfig, run_id: str, metrics: dict[str, Any], partial: bool = False, named: bool = True
+    config: JobConfig,
+    run_id: str,
+    metrics: dict[str, Any],
+    partial: bool = False,
+    named: bool = True,
+    stopped: str | None = None,
 ) -> Snapshot:
-    """A new snapshot of a run with these metrics; `partial` and `named` as `lsb.publish.publish` has them."""
+    """A new snapshot of a run with these metrics; `partial`, `named`, `stopped` as `lsb.publish.publish` has them."""
     store = open_store(config.store)
     run = open_run(store, run_id)
     truth = open_sources(config.evaluate.truth) if config.evaluate.truth else None
-    page = render_report(gather_report(store, run, metrics, open_sources(config.source.path), truth))
-    return publish(store, run, metrics, page.encode(), partial=partial, named=named, signer=environment_signer())
+    page = render_report(gather_report(store, run, metrics, open_sources(config.source.path), truth, stopped))
+    return publish(
+        store,
+        run,
+        metrics,
+        page.encode(),
+        partial=partial,
+        stopped=stopped,
+        named=named,
+        signer=environment_signer(),
+    )
 
 
 @task(name="find-snapshot", **TASK_OPTIONS)

@@ -12,23 +12,28 @@ from lsb.sharding import open_run
 from lsb.storage.store import open_store
 from tasks.observation import observer
 from tasks.retrying import TASK_OPTIONS
-from tasks.worker import worker_for
+from tasks.worker import workers
 
 
 @task(name="translate", task_run_name="translate-{shard}", **TASK_OPTIONS)
 def translate_shard(
     config: JobConfig, run_id: str, shard: str, chosen: Mapping[str, int] | None = None
 ) -> ShardOutcome:
-    """Do what is left of a shard, or try the chosen records; what others have committed stays."""
+    """Do what is left of a shard, or try the chosen records; what others have committed stays.
+
+    Inside `tasks.worker.workers_for`.
+    """
     store = open_store(config.store)
     watching = observer()
-    return run_shard(
-        store,
-        open_run(store, run_id),
-        shard,
-        worker_for(config, run_id),
-        chosen=chosen,
-        commit_seconds=config.execution.commit_seconds,
-        progress=watching.progress,
-        stop=watching.stop,
-    )
+    with workers().lend() as worker:
+        return run_shard(
+            store,
+            open_run(store, run_id),
+            shard,
+            worker,
+            chosen=chosen,
+            commit_seconds=config.execution.commit_seconds,
+            progress=watching.progress,
+            stop=watching.stop,
+            committed=watching.committed,
+        )

@@ -1,36 +1,37 @@
-"""What a process loads once and keeps: the model, the prompts, the feature extractor."""
+"""What a process loads once and keeps: the model and the feature extractor; and the processes that translate."""
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
 import threading
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache, partial
 
 import torch
 
 from lsb.config import JobConfig
 from lsb.domains import read_prompt
+from lsb.errors import UnfinishedError
 from lsb.execution import describe
 from lsb.ingest import open_sources
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
+from lsb.model_process import START_SECONDS, Model, ModelProcess
 from lsb.models.load import load_backbone
 from lsb.models.protocol import Backbone
 from lsb.sharding import open_run
 from lsb.storage.store import open_store
 from lsb.translate import Translator
 from lsb.worker import Worker
-from tasks.observation import Observer, observe_from_now_on
 
 LARGEST_EXTRACTOR_BATCH = 32
 
 
 def backbone_for(config: JobConfig) -> Backbone:
     """The job's model, loaded once per process."""
-    device = device_of_this_process(config.execution.device)
+    device = device_of(config.execution.device)
     return _backbone(config.model, device, config.execution.dtype, **config.model_options)
 
 
@@ -43,7 +44,7 @@ def _backbone(
 
 def extractor_for(config: JobConfig) -> EfficientNetLite0:
     """The feature extractor of the metrics, loaded once per process; its batches are the job's, so none is padded."""
-    device = device_of_this_process(config.execution.device)
+    device = device_of(config.execution.device)
     return _extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))
 
 
@@ -52,12 +53,86 @@ def _extractor(device: str, batch: int) -> EfficientNetLite0:
     return EfficientNetLite0(device, batch)
 
 
-@lru_cache(maxsize=1)
-def worker_for(config: JobConfig, run_id: str) -> Worker:
-    """Everything that a process brings along to every shard of a run."""
+class Workers:
+    """What translates shards: for each that is under way a process with the model, lent and given back."""
+
+    def __init__(self, config: JobConfig, run_id: str) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._lock = threading.Lock()
+        self._closed = False
+        self._models: list[ModelProcess] = []
+        self._idle: list[Worker] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[Worker]:
+        """A worker that nobody else has meanwhile; UnfinishedError once they are closed."""
+        with self._lock:
+            if self._closed:
+                raise UnfinishedError("the run is being ended; run again to go on")
+            worker = self._idle.pop() if self._idle else self._make()
+        try:
+            yield worker
+        finally:
+            with self._lock:
+                self._idle.append(worker)
+
+    def close(self) -> None:
+        """End all processes at once."""
+        with self._lock:
+            self._closed = True
+            for model in self._models:
+                model.close()
+
+    def _make(self) -> Worker:
+        config, number = self._config, len(self._models)
+        device = device_of(config.execution.device, number)
+        model = ModelProcess(
+            partial(_load, config, self._run_id, device),
+            batch=config.execution.batch,
+            limit=config.execution.hang_seconds,
+            # CUDA does not survive a fork, not even a server's that has done no more than count devices.
+            method="spawn" if device.startswith("cuda") else "forkserver",
+        )
+        self._models.append(model)
+        return Worker(
+            model,
+            open_sources(config.source.path),
+            describe(device, config.execution.dtype, config.execution.batch),
+            truth=open_sources(config.evaluate.truth) if config.evaluate.truth else None,
+            scorer=model,
+            feature_sample=config.evaluate.sample,
+            try_seconds=START_SECONDS + 2 * config.execution.hang_seconds,
+        )
+
+
+_WORKERS: ContextVar[Workers] = ContextVar("workers")
+
+
+@contextmanager
+def workers_for(config: JobConfig, run_id: str) -> Iterator[None]:
+    """Tasks inside share the processes with the model, which end with the block."""
+    workers = Workers(config, run_id)
+    token = _WORKERS.set(workers)
+    try:
+        yield
+    finally:
+        _WORKERS.reset(token)
+        workers.close()
+
+
+def workers() -> Workers:
+    """Those of the current context."""
+    return _WORKERS.get()
+
+
+def _load(config: JobConfig, run_id: str, device: str) -> Model:
+    """In the process: everything that makes pictures."""
+    if config.execution.workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.execution.workers))
     store = open_store(config.store)
     run = open_run(store, run_id)
-    backbone = backbone_for(config)
+    backbone = _backbone(config.model, device, config.execution.dtype, **config.model_options)
     translator = Translator(
         backbone,
         read_prompt(store, run.prompts["source"]),
@@ -66,53 +141,17 @@ def worker_for(config: JobConfig, run_id: str) -> Worker:
         seed=config.seed,
         batch=config.execution.batch,
     )
-    device = device_of_this_process(config.execution.device)
-    return Worker(
-        translator,
-        open_sources(config.source.path),
-        describe(device, config.execution.dtype, config.execution.batch),
-        truth=open_sources(config.evaluate.truth) if config.evaluate.truth else None,
-        scorer=Scorer(extractor_for(config)),
-        feature_sample=config.evaluate.sample,
-    )
+    return Model(translator, Scorer(_extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))))
 
 
 def release_models() -> None:
-    """Forget what this process has loaded, before a pool of others loads it too."""
+    """Forget what this process has loaded, before others load it too."""
     _backbone.cache_clear()
-    worker_for.cache_clear()
     _extractor.cache_clear()
 
 
-def device_of_this_process(device: str) -> str:
-    """`auto` resolved, and one accelerator for each process of a pool."""
+def device_of(device: str, number: int = 0) -> str:
+    """`auto` resolved, and one accelerator for each of several processes, counted from 0."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        number = multiprocessing.current_process().name.rpartition("-")[2]
-        index = int(number) - 1 if number.isdigit() else 0
-        return f"cuda:{index % max(1, torch.cuda.device_count())}"
-    return device
-
-
-def start_pool_process(config_json: str, run_id: str, threads: int) -> None:
-    """Initializer of a pool's process: load everything, share the cores, stop with the parent.
-
-    The parent forwards a wish to stop as SIGTERM. A parent that was killed cannot; its processes end by themselves.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    observe_from_now_on(Observer(stop=stop.is_set))
-    # The parent has held both back, because a process that is still importing dies of them.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    worker_for(JobConfig.model_validate_json(config_json), run_id)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    return f"cuda:{number % max(1, torch.cuda.device_count())}" if device == "cuda" else device

@@ -17,11 +17,12 @@ from lsb.images import encode
 from lsb.ingest import ingest, open_sources
 from lsb.models.protocol import ModelIdentity
 from lsb.records import digest_of, sha256
-from lsb.shard_job import Worker, run_shard
+from lsb.shard_job import run_shard
 from lsb.sharding import Run, RunSpec, create_run
 from lsb.storage.layout import prompt_file, prompt_provenance
 from lsb.storage.store import Store
 from lsb.transform import transform_settings
+from lsb.worker import Worker
 
 FILES = {"unet/model.safetensors": "0" * 64, "vae/model.safetensors": "1" * 64}
 MODEL = ModelIdentity(id="tiny", revision=None, digest=digest_of(FILES), files=FILES)
@@ -59,16 +60,22 @@ class Inverter:
     side_log: Path | None = None
     seconds: float = 0.0
 
-    def translate(self, images: Sequence[Image.Image], digests: Sequence[str] | None = None) -> list[Image.Image]:
+    def translate(
+        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
+    ) -> list[Image.Image]:
         outputs = [ImageOps.invert(image) for image in images]
         time.sleep(self.seconds)
         if self.side_log is not None:
-            lines = "".join(f"{digest}\n" for digest in digests or ())
+            lines = "".join(f"{self.line(digest)}\n" for digest in digests or ())
             handle = os.open(self.side_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(handle, lines.encode())
             os.fsync(handle)
             os.close(handle)
         return outputs
+
+    def line(self, digest: str) -> str:
+        """What the side log gets."""
+        return digest
 
 
 def worker(sources: Store, translator: Any = None, **more: Any) -> Worker:

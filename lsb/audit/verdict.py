@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from lsb.attestation import INTEGRITY_ONLY
 from lsb.errors import IncompleteError, LsbError, NotFoundError, TamperedError, UnverifiableError
+from lsb.storage import layout
 from lsb.storage.commit_log import read_checked
 from lsb.storage.seal import well_formed
 from lsb.storage.store import Store
@@ -122,8 +123,8 @@ class Inspection:
         return any(finding.kind == TAMPERED for finding in self.findings.values())
 
     def orphans(self) -> Iterator[str]:
-        """Keys under the run that nobody names, in order."""
+        """Keys under the run that somebody should name and nobody does, in order. A hint is named by nothing."""
         if self.named:
             for key in sorted(self.present - self.named):
-                if not key.startswith(tuple(self.blind)):
+                if not key.startswith(tuple(self.blind)) and not layout.is_hint(key):
                     yield key

@@ -6,6 +6,7 @@ prompts/<domain>/<prompt id>.json                           how it was learned
 runs/<run>/run.json, plan-<sha256>.parquet
 runs/<run>/shards/<shard>/<attempt>/                        images, rows, features
 runs/<run>/shards/<shard>/log/<generation>.json
+runs/<run>/shards/<shard>/hints/<attempt>.json              what an attempt is at; no result, named by nothing
 runs/<run>/snapshots/<n>/                                   manifest, metrics, attestation, report
 runs/<run>/snapshots/log/<n>.json
 jobs/<job>/log/<n>.json
@@ -31,6 +32,7 @@ _UNNAMED = re.compile(
     rf"|snapshots/(?P<snapshot>{_NUMBER})/((manifest\.parquet|metrics\.json|attestation\.json)|report/[a-z]+\.html)"
     r"|(?P<plan>plan-[0-9a-f]{64}\.parquet))"
 )
+_HINT = re.compile(r"runs/[^/]+/shards/[^/]+/hints/[^/]+\.json")
 _NUMBERED = re.compile(r"([0-9]{8})\.json")
 
 
@@ -113,6 +115,20 @@ def shard_folder(run_id: str, shard: str) -> str:
 
 def shard_log(run_id: str, shard: str) -> str:
     return f"{shard_folder(run_id, shard)}/log"
+
+
+def hints_folder(run_id: str, shard: str) -> str:
+    return f"{shard_folder(run_id, shard)}/hints"
+
+
+def hint_file(run_id: str, shard: str, attempt: str) -> str:
+    """Written over before each batch of the attempt."""
+    return f"{hints_folder(run_id, shard)}/{attempt}.json"
+
+
+def is_hint(key: str) -> bool:
+    """Whether `key` is some attempt's hint."""
+    return _HINT.fullmatch(key) is not None
 
 
 def attempt_folder(run_id: str, shard: str, attempt: str) -> str:

@@ -34,6 +34,7 @@ class Snapshot:
     counts: dict[str, int]
     planned: int
     gates: dict[str, float]
+    stopped: str | None  # why planned records have no row, if somebody knows
     sha256: str  # of the entry in snapshots/log
     stated: dict[str, Any]  # what the entry says apart from what the log itself adds: the snapshot attests to this
 
@@ -158,6 +159,7 @@ def _snapshot(link: Link) -> Snapshot:
         counts=document["counts"],
         planned=document["planned"],
         gates=document["gates"],
+        stopped=document.get("stopped"),
         sha256=link.sha256,
         stated={name: value for name, value in document.items() if name not in _OF_THE_LOG},
     )
@@ -170,6 +172,7 @@ def snapshot_document(
     counts: Mapping[str, int],
     planned: int,
     gates: Mapping[str, float],
+    stopped: str | None = None,
 ) -> dict[str, Any]:
     """What an entry of the snapshot log holds, apart from what every log entry holds."""
     return {
@@ -180,6 +183,7 @@ def snapshot_document(
         "counts": dict(counts),
         "planned": planned,
         "gates": dict(gates),
+        "stopped": stopped,
     }
 
 

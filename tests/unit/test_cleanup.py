@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lsb.audit import verify
-from lsb.cleanup import CleanUp, clean_up
+from lsb.cleanup import HINTS, CleanUp, clean_up
 from lsb.errors import UsageError
 from lsb.ingest import open_sources
 from lsb.publish import publish
@@ -47,8 +48,12 @@ class Interrupting(LocalStore):
 
 
 def clean_now(store: Store) -> CleanUp:
-    """Clean up as if a day had passed."""
-    return clean_up(store, older_than=-1, least=-1)
+    """Clean up as if a day had passed. The hints, which always go, are left out of the answer."""
+    return _without_hints(clean_up(store, older_than=-1, least=-1))
+
+
+def _without_hints(done: CleanUp) -> CleanUp:
+    return replace(done, deleted=tuple(leftover for leftover in done.deleted if leftover.kind != HINTS))
 
 
 def killed() -> None:
@@ -91,7 +96,7 @@ def test_what_a_killed_worker_left_behind_goes(store: LocalStore, begun: tuple[R
     assert (done.counts(), done.exit_code) == ({"attempts": IMAGES + 1}, 0)
     assert done.size == sum(leftover.size for leftover in done.deleted) > 0
     verdict = verify(store, run.id)
-    assert (verdict.exit_code, verdict.orphans, verdict.checked["log entries"]) == (0, (), 2)
+    assert (verdict.exit_code, verdict.orphans, verdict.checked["log entries"]) == (0, (), 3)
     assert not list((store.root / f"runs/{run.id}/shards/00000").glob(f"{next(iter(orphans)).split('/')[4]}*"))
 
     before = keys(store)
@@ -104,7 +109,7 @@ def test_a_dry_run_lists_what_then_goes_and_deletes_nothing(store: LocalStore, b
     die(store, run, sources)
     store.write(".tmp/abandoned", b"x")
     before = keys(store)
-    planned = clean_up(store, older_than=-1, least=-1, dry_run=True)
+    planned = _without_hints(clean_up(store, older_than=-1, least=-1, dry_run=True))
     assert keys(store) == before
     assert open_log(store, run, "00000").history().head is None
     assert planned == clean_now(store)
@@ -282,9 +287,19 @@ def test_what_lies_outside_the_layout_is_not_touched(store: LocalStore, begun: t
         "jobs/other/log/x.json",
     ]:
         store.write(key, b"mine")
-    before = keys(store)
+    before = {key for key in keys(store) if not layout.is_hint(key)}
     assert clean_now(store).deleted == ()
     assert keys(store) == before
+
+
+def test_old_hints_go_without_a_word_in_the_log(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    (hint,) = [key for key in keys(store) if layout.is_hint(key)]
+    history = open_log(store, run, "00000").history()
+    assert clean_up(store).deleted == ()
+    assert [leftover.key for leftover in clean_up(store, older_than=-1, least=-1).deleted] == [hint]
+    assert open_log(store, run, "00000").history() == history
 
 
 def test_a_run_with_a_broken_log_is_left_alone_and_the_others_are_not(
@@ -299,7 +314,7 @@ def test_a_run_with_a_broken_log_is_left_alone_and_the_others_are_not(
     entry = store.read(head)
     for damage in (lambda: store.write(head, b"{}"), lambda: store.delete(head)):
         damage()
-        dry = clean_up(store, older_than=-1, least=-1, dry_run=True)
+        dry = _without_hints(clean_up(store, older_than=-1, least=-1, dry_run=True))
         assert dry.exit_code == 10
         assert dry.left_alone.keys() == {run.id}
         assert all(other.id in leftover.key for leftover in dry.deleted)

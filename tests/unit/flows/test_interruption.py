@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
 
-from flows.interruption import Interruption, Terminated, children_start_deaf, interruptible
+from flows.interruption import Interruption, Terminated, interruptible
 
 
 def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:
@@ -44,14 +42,6 @@ def test_another_thread_leaves_the_signals_alone() -> None:
     thread.start()
     thread.join()
     assert not seen[0]()
-
-
-def test_a_process_that_is_still_starting_does_not_hear_the_signals() -> None:
-    program = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
-    with children_start_deaf():
-        deaf = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    heard = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert ("SIGINT" in deaf, "SIGTERM" in deaf, heard) == (True, True, "[]\n")
 
 
 def test_terminated_is_not_taken_for_an_images_fault() -> None:

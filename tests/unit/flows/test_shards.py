@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any
 
 import pytest
 
 from flows import shards
-from flows.shards import ShardsFailedError, ShardsOutcome, raise_what_failed, translate_until_done
+from flows.shards import ShardsFailedError, ShardsOutcome, raise_what_failed
 from lsb.errors import LsbError, ModelError, StoreBusyError, StoreError, UnfinishedError
 from lsb.shard_job import ShardOutcome
 
@@ -31,11 +29,6 @@ def test_the_store_decides_and_not_the_attempt() -> None:
             "1 of 4 shards.*busy.*run again",
         ),
         (ShardsOutcome(failures={"0": StoreError("a"), "1": ModelError("b")}), ShardsFailedError, "StoreError"),
-        (
-            ShardsOutcome(failures={"0": BrokenProcessPool("x")}, pool_broke=True),
-            ShardsFailedError,
-            "execution.workers",
-        ),
         (ShardsOutcome(), ShardsFailedError, "another process"),
     ],
 )
@@ -65,18 +58,3 @@ def test_one_bad_shard_does_not_end_the_others() -> None:
     results: list[tuple[str, ShardOutcome | Exception]] = [("0", good), ("1", LsbError("x")), ("2", good)]
     outcome = shards._collect(iter(results))
     assert (outcome.translated, list(outcome.failures)) == (2, ["1"])
-
-
-@pytest.mark.parametrize(("stopped", "attempts"), [(None, 2), (signal.SIGTERM, 1)])
-def test_a_broken_pool_gets_one_more_attempt(
-    monkeypatch: pytest.MonkeyPatch, stopped: int | None, attempts: int
-) -> None:
-    made: list[Any] = []
-
-    def attempt(config: Any, run_id: str, left: Any) -> ShardsOutcome:
-        made.append(run_id)
-        return ShardsOutcome(pool_broke=True, signal=stopped)
-
-    monkeypatch.setattr(shards, "_attempt", attempt)
-    translate_until_done(None, "x", dict)  # type: ignore[arg-type]
-    assert len(made) == attempts

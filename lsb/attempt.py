@@ -1,0 +1,193 @@
+"""What one call has made of a shard: images and rows in a folder of its own, invisible until they are committed."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lsb.batch import Picture
+from lsb.errors import ImageError, TranslationError
+from lsb.images import decode, encode, pixels_sha256
+from lsb.records import sha256
+from lsb.redaction import redact
+from lsb.rows import failed_row, ok_row, quarantined_row
+from lsb.sharding import Run, is_due, open_log
+from lsb.storage import layout
+from lsb.storage.chain import Link
+from lsb.storage.layout import new_attempt
+from lsb.storage.schemas import FEATURES, MANIFEST, write_table
+from lsb.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Attempt:
+    """One call's work on a shard, under a fresh id."""
+
+    store: Store
+    run: Run
+    shard: str
+    execution: Mapping[str, Any]
+    feature_limit: str  # the largest record id whose features are kept
+    committed: Callable[[str, Mapping[str, int]], None]  # told shard and rows by status after each commit
+    chosen: Mapping[str, int] | None = None  # see `lsb.shard_job.run_shard`
+    id: str = field(default_factory=new_attempt)
+    part: int = 0
+    head: Link | None = None  # the last entry of the shard's log that this call has seen
+    done: dict[str, str] = field(default_factory=dict)  # record id -> committed status
+    tries: dict[str, int] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # made, not committed
+    objects: dict[str, str] = field(default_factory=dict)  # output key -> SHA-256
+    features: dict[str, Any] = field(default_factory=dict)  # record id -> vector
+    translated: int = 0
+    commits: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Committed rows of the shard by status."""
+        return dict(Counter(self.done.values()))
+
+    def refresh(self) -> None:
+        """Start from what is committed; of our own rows only those that are still due stay."""
+        log = open_log(self.store, self.run, self.shard)
+        history = log.history()
+        self.head = history.head
+        if self.id in history.condemned:
+            self._start_anew()
+        table = log.rows(history.commits, columns=["record_id", "status", "tries"])
+        records = table["record_id"].to_pylist()
+        self.done = dict(zip(records, table["status"].to_pylist(), strict=True))
+        self.tries = dict(zip(records, table["tries"].to_pylist(), strict=True))
+        self.rows = [row for row in self.rows if self.due(row["record_id"])]
+
+    def due(self, record: str) -> bool:
+        """Whether this call is to make a row for the record, by what is known of the log."""
+        state = self.done.get(record)
+        if self.chosen is None:
+            return state is None
+        row = None if state is None else {"status": state, "tries": self.tries[record]}
+        return record in self.chosen and is_due(row, self.chosen[record])
+
+    def keep(self, picture: Picture, output: Image.Image, batch: int, started: datetime, score: Any) -> None:
+        """Write an output and make the rows of all its records.
+
+        Args:
+            batch: the shape of the batch that it was made in.
+            score: its `values` and `features`, None if there are none.
+        """
+        image_format = self.run.transform["encoder"]
+        data = encode(output, image_format)
+        # A lossy file's pixels are the ones that come out of it.
+        pixels = decode(data)[0] if image_format == "jpeg" else output
+        key = layout.output_file(self.run.id, self.shard, self.id, picture.leader, image_format)
+        self.store.write(key, data)
+        self.objects[key] = sha256(data)
+        self.translated += 1
+        result = {
+            **picture.read,
+            "batch": batch,
+            "started": started,
+            "finished": datetime.now(UTC),
+            "output_key": key,
+            "output_sha256": self.objects[key],
+            "pixels_sha256": pixels_sha256(pixels),
+            "output_bytes": len(data),
+            "output_format": image_format,
+            "output_width": pixels.width,
+            "output_height": pixels.height,
+            "scores": _scores(output, score),
+        }
+        for planned in picture.members:
+            self.rows.append(ok_row(self.run, planned, self._evidence(planned), result))
+            if score is not None and planned["record_id"] <= self.feature_limit:
+                self.features[planned["record_id"]] = score.features
+
+    def give_up(self, picture: Picture, problem: TranslationError, batch: int) -> None:
+        """Make the rows of a picture that could not be translated."""
+        for planned in picture.members:
+            self.failed(planned, problem.code, problem.message, {**picture.read, "batch": batch}, problem.retryable)
+
+    def failed(
+        self,
+        planned: Mapping[str, Any],
+        code: str,
+        detail: str,
+        read: Mapping[str, Any] | None = None,
+        retryable: bool = True,
+    ) -> None:
+        """Make the row of a record that is not the input's fault."""
+        evidence = self._evidence(planned)
+        self.rows.append(failed_row(self.run, planned, evidence, code, redact(detail), read or {}, retryable))
+
+    def quarantined(self, planned: Mapping[str, Any], digest: str, error: ImageError) -> None:
+        """Make the row of a record whose file is no usable image."""
+        read, evidence = {"source_sha256": digest}, self._evidence(planned)
+        self.rows.append(quarantined_row(self.run, planned, evidence, error.code, redact(error.message), read))
+
+    def commit(self) -> None:
+        """Make all rows visible in one step, behind whatever others committed meanwhile."""
+        log = open_log(self.store, self.run, self.shard)
+        while self.rows:
+            entry = log.append(self.head, attempt=self.id, **self._write_part())
+            if entry is not None:
+                self.head = entry.link
+                self.done |= {row["record_id"]: row["status"] for row in self.rows}
+                self.tries |= {row["record_id"]: row["tries"] for row in self.rows}
+                self.rows = []
+                self.commits += 1
+                self.committed(self.shard, self.counts)
+            else:
+                logger.info("shard %s: another worker committed first; going on from there", self.shard)
+                self.refresh()
+        self.objects.clear()
+        self.features.clear()
+
+    def _start_anew(self) -> None:
+        # Clean-up took this attempt for dead: what it has not committed may be gone, and it may not be cited.
+        logger.warning("shard %s: attempt %s was condemned; its uncommitted images are made again", self.shard, self.id)
+        self.id, self.part = new_attempt(), 0
+        self.rows = []
+        self.objects.clear()
+        self.features.clear()
+
+    def _write_part(self) -> dict[str, Any]:
+        files = {}
+
+        def put(key: str, data: bytes) -> str:
+            self.store.write(key, data)
+            name = key.removeprefix(layout.shard_folder(self.run.id, self.shard) + "/")
+            files[name] = sha256(data)
+            return name
+
+        kept = sorted(row["record_id"] for row in self.rows if row["record_id"] in self.features)
+        features = None
+        if kept:
+            table = FEATURES.table([{"record_id": record, "features": self.features[record]} for record in kept])
+            key = layout.features_file(self.run.id, self.shard, self.id, self.part)
+            features = put(key, write_table(table, FEATURES))
+        self.rows.sort(key=lambda row: row["record_id"])
+        key = layout.rows_file(self.run.id, self.shard, self.id, self.part)
+        rows = put(key, write_table(MANIFEST.table(self.rows), MANIFEST))
+        for key in {row["output_key"] for row in self.rows if row.get("output_key")}:
+            files[key.removeprefix(layout.shard_folder(self.run.id, self.shard) + "/")] = self.objects[key]
+        self.part += 1
+        counts = Counter(row["status"] for row in self.rows)
+        return {"files": files, "rows": rows, "features": features, "counts": counts}
+
+    def _evidence(self, planned: Mapping[str, Any]) -> dict[str, Any]:
+        tries = self.tries.get(planned["record_id"], 0) + 1
+        return {"shard": self.shard, "attempt": self.id, "tries": tries, **self.execution}
+
+
+def _scores(output: Image.Image, score: Any) -> list[tuple[str, float]]:
+    # Known without any network, so that an empty picture is flagged in every run.
+    contrast = float(np.asarray(output, np.float32).std() / 255)
+    return sorted({**(score.values if score else {}), "output_contrast": contrast}.items())

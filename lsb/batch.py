@@ -1,0 +1,134 @@
+"""A batch through the model, and whose fault it is if that fails.
+
+runs out of memory     halved and tried again, down to one image
+fails otherwise        its images run one by one
+one image alone        one that ends the model's process is tried once more, with a batch of one, in case it was
+                       memory that the system took the process for; everything else is what its row says
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from lsb.errors import LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
+from lsb.model_process import CannotStartError, is_out_of_memory
+from lsb.worker import Translates
+
+logger = logging.getLogger(__name__)
+
+DEATHS = 2  # a record that has ended so many processes is not tried again
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A readable source: one image, and every planned record that has these bytes."""
+
+    members: list[dict[str, Any]]
+    digest: str
+    read: dict[str, Any]  # what is now known of the source, by the manifest's column names
+    image: Image.Image
+
+    @property
+    def leader(self) -> str:
+        """The record whose id stands for all."""
+        record: str = self.members[0]["record_id"]
+        return record
+
+
+@dataclass(frozen=True)
+class Result:
+    """An image or why there is none, and the shape of the batch that it was in."""
+
+    image: Image.Image | None
+    problem: TranslationError | None
+    batch: int
+
+
+@dataclass
+class Batches:
+    """Translates the batches of one attempt. Every batch has `size` rows, the last ones padded."""
+
+    translator: Translates
+    deaths: Counter[str]  # by record, as far as known
+    about_to: Callable[[Picture], None]  # called before a picture is tried alone
+    died: Callable[[Picture], None]  # called when it has ended the model's process
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = self.size or self.translator.batch
+
+    def translate(self, pictures: Sequence[Picture]) -> list[Result]:
+        """One result for each, in order.
+
+        Raises:
+            LsbError: the model cannot be loaded, the run is being ended, or a transient fault.
+        """
+        size = self.size
+        try:
+            if len(pictures) == 1 and self.deaths[pictures[0].leader]:
+                return [self._again(pictures[0])]
+            return self._call(pictures, size)
+        except OutOfMemoryError as problem:
+            if size == 1:
+                return [Result(None, problem, 1)]
+            # Other batches are of the same shape and would not fit either.
+            half = self.size = size // 2
+            logger.warning("a batch of %d does not fit into memory; from now on %d: %s", size, half, problem)
+            parts = [pictures[start : start + half] for start in range(0, len(pictures), half)]
+            return [result for part in parts for result in self.translate(part)]
+        except TranslationError as problem:
+            if len(pictures) > 1:
+                logger.warning("a batch failed, its images run one by one: %s", problem)
+                return [result for picture in pictures for result in self._alone(picture)]
+            if isinstance(problem, ModelDiedError):
+                self._count(pictures[0])
+                return [self._again(pictures[0])]
+            return [Result(None, problem, size)]
+
+    def _alone(self, picture: Picture) -> list[Result]:
+        self.about_to(picture)
+        return self.translate([picture])
+
+    def _again(self, picture: Picture) -> Result:
+        """The last try of a picture that has ended a process before."""
+        if self.deaths[picture.leader] < DEATHS:
+            self.about_to(picture)
+            try:
+                (result,) = self._call([picture], 1)
+            except ModelDiedError:
+                self._count(picture)
+            except TranslationError as problem:
+                return Result(None, problem, 1)
+            else:
+                self.size = max(1, self.size // 2)
+                return result
+        times = self.deaths[picture.leader]
+        return Result(None, ModelDiedError(f"ended the model's process {times} times, alone in its batch"), 1)
+
+    def _count(self, picture: Picture) -> None:
+        self.deaths[picture.leader] += 1
+        self.died(picture)
+
+    def _call(self, pictures: Sequence[Picture], size: int) -> list[Result]:
+        images, digests = [picture.image for picture in pictures], [picture.digest for picture in pictures]
+        options = {} if size == self.translator.batch else {"batch": size}
+        try:
+            outputs = self.translator.translate(images, digests, **options)
+            if len(outputs) != len(pictures):
+                raise ValueError(f"{len(outputs)} outputs for {len(pictures)} images")
+        except CannotStartError as error:
+            raise error.reason from error
+        except (TranslationError, UnfinishedError):
+            raise
+        except Exception as error:
+            if isinstance(error, LsbError) and error.transient:
+                raise
+            kind = OutOfMemoryError if is_out_of_memory(error) else TranslationError
+            raise kind(f"{type(error).__name__}: {error}") from error
+        return [Result(output, None, size) for output in outputs]

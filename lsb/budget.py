@@ -1,0 +1,64 @@
+"""How many records may fail, or turn out to be unusable, before a run is not worth going on with."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+from lsb.config import BudgetConfig
+from lsb.records import Status
+
+LEAST = 200  # records with a row before a run that is under way is judged
+
+
+def over_budget(budget: BudgetConfig, counts: Mapping[str, int], planned: int) -> str | None:
+    """What is more than the budget allows, as a sentence without its end; None if nothing is.
+
+    Failed records are measured against those that could be translated: the planned ones that are not quarantined.
+
+    Args:
+        counts: records by status, so far.
+        planned: all records of the run. Against these both shares can only grow until the run ends.
+    """
+    quarantined = counts.get(Status.QUARANTINED.value, 0)
+    checks = (
+        (Status.FAILED, "usable", planned - quarantined, budget.max_failed_fraction),
+        (Status.QUARANTINED, "planned", planned, budget.max_quarantined_fraction),
+    )
+    for status, kind, whole, allowed in checks:
+        number = counts.get(status.value, 0)
+        if number > allowed * whole:
+            return (
+                f"{number} of {whole} {kind} records {status.value} ({number / whole:.1%}), "
+                f"budget.max_{status.value}_fraction allows {allowed:.1%}"
+            )
+    return None
+
+
+class Tally:
+    """Counts a run's records while shards commit, from several threads, and says when the budget is spent."""
+
+    def __init__(self, budget: BudgetConfig, planned: int, counts: Mapping[str | None, Mapping[str, int]]) -> None:
+        """`counts` are the rows by shard and status at the start; under None those that no shard has."""
+        self._budget = budget
+        self._planned = planned
+        self._lock = threading.Lock()
+        self._by_shard = {shard: Counter(by_status) for shard, by_status in counts.items()}
+        self._judge()
+
+    def commit(self, shard: str, counts: Mapping[str, int]) -> None:
+        """The rows of a shard by status, all of them, after a commit."""
+        with self._lock:
+            self._by_shard[shard] = Counter(counts)
+            self._judge()
+
+    @property
+    def spent(self) -> str | None:
+        """Why no shard should start any more and those under way should stop; None as long as they may go on."""
+        return self._spent
+
+    def _judge(self) -> None:
+        total = sum(self._by_shard.values(), Counter())
+        enough = sum(total.values()) >= LEAST
+        self._spent = over_budget(self._budget, total, self._planned) if enough else None

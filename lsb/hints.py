@@ -1,0 +1,96 @@
+"""What attempts at a shard are at, and which records they may have died of.
+
+Before each batch an attempt writes down its records. It is a hint and never a result: readers do not look at it, no
+log names it, and a wrong or missing one costs time but no correctness. Whoever begins an attempt finds there
+
+    suspects   records without a row that were in the last batch of another attempt. Whether that one is dead or still
+               at work cannot be seen, and need not be: they run one by one, each in the process with the model
+    deaths     how often a record ended a process that had nothing else to do. An attempt counts those that it sees.
+               One that ended together with its process cannot: its last hint, if it names one record and is older
+               than a try may take, counts as one
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsb.errors import StoreError
+from lsb.records import canonical_json
+from lsb.storage import layout
+from lsb.storage.store import Entry, Store
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "lsb.hint/1"
+
+
+@dataclass
+class Hints:
+    """The hints of one shard, as one attempt at it reads and writes them."""
+
+    store: Store
+    run_id: str
+    shard: str
+    attempt: str
+    seen: Counter[str] = field(default_factory=Counter)  # deaths that this attempt saw
+    _last: dict[str, Any] | None = None
+
+    def write(self, records: Iterable[str], tries: Mapping[str, int]) -> None:
+        """Say that the attempt is at `records` from now on.
+
+        Args:
+            tries: of records that failed before. What is written of a record ends with its row: it does not count
+                for a later try of it.
+        """
+        names = sorted(records)
+        document = {
+            "schema": SCHEMA,
+            "records": names,
+            "deaths": dict(self.seen),
+            "tries": {name: tries[name] for name in sorted({*names, *self.seen}) if tries.get(name)},
+        }
+        if document != self._last:
+            self.store.write(layout.hint_file(self.run_id, self.shard, self.attempt), canonical_json(document))
+            self._last = document
+
+    def suspects(self, pending: Iterable[str], tries: Mapping[str, int], try_seconds: float) -> Counter[str]:
+        """Deaths by record, 0 for one that is merely suspected; records that no hint names are absent.
+
+        Args:
+            pending: the records that are left to do.
+            try_seconds: how long a try of one record may take; an older hint is that of a dead attempt.
+        """
+        own = layout.hint_file(self.run_id, self.shard, self.attempt)
+        folder = layout.hints_folder(self.run_id, self.shard)
+        if all(entry.key == own for entry in self.store.list(folder)):
+            return Counter()
+        self.write((), tries)  # an object of our own tells what time it is on the store's clock
+        hints = self.store.list(folder)
+        now = max(entry.modified for entry in hints)
+        wanted = set(pending)
+        found: Counter[str] = Counter()
+        for entry in (entry for entry in hints if entry.key != own):
+            hint = self._read(entry)
+            alone = len(hint["records"]) == 1 and now - entry.modified > try_seconds
+            for record in {*hint["records"], *hint["deaths"]} & wanted:
+                if hint["tries"].get(record, 0) == tries.get(record, 0):
+                    found[record] += hint["deaths"].get(record, 0) + (alone and record in hint["records"])
+        return found
+
+    def _read(self, entry: Entry) -> dict[str, Any]:
+        try:
+            hint = json.loads(self.store.read(entry.key))
+            return {"records": list(hint["records"]), "deaths": dict(hint["deaths"]), "tries": dict(hint["tries"])}
+        except StoreError as error:
+            if error.transient:
+                raise
+            reason: Exception = error
+        except (ValueError, KeyError, TypeError) as error:
+            reason = error
+        logger.warning("hint %s is passed over: %s", entry.key, reason)
+        return {"records": [], "deaths": {}, "tries": {}}

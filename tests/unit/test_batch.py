@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from PIL import Image
+
+from lsb.batch import Batches, Picture, Result
+from lsb.errors import (
+    ModelDiedError,
+    ModelError,
+    ModelHungError,
+    OutOfMemoryError,
+    StoreBusyError,
+    TranslationError,
+    UnfinishedError,
+)
+from lsb.model_process import CannotStartError
+
+IMAGE = Image.new("RGB", (2, 2))
+
+
+@dataclass
+class Model:
+    """Remembers how it was called; `faults` maps a digest to what happens, `fits` is the largest batch that does."""
+
+    faults: dict[str, list[Exception]] = field(default_factory=dict)
+    fits: int = 8
+    batch: int = 8
+    calls: list[tuple[int, str]] = field(default_factory=list)
+
+    def translate(
+        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
+    ) -> list[Image.Image]:
+        assert digests is not None
+        size = batch or self.batch
+        self.calls.append((size, "".join(digests)))
+        if size > self.fits:
+            raise MemoryError("too large")
+        for digest in digests:
+            if self.faults.get(digest):
+                raise self.faults[digest].pop(0)
+        return list(images)
+
+
+@dataclass
+class Trial:
+    model: Model
+    deaths: Counter[str] = field(default_factory=Counter)
+    alone: list[str] = field(default_factory=list)
+    died: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.batches = Batches(
+            self.model, self.deaths, lambda one: self.alone.append(one.leader), lambda one: self.died.append(one.leader)
+        )
+
+    def __call__(self, names: str) -> dict[str, Result]:
+        pictures = [Picture([{"record_id": name}], name, {}, IMAGE) for name in names]
+        return dict(zip(names, self.batches.translate(pictures), strict=True))
+
+
+def problems(results: dict[str, Result]) -> dict[str, str]:
+    return {name: result.problem.code for name, result in results.items() if result.problem is not None}
+
+
+def test_a_batch_that_comes_out_is_asked_for_once() -> None:
+    trial = Trial(Model())
+    assert trial("abc") == {name: Result(IMAGE, None, 8) for name in "abc"}
+    assert trial.model.calls == [(8, "abc")]
+    assert (trial.alone, trial.died) == ([], [])
+
+
+def test_a_batch_that_does_not_fit_is_halved_for_good() -> None:
+    trial = Trial(Model(fits=2))
+    results = trial("abcdefg")
+    assert {(result.batch, result.problem) for result in results.values()} == {(2, None)}
+    assert trial.model.calls == [(8, "abcdefg"), (4, "abcd"), (2, "ab"), (2, "cd"), (2, "efg")]
+    trial("h")
+    assert trial.model.calls[-1] == (2, "h")
+
+
+def test_an_image_that_does_not_fit_alone_fails_and_may_be_tried_again() -> None:
+    trial = Trial(Model(fits=0))
+    results = trial("ab")
+    assert problems(results) == {"a": "out_of_memory", "b": "out_of_memory"}
+    assert all(result.batch == 1 and result.problem and result.problem.retryable for result in results.values())
+
+
+def test_one_that_breaks_takes_no_other_along() -> None:
+    trial = Trial(Model(faults={"b": [KeyError("x"), KeyError("x")]}))
+    assert problems(trial("abc")) == {"b": "translate_error"}
+    assert trial.model.calls == [(8, "abc"), (8, "a"), (8, "b"), (8, "c")]
+    assert trial.alone == ["a", "b", "c"]
+
+
+def test_one_that_kills_twice_alone_is_not_tried_a_third_time() -> None:
+    trial = Trial(Model(faults={"b": [ModelDiedError("x")] * 9}))
+    results = trial("abc")
+    assert problems(results) == {"b": "worker_died"}
+    problem = results["b"].problem
+    assert problem
+    assert not problem.retryable
+    assert "2 times" in str(problem)
+    # In company once, alone, and once more with a batch of one.
+    assert trial.model.calls == [(8, "abc"), (8, "a"), (8, "b"), (1, "b"), (8, "c")]
+    assert trial.died == ["b", "b"]
+
+
+def test_one_that_lives_in_a_batch_of_one_was_killed_for_its_memory() -> None:
+    trial = Trial(Model(faults={"a": [ModelDiedError("x")]}))
+    assert trial("a") == {"a": Result(IMAGE, None, 1)}
+    trial("b")
+    assert trial.model.calls == [(8, "a"), (1, "a"), (4, "b")]
+
+
+def test_deaths_of_earlier_attempts_count() -> None:
+    trial = Trial(Model(faults={"b": [ModelDiedError("x")] * 9}), Counter({"a": 2, "b": 1, "c": 0}))
+    assert problems(trial("a")) == problems({"a": trial("a")["a"]}) == {"a": "worker_died"}
+    assert trial.model.calls == []
+    assert problems(trial("b")) == {"b": "worker_died"}
+    assert trial.model.calls == [(1, "b")]
+    assert problems(trial("c")) == {}
+
+
+def test_one_that_hangs_alone_is_not_waited_for_again() -> None:
+    trial = Trial(Model(faults={"b": [ModelHungError("x")] * 9}))
+    results = trial("ab")
+    assert problems(results) == {"b": "timed_out"}
+    assert results["b"].problem
+    assert results["b"].problem.retryable
+    assert trial.model.calls == [(8, "ab"), (8, "a"), (8, "b")]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (StoreBusyError("again"), StoreBusyError),
+        (UnfinishedError("closed"), UnfinishedError),
+        (CannotStartError("x", reason=ModelError("gone")), ModelError),
+    ],
+)
+def test_what_is_no_images_fault_is_raised(error: Exception, raised: type[Exception]) -> None:
+    trial = Trial(Model(faults={"a": [error]}))
+    with pytest.raises(raised):
+        trial("ab")
+
+
+@pytest.mark.parametrize("error", [ModelError("NaN"), OutOfMemoryError("x"), TranslationError("x")])
+def test_errors_of_the_model_are_the_batchs(error: Exception) -> None:
+    assert problems(Trial(Model(faults={"a": [error] * 9}, batch=1))("a"))
+
+
+def test_a_model_that_loses_an_image_is_not_believed() -> None:
+    class Short(Model):
+        def translate(self, images: Sequence[Image.Image], *rest: object, **more: object) -> list[Image.Image]:
+            return list(images)[:-1]
+
+    results = Trial(Short())("ab")
+    assert problems(results) == {"a": "translate_error", "b": "translate_error"}

@@ -1,0 +1,206 @@
+"""The process with the model, with a real process and a model that does what its input says."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lsb.errors import (
+    ModelDiedError,
+    ModelError,
+    ModelHungError,
+    OutOfMemoryError,
+    StoreBusyError,
+    TranslationError,
+    UnfinishedError,
+)
+from lsb.model_process import CannotStartError, Model, ModelProcess, is_out_of_memory
+from tests.ledger import picture
+
+
+class Obedient:
+    """Does what the first digest says."""
+
+    batch = 4
+
+    def translate(
+        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
+    ) -> list[Any]:
+        order = digests[0] if digests else ""
+        if order == "die":
+            os._exit(7)
+        if order == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if order == "hang":
+            threading.Event().wait()
+        if order == "memory":
+            raise MemoryError("1 TiB")
+        if order == "break":
+            raise KeyError("unet")
+        if order == "busy":
+            raise StoreBusyError("try again")
+        if order == "signals":
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        if order == "pid":
+            return [os.getpid()]
+        if order == "batch":
+            return [batch]
+        return list(images)
+
+    def score(self, sources: Sequence[Any], outputs: Sequence[Any], truths: Sequence[Any]) -> list[Any]:
+        return list(zip(sources, outputs, truths, strict=True))
+
+
+def build() -> Model:
+    return Model(Obedient(), Obedient())
+
+
+def broken(error: Exception | None) -> Model:
+    if error is None:
+        os._exit(1)
+    raise error
+
+
+@pytest.fixture
+def model() -> Iterator[ModelProcess]:
+    with ModelProcess(partial(build), batch=4, limit=60) as process:
+        yield process
+
+
+def ask(model: ModelProcess, order: str) -> Any:
+    return model.translate([picture(0)], [order])[0]
+
+
+def test_images_go_there_and_come_back_and_one_process_serves_many_batches(model: ModelProcess) -> None:
+    there = [picture(0), picture(1)]
+    assert [image.tobytes() for image in model.translate(there)] == [image.tobytes() for image in there]
+    assert model.score([1], [2], [None]) == [(1, 2, None)]
+    assert ask(model, "pid") == ask(model, "pid") != os.getpid()
+    assert ask(model, "batch") is None
+    assert model.translate([picture(0)], ["batch"], batch=2) == [2]
+
+
+@pytest.mark.parametrize(("order", "words"), [("die", "exit code 7"), ("kill", "SIGKILL.*memory")])
+def test_a_process_that_dies_is_replaced(model: ModelProcess, order: str, words: str) -> None:
+    first = ask(model, "pid")
+    with pytest.raises(ModelDiedError, match=words):
+        ask(model, order)
+    assert ask(model, "pid") not in (first, os.getpid())
+
+
+def test_one_that_hangs_is_ended_and_replaced(model: ModelProcess) -> None:
+    first = ask(model, "pid")
+    model.limit = 0.2
+    with pytest.raises(ModelHungError, match=r"within 0\.2 s"):
+        ask(model, "hang")
+    model.limit = 60
+    assert ask(model, "pid") != first
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+
+
+@pytest.mark.parametrize(
+    ("order", "error", "words"),
+    [
+        ("memory", OutOfMemoryError, "MemoryError: 1 TiB"),
+        ("break", TranslationError, "KeyError: 'unet'"),
+        ("busy", StoreBusyError, "try again"),
+    ],
+)
+def test_errors_come_back_and_the_process_stays(
+    model: ModelProcess, order: str, error: type[Exception], words: str
+) -> None:
+    first = ask(model, "pid")
+    with pytest.raises(error, match=words):
+        ask(model, order)
+    assert ask(model, "pid") == first
+
+
+def test_signals_for_us_are_not_for_it(model: ModelProcess) -> None:
+    assert ask(model, "signals").size == picture(0).size
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ModelError("no such folder"), "no such folder"), (ValueError("x"), "ValueError: x"), (None, "no model.*code 1")],
+)
+def test_a_model_that_cannot_be_loaded_is_no_images_fault(error: Exception | None, words: str) -> None:
+    with ModelProcess(partial(broken, error), batch=4, limit=60) as process, pytest.raises(CannotStartError) as caught:
+        process.translate([picture(0)])
+    with pytest.raises(ModelError, match=words):
+        raise caught.value.reason
+
+
+def test_closing_from_another_thread_ends_what_is_under_way_for_good(model: ModelProcess) -> None:
+    ask(model, "pid")
+    threading.Timer(0.2, model.close).start()
+    with pytest.raises(UnfinishedError, match="run again"):
+        ask(model, "hang")
+    with pytest.raises(UnfinishedError):
+        ask(model, "pid")
+
+
+def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    starter = context.Process(target=start_and_wait, args=(tmp_path / "pid",))
+    starter.start()
+    while not (tmp_path / "pid").exists():
+        time.sleep(0.01)
+    pid = int((tmp_path / "pid").read_text())
+    starter.kill()
+    starter.join()
+    starter.close()
+    until = time.monotonic() + 60
+    while alive(pid):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def start_and_wait(told: Path) -> None:
+    process = ModelProcess(partial(build), batch=4, limit=60)
+    pid = ask(process, "pid")
+    told.with_suffix(".new").write_text(str(pid))
+    told.with_suffix(".new").rename(told)
+    threading.Event().wait()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (MemoryError(), True),
+        (OutOfMemoryError("x"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_lack_of_memory_looks_like(error: Exception, full: bool) -> None:
+    assert is_out_of_memory(error) is full
+
+
+def test_torch_says_so_in_its_own_words() -> None:
+    import torch  # only here: the processes of the other tests start in no time without it
+
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert is_out_of_memory(caught.value)
