@@ -18,7 +18,7 @@ export PREFECT_HOME ?= $(CURDIR)/out/prefect
 export HF_HOME ?= $(CURDIR)/out/cache/huggingface
 export MPLCONFIGDIR ?= $(CURDIR)/out/cache/matplotlib
 
-.PHONY: help install demo test test-long check format quality data train clean
+.PHONY: help install demo test test-long chaos check format quality data train clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -44,8 +44,12 @@ endif
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest
 
-test-long: $(STAMP)  ## run the tests that take more than a minute, too
-	@$(BIN)/python -m pytest -m 'long or not long'
+test-long: $(STAMP)  ## run the tests that take more than a minute, and only those
+	@$(BIN)/python -m pytest -m long
+
+chaos: $(STAMP)  ## translate the emoji on S3 while processes are killed at random (about ten minutes)
+	@$(BIN)/python examples/emoji/unpack.py
+	@PYTHONPATH=. $(BIN)/python tests/chaos.py
 
 check: $(STAMP)  ## format, lint, types, import contracts: what continuous integration asks for
 	@$(BIN)/ruff format --check .

@@ -46,7 +46,9 @@ def test_of_sixteen_committers_one_wins_each_entry_and_the_others_adopt_it(store
     with ThreadPoolExecutor(COMMITTERS) as pool:
         outcomes = list(pool.map(commit, range(COMMITTERS)))
     entries = open_log(store, run, "00000").entries()
-    assert [sum(entry.counts.values()) for entry in entries] == [2] * (IMAGES // 2)
+    # Whoever saw another's batch in its hint has done those images one by one.
+    sizes = [sum(entry.counts.values()) for entry in entries]
+    assert (sum(sizes), set(sizes) <= {1, 2}) == (IMAGES, True)
     assert sum(outcome.commits for outcome in outcomes) == len(entries)
     assert all(outcome.finished and outcome.counts == {"ok": IMAGES} for outcome in outcomes)
     rows = manifest_table(store, run).to_pylist()

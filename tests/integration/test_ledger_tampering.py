@@ -91,7 +91,8 @@ Change = Callable[[ScratchStore, Case, random.Random], None]
 
 def named(case: Case) -> list[str]:
     """Everything that the newest snapshot names, directly or through others, and its own entry."""
-    return [entry.key for entry in case.store.list() if not entry.key.startswith("jobs/")]
+    keys = [entry.key for entry in case.store.list()]
+    return [key for key in keys if not key.startswith("jobs/") and not layout.is_hint(key)]
 
 
 def some(case: Case, chance: random.Random, pattern: str = "") -> str:
