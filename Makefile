@@ -47,7 +47,7 @@ test: $(STAMP)  ## run the tests
 test-long: $(STAMP)  ## run the tests that take more than a minute, and only those
 	@$(BIN)/python -m pytest -m long
 
-chaos: $(STAMP)  ## translate the emoji on S3 while processes are killed at random (about ten minutes)
+chaos: $(STAMP)  ## translate the emoji on S3 while processes are killed at random (a few minutes)
 	@$(BIN)/python examples/emoji/unpack.py
 	@PYTHONPATH=. $(BIN)/python tests/chaos.py
 

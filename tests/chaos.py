@@ -1,10 +1,11 @@
 """The embedded model through the whole pipeline on S3, while the command and its model processes are killed.
 
-    python tests/chaos.py --kills 12 --seed 7      # `make chaos`; some ten minutes on two cores
+    python tests/chaos.py --kills 12 --seed 7      # `make chaos`; a few minutes on two idle cores
 
 Starts an object server, runs the emoji job on it with two workers, and kills at random moments, in turn one of its
 processes with the model and the command itself. A command that was killed is issued again, until one ends by itself.
-Prints what became of it all and ends with 0 if nothing was lost, done again or changed.
+Prints what became of it all and ends with 0 if all pictures are there, `verify` passes, and one
+more run finds nothing to do.
 """
 
 from __future__ import annotations
