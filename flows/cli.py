@@ -393,6 +393,32 @@ def gc(
     raise typer.Exit(done.exit_code)
 
 
+@app.command()
+def erase(
+    run: RunUri,
+    records: Annotated[
+        list[str],
+        typer.Option(metavar="ID|PATTERN", help="Record id, or source keys such as 'cats/*'. Repeatable."),
+    ],
+    reason: Annotated[str, typer.Option(help="One line; kept for ever, so it should name nobody.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be deleted; delete nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete images for good because somebody asks for it. What became of them stays on record.
+
+    Example: lsb erase out/store/runs/emoji-flat-to-3d-0123456789ab --records cats/17.png --reason request-17 --dry-run
+    """
+    from lsb.attestation import environment_signer
+    from lsb.erasure import erase as delete
+
+    store, run_id = _open(run)
+    done = delete(store, run_id, records, reason, dry_run=dry_run, signer=environment_signer())
+    render.show(render.erased(done, dry_run=dry_run, as_json=json), as_json=json)
+    for name, error in done.unread.items():
+        render.complain(f"run {name} cannot be read and may show the images, too: {error}")
+    raise typer.Exit(min((error.exit_code for error in done.unread.values()), default=0))
+
+
 def main() -> None:
     """Entry point: an error becomes its exit code and one line."""
     sys.exit(run_command(sys.argv[1:]))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lsb.difference import Difference
     from lsb.domains import StoredPrompt
     from lsb.dry_run import DryRun
+    from lsb.erasure import Erased
     from lsb.export import Exported
     from lsb.ingest import Dataset
     from lsb.rerun import Chosen
@@ -148,6 +149,7 @@ def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
         "sample": found.sample,
         "replayed": [asdict(one) for one in found.replayed] if as_json else _replayed(found.replayed),
         "findings": [asdict(finding) for finding in found.findings] if as_json else len(found.findings),
+        "erased": list(found.erased) if as_json else len(found.erased) or None,
         "orphans": len(found.orphans),
     }
 
@@ -171,6 +173,22 @@ def clean_up(done: CleanUp, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
 
 def trace(found: Trace) -> dict[str, Any]:
     return asdict(found)
+
+
+def erased(done: Erased, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
+    """A dry run lists every record and file, JSON always does."""
+    if dry_run and not as_json:
+        sys.stdout.writelines(f"would erase the image of {key}\n" for key in done.records.values())
+        sys.stdout.writelines(f"would delete {key}\n" for key in done.files)
+    return {
+        "dry_run": dry_run,
+        "records": done.records if as_json else len(done.records),
+        "without_image": done.without_image,
+        "files": list(done.files) if as_json else len(done.files),
+        "runs": list(done.runs),
+        "not_touched_with_images_of_their_own": list(done.other_runs) if as_json else list(done.other_runs) or None,
+        "new_snapshots": done.snapshots if as_json else done.snapshots or None,
+    }
 
 
 def export(written: Exported, destination: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lsb.storage.schemas import MANIFEST, PLAN, read_table
 from lsb.storage.snapshots import MANIFEST_NAME, Snapshot
 from lsb.storage.store import Store
 
-FINAL = (Status.OK.value, Status.QUARANTINED.value)
+FINAL = (Status.OK.value, Status.QUARANTINED.value, Status.ERASED.value)  # what is erased stays erased
 
 
 def reference(snapshot: Snapshot) -> dict[str, Any]:

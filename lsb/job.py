@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from lsb.attestation import Signer
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
-from lsb.errors import UsageError
+from lsb.errors import NotFoundError, UnfinishedError, UsageError
 from lsb.ingest import Dataset, ingest, open_sources
 from lsb.lineage import settled_prompt
 from lsb.models.protocol import ModelIdentity
@@ -130,18 +130,21 @@ def current_snapshot(
     metrics = json.loads(store.read(snapshot.metrics_key))
     if metrics.get("settings") != evaluation_settings(config) or (missing and not (partial or snapshot.stopped)):
         return None
-    # Writes nothing but the job's entry, should the process have died between the two; or signs what is not signed.
-    report = store.read(snapshot.report_key)
-    return publish(
-        store,
-        run,
-        metrics,
-        report,
-        partial=partial,
-        stopped=snapshot.stopped,
-        named=named and not missing,
-        signer=signer,
-    )
+    try:
+        # Writes nothing but the job's entry, should the process have died between the two; or signs what is not signed.
+        return publish(
+            store,
+            run,
+            metrics,
+            store.read(snapshot.report_key),
+            erasures=snapshot.erasures,
+            partial=partial,
+            stopped=snapshot.stopped,
+            named=named and not missing,
+            signer=signer,
+        )
+    except (NotFoundError, UnfinishedError):  # an erasure took the page, or is about to
+        return None
 
 
 def may_take_the_name(store: Store, run: Run) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,8 @@ from lsb.carrying import carried_rows
 from lsb.records import Action, Status
 from lsb.rows import unusable_rows
 from lsb.sharding import Run, open_log, open_run, read_plan
-from lsb.storage.commit_log import Commit, LogEntry, fold
+from lsb.storage import layout
+from lsb.storage.commit_log import Commit, Condemnation, LogEntry, fold
 from lsb.storage.schemas import FEATURES, MANIFEST
 from lsb.storage.store import Store
 
@@ -48,8 +49,9 @@ class Collected:
     """The rows of a run at one moment, and the log entries they come from."""
 
     rows: pa.Table  # MANIFEST, record-id order, flags set
-    heads: dict[str, LogEntry]  # last entry of each shard that has one
+    heads: dict[str, LogEntry]  # last commit of each shard that has one
     planned: int
+    erasures: dict[str, str] = field(default_factory=dict)  # log entries that erased some of the images -> digest
 
     @property
     def missing(self) -> int:
@@ -66,12 +68,16 @@ def collect(store: Store, run: Run, *, gates: Gates) -> Collected:
     Raises:
         TamperedError: a log, a row file or the plan is not what was written.
     """
-    commits = {}
+    commits: dict[str, list[Commit]] = {}
+    erased: dict[str, Condemnation] = {}
     for shard in run.shards():
         log = open_log(store, run, shard)
-        commits[shard] = [(entry, log.table(entry)) for entry in log.entries()]
+        history = log.history()
+        commits[shard] = [(entry, log.table(entry)) for entry in history.commits]
+        erased |= history.erased
     plan = read_plan(store, run)
-    return combine(run, plan, commits, carried_rows(store, run.parent, plan), gates)
+    collected = combine(run, plan, commits, carried_rows(store, run.parent, plan), gates)
+    return without_erased(collected, {**erased, **erased_elsewhere(store, collected.rows)})
 
 
 def combine(
@@ -82,6 +88,43 @@ def combine(
     tables += [fold(made) for made in commits.values()]
     heads = {shard: made[-1][0] for shard, made in commits.items() if made}
     return Collected(with_flags(pa.concat_tables(tables).sort_by("record_id"), gates), heads, plan.num_rows)
+
+
+def erased_elsewhere(store: Store, rows: pa.Table) -> dict[str, Condemnation]:
+    """What was erased of the images that `rows` carry, by output key: it stands in the logs of the runs that made them.
+
+    Raises:
+        TamperedError: such a log is not what was written.
+    """
+    carried = rows.filter(pc.is_valid(rows["carried_from"]))["output_key"].drop_null().to_pylist()
+    erased: dict[str, Condemnation] = {}
+    for run_id, shard in sorted({maker for key in carried if (maker := layout.maker_of(key))}):
+        erased |= open_log(store, open_run(store, run_id), shard).history().erased
+    return erased
+
+
+def without_erased(collected: Collected, erased: Mapping[str, Condemnation]) -> Collected:
+    """The same with rows that say `erased` and why, where an `ok` row names one of these outputs."""
+    rows = collected.rows
+    gone = pc.fill_null(pc.is_in(rows["output_key"], pa.array(erased, pa.string())), False)
+    gone = pc.and_(gone, pc.equal(rows["status"], Status.OK.value))
+    keys = rows["output_key"].filter(gone).to_pylist()
+    if not keys:
+        return collected
+    reasons = pc.replace_with_mask(
+        pa.nulls(rows.num_rows, pa.string()), gone.combine_chunks(), pa.array([erased[key].reason for key in keys])
+    )
+    for name, value in (
+        ("status", Status.ERASED.value),
+        ("error_code", Status.ERASED.value),
+        ("error_detail", reasons),
+        ("flags", None),
+    ):
+        place = MANIFEST.arrow.get_field_index(name)
+        kind = MANIFEST.arrow.field(place)
+        column = pc.if_else(gone, value if value is reasons else pa.scalar(value, kind.type), rows[name])
+        rows = rows.set_column(place, kind, column)
+    return replace(collected, rows=rows, erasures={erased[key].link.key: erased[key].link.sha256 for key in keys})
 
 
 def collect_features(store: Store, run: Run, rows: pa.Table | None = None) -> pa.Table:

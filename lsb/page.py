@@ -9,7 +9,7 @@ from typing import Any
 
 from lsb.errors import ImageError, NotFoundError
 from lsb.images import decode
-from lsb.publish import manifest_table
+from lsb.manifest import Gates, collect
 from lsb.records import Status
 from lsb.report import GRID, WORST, Command, Example, Problem, ReportImage, ReportInput, report_image
 from lsb.sharding import Run
@@ -37,7 +37,8 @@ def gather_report(
         truth: each source's truth under the source's own name, with any suffix.
         stopped: why some records have no row.
     """
-    rows = manifest_table(store, run, partial=True).sort_by("record_id").to_pylist()
+    collected = collect(store, run, gates=Gates())
+    rows = collected.rows.to_pylist()
     counts = {status.value: sum(row["status"] == status for row in rows) for status in Status}
     counts["pending"] = run.plan["records"] - len(rows)
     done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
@@ -71,6 +72,7 @@ def gather_report(
             Command(f"lsb status {uri}", "counts by status"),
         ),
         version=metadata.version("lsb"),
+        erasures=collected.erasures,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from lsb.attestation import Signer, attest, open_envelope
-from lsb.errors import AlreadyExistsError, IncompleteError
+from lsb.errors import AlreadyExistsError, IncompleteError, UnfinishedError
 from lsb.manifest import Collected, Gates, collect, collect_features
 from lsb.records import sha256
 from lsb.sharding import Run, open_log
@@ -50,6 +50,7 @@ def publish(
     metrics: Mapping[str, Any],
     report: bytes,
     *,
+    erasures: Mapping[str, str] | None = None,
     partial: bool = False,
     stopped: str | None = None,
     gates: Gates = Gates(),
@@ -64,6 +65,7 @@ def publish(
     Args:
         metrics: JSON values only; no NaN, no infinity.
         report: the HTML page.
+        erasures: those that were known when the page was made; None if it shows no images.
         partial: publish although planned records lack rows.
         stopped: why they do, for those who read the snapshot; implies `partial`.
         signer: signs the attestation.
@@ -71,23 +73,34 @@ def publish(
 
     Raises:
         IncompleteError: they do, and `partial` is off.
+        UnfinishedError: an image was erased since the page was made, which may show it.
         TamperedError: a log or a file of the run is not what was written.
     """
-    collected = _collected(store, run, partial or stopped is not None, gates)
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    heads = {shard: _head(entry) for shard, entry in collected.heads.items()}
     log = SnapshotLog(store, run.id, run.sha256)
     while True:
+        # In this order: whoever erases an image writes to the shard's log first and then to this one.
         history = log.history()
+        collected = _collected(store, run, partial or stopped is not None, gates)
+        if erasures is not None and collected.erasures.keys() - erasures.keys():
+            raise UnfinishedError(f"an image of run {run.id} was erased meanwhile; run it again to publish without it")
+        heads = {shard: _head(entry) for shard, entry in collected.heads.items()}
         last = history.snapshots[-1] if history.snapshots else None
-        if last and _same(last, heads, sha256(text.encode()), gates) and _signed(store, last, signer):
+        if last and _same(last, heads, collected, sha256(text.encode()), gates) and _signed(store, last, signer):
             break
         manifest = write_table(collected.rows, MANIFEST)
         folder = _claim_folder(store, run, history, manifest)
         files = {MANIFEST_NAME: manifest, METRICS_NAME: text.encode(), REPORT_NAME: report}
         digests = {name: sha256(data) for name, data in files.items()}
         document = snapshot_document(
-            folder, digests, heads, collected.counts(), collected.planned, gates.thresholds(), stopped
+            folder,
+            digests,
+            heads,
+            collected.counts(),
+            collected.planned,
+            gates.thresholds(),
+            collected.erasures,
+            stopped,
         )
         head = history.head
         place = {"generation": head.number + 1 if head else 0, "parent": head.sha256 if head else None}
@@ -130,8 +143,9 @@ def _head(entry: LogEntry) -> dict[str, Any]:
     return {"key": entry.link.key, "generation": entry.link.number, "sha256": entry.link.sha256}
 
 
-def _same(last: Snapshot, heads: Mapping[str, Any], metrics: str, gates: Gates) -> bool:
-    return last.heads == heads and last.files[METRICS_NAME] == metrics and last.gates == gates.thresholds()
+def _same(last: Snapshot, heads: Mapping[str, Any], collected: Collected, metrics: str, gates: Gates) -> bool:
+    rows = (last.heads, last.erasures) == (heads, collected.erasures)
+    return rows and last.files[METRICS_NAME] == metrics and last.gates == gates.thresholds()
 
 
 def _signed(store: Store, last: Snapshot, signer: Signer | None) -> bool:

@@ -17,11 +17,15 @@ RECORD_ID_HEX = 32
 
 
 class Status(StrEnum):
-    """What became of a record. `ok` and `quarantined` are final; `failed` is ours and may be run again."""
+    """What became of a record. `ok` and `quarantined` are final; `failed` is ours and may be run again.
+
+    `erased` is what a view says of an `ok` row whose image somebody asked to be deleted; no shard ever has it.
+    """
 
     OK = "ok"
     QUARANTINED = "quarantined"
     FAILED = "failed"
+    ERASED = "erased"
 
 
 class Action(StrEnum):

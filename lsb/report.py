@@ -97,6 +97,7 @@ class ReportInput:
     digests: tuple[tuple[str, str], ...] = ()
     commands: tuple[Command, ...] = ()
     version: str = ""
+    erasures: dict[str, str] = field(default_factory=dict)  # not shown: what `lsb.publish.publish` has to know
 
     @property
     def planned(self) -> int:

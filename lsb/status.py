@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.carrying import carried_rows
+from lsb.manifest import erased_elsewhere
 from lsb.publish import latest_snapshot
 from lsb.records import Action, Status
 from lsb.sharding import Run, open_log, read_plan
@@ -19,8 +22,8 @@ from lsb.storage.store import Store
 class RunStatus:
     """Counts of one moment.
 
-    `records` counts by `ok`, `quarantined`, `failed`, `pending`; `shards` by `done`, `partial`, `pending`; `rate` is
-    committed records per second between the first and the last commit, None with fewer than two commits.
+    `records` counts by `ok`, `quarantined`, `failed`, `erased`, `pending`; `shards` by `done`, `partial`, `pending`;
+    `rate` is committed records per second between the first and the last commit, None with fewer than two commits.
     """
 
     run_id: str
@@ -67,18 +70,20 @@ def status(store: Store, run: Run) -> RunStatus:
     planned = Counter(plan["shard"].to_pylist())
     records = Counter({state.value: 0 for state in Status} | {"pending": 0})
     records[Status.QUARANTINED.value] += pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0
-    carried = carried_rows(store, run.parent, plan, columns=["record_id", "status"])
-    records.update(carried["status"].to_pylist())
+    carried = carried_rows(store, run.parent, plan, columns=["record_id", "status", "output_key", "carried_from"])
+    records.update(_states(carried, erased_elsewhere(store, carried)))
     shards = Counter({"done": 0, "partial": 0, "pending": 0})
     commits: list[tuple[datetime, int]] = []
     heads: dict[str, str] = {}
     for shard in run.shards():
         log = open_log(store, run, shard)
-        entries = log.entries()
+        history = log.history()
+        entries = history.commits
         if entries:
             heads[shard] = entries[-1].link.sha256
         commits += [(entry.link.time, sum(entry.counts.values())) for entry in entries]
-        states = log.rows(entries, columns=["record_id", "status"])["status"].to_pylist()
+        rows = log.rows(entries, columns=["record_id", "status", "output_key"])
+        states = _states(rows, history.erased)
         records.update(states)
         left = planned[shard] - len(states)
         records["pending"] += left
@@ -92,3 +97,10 @@ def status(store: Store, run: Run) -> RunStatus:
     unchanged = snapshot and {shard: head["sha256"] for shard, head in snapshot.heads.items()} == heads
     stopped = snapshot.stopped if snapshot and unchanged else None
     return RunStatus(run.id, plan.num_rows, dict(records), dict(shards), carried.num_rows, first, last, rate, stopped)
+
+
+def _states(rows: pa.Table, erased: Iterable[str]) -> list[str]:
+    """Each row's status, given the outputs that were erased."""
+    gone = pc.fill_null(pc.is_in(rows["output_key"], pa.array(erased, pa.string())), False)
+    states: list[str] = pc.if_else(gone, Status.ERASED.value, rows["status"]).to_pylist()
+    return states

@@ -31,12 +31,13 @@ def publish_run(
     store = open_store(config.store)
     run = open_run(store, run_id)
     truth = open_sources(config.evaluate.truth) if config.evaluate.truth else None
-    page = render_report(gather_report(store, run, metrics, open_sources(config.source.path), truth, stopped))
+    page = gather_report(store, run, metrics, open_sources(config.source.path), truth, stopped)
     return publish(
         store,
         run,
         metrics,
-        page.encode(),
+        render_report(page).encode(),
+        erasures=page.erasures,
         partial=partial,
         stopped=stopped,
         named=named,

@@ -8,9 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lsb.audit.erasures import inspect_erased
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.carrying import carried_rows, read_manifest, reference
+from lsb.manifest import erased_elsewhere
 from lsb.records import Status
 from lsb.sharding import Run, open_log, open_run
 from lsb.storage import layout
@@ -41,20 +43,24 @@ def inspect_carried(seen: Inspection, run: Run, plan: pa.Table | None, shards: S
     made = rows.filter(pc.equal(rows["status"], Status.OK.value))
     for origin in pc.unique(made["carried_from"]).to_pylist():
         seen.present_elsewhere |= {entry.key for entry in seen.store.list(layout.run_folder(origin))}
+    with seen.guard(run.parent["manifest"]):
+        shards.erased_elsewhere = erased_elsewhere(seen.store, rows)
+    erased = shards.erased_elsewhere.keys() & set(made["output_key"].to_pylist())
+    inspect_erased(seen, erased)
+    made = made.filter(pc.invert(pc.is_in(made["output_key"], pa.array(erased, pa.string()))))
+    for origin in pc.unique(made["carried_from"]).to_pylist():
         _inspect_origin(seen, origin, made.filter(pc.equal(made["carried_from"], origin)), shards)
 
 
 def _inspect_origin(seen: Inspection, origin: str, rows: pa.Table, shards: Shards) -> None:
-    """The logs of the run that made these images must name them; what was erased there is gone rightly."""
+    """The logs of the run that made these images must name them."""
     columns = ["shard", "output_key", "output_sha256", "pixels_sha256"]
     for shard in pc.unique(rows["shard"]).to_pylist():
         with seen.guard(layout.shard_log(origin, shard)):
-            history = open_log(seen.store, open_run(seen.store, origin), shard).history()
+            named = open_log(seen.store, open_run(seen.store, origin), shard).history().named
             for row in rows.filter(pc.equal(rows["shard"], shard)).select(columns).to_pylist():
                 key, digest = row["output_key"], row["output_sha256"]
-                if key in history.erased:
-                    seen.checked["erased outputs"] += 1
-                elif history.named.get(key) != digest:
+                if named.get(key) != digest:
                     seen.find(TAMPERED, key, f"{key} is carried, but the log of run {origin} does not name it so")
                 else:
                     shards.outputs[key] = (digest, row["pixels_sha256"])

@@ -57,6 +57,7 @@ def verify(store: Store, run_id: str, sample: int | None = None, anchor: Anchor 
         sample=sample,
         snapshot=snapshots.views[-1].sha256 if snapshots.views else None,
         assurance=assurance,
+        erased=tuple(seen.erased),
     )
 
 

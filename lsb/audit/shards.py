@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lsb.audit.erasures import inspect_erased
 from lsb.audit.rows import row_problems
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import TAMPERED, Inspection
@@ -14,7 +15,7 @@ from lsb.errors import ImageError
 from lsb.images import decode, pixels_sha256
 from lsb.sharding import Run, open_log
 from lsb.storage import layout
-from lsb.storage.commit_log import Commit, LogEntry, ShardLog, fold
+from lsb.storage.commit_log import Commit, Condemnation, LogEntry, ShardLog, fold
 
 
 @dataclass
@@ -25,6 +26,8 @@ class Shards:
     unread: set[str] = field(default_factory=set)  # digests of entries whose rows, or those before, are not all there
     outputs: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> digests of file and pixels
     carried: pa.Table | None = None  # rows that other runs' shards hold; None if they cannot be read
+    erased: dict[str, Condemnation] = field(default_factory=dict)  # every file that was erased, and by which entry
+    erased_elsewhere: dict[str, Condemnation] = field(default_factory=dict)  # in the shards that made what is carried
 
 
 def inspect_shards(seen: Inspection, run: Run, plan: pa.Table | None) -> Shards:
@@ -82,6 +85,8 @@ def _inspect_shard(seen: Inspection, run: Run, shard: str, planned: pa.Table | N
     for condemnation in history.condemnations:
         seen.named.add(condemnation.link.key)
         seen.checked["log entries"] += 1
+    shards.erased |= history.erased
+    inspect_erased(seen, history.erased)
     for entry in history.commits:
         seen.named.add(entry.link.key)
         seen.checked["log entries"] += 1
@@ -109,11 +114,13 @@ def _inspect_commit(
         for problem in row_problems(run, entry, rows, planned):
             seen.find(TAMPERED, entry.rows_key, f"{entry.rows_key}: {problem}")
         pixels = zip(rows["output_key"].to_pylist(), rows["pixels_sha256"].to_pylist(), strict=True)
-        shards.outputs |= {key: (digests[key], digest) for key, digest in pixels if key in digests}
+        shards.outputs |= {
+            key: (digests[key], digest) for key, digest in pixels if key in digests.keys() - shards.erased.keys()
+        }
     features = f"{entry.folder}/{entry.features}" if entry.features else None
     if features:
         seen.named_file(features, digests[features], "feature files")
-    for key, digest in digests.items():
-        if key not in shards.outputs and key not in (entry.rows_key, features):
-            seen.named_file(key, digest, "other files")
+    other = digests.keys() - shards.outputs.keys() - shards.erased.keys()
+    for key in other - {entry.rows_key, features}:
+        seen.named_file(key, digests[key], "other files")
     return rows

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from lsb.attestation import PAYLOAD_TYPE, Envelope, open_envelope, statement
+from lsb.audit.erasures import inspect_erased, known_erasures
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
-from lsb.manifest import Collected, Gates, combine
+from lsb.manifest import Collected, Gates, combine, without_erased
 from lsb.sharding import Run
 from lsb.storage import layout
 from lsb.storage.commit_log import Commit
@@ -40,12 +41,13 @@ def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards:
     if problems:
         seen.blind.append(layout.snapshots_folder(run.id) + "/")
     seen.named |= {link.key for link in history.links}
+    inspect_erased(seen, history.erased)
     found = Snapshots(history.snapshots, whole=not problems)
     for snapshot in history.snapshots:
         seen.checked["snapshots"] += 1
         found.envelope = None
         with seen.guard(layout.numbered(log, snapshot.number)):
-            found.envelope = _inspect_snapshot(seen, run, plan, shards, snapshot)
+            found.envelope = _inspect_snapshot(seen, run, plan, shards, snapshot, history.erased)
     return found
 
 
@@ -65,15 +67,18 @@ def inspect_job(seen: Inspection, run: Run, snapshots: Sequence[Snapshot]) -> No
 
 
 def _inspect_snapshot(
-    seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards, snapshot: Snapshot
+    seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards, snapshot: Snapshot, erased: Collection[str]
 ) -> Envelope | None:
-    files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in snapshot.digests().items()}
+    named = {key: digest for key, digest in snapshot.digests().items() if key not in erased}
+    files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in named.items()}
     commits = _commits(seen, snapshot, shards)
     manifest, attestation = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
     if manifest is not None and plan is not None and commits is not None and shards.carried is not None:
         with seen.guard(snapshot.manifest_key):
             collected = combine(run, plan, commits, shards.carried, Gates(**snapshot.gates))
-            _inspect_manifest(seen, collected, snapshot, manifest)
+            gone = {**shards.erased, **shards.erased_elsewhere}
+            known = known_erasures(seen, snapshot.erasures, gone, f"snapshot {snapshot.number} of {run.id}")
+            _inspect_manifest(seen, without_erased(collected, known), snapshot, manifest)
     return _inspect_attestation(seen, run, snapshot, attestation) if attestation else None
 
 

@@ -68,6 +68,7 @@ class Verdict:
     snapshot: str | None = None
     assurance: str = INTEGRITY_ONLY
     replayed: tuple[Replayed, ...] = ()
+    erased: tuple[str, ...] = ()  # files that were deleted on request, as a log says
 
     @property
     def exit_code(self) -> int:
@@ -86,6 +87,7 @@ class Inspection:
     present_elsewhere: set[str] = field(default_factory=set)  # keys under the runs that carried images come from
     named: set[str] = field(default_factory=set)  # every key that something names
     blind: list[str] = field(default_factory=list)  # folders whose log is broken: nobody knows what is named there
+    erased: list[str] = field(default_factory=list)  # keys that were erased on request
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
     checked: Counter[str] = field(default_factory=Counter)
 

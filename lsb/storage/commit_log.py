@@ -248,8 +248,11 @@ class ShardLog:
         document = link.document
         erasure = None
         if document["erasure"]:
-            erasure = Erasure(**document["erasure"])
+            found = document["erasure"]
+            erasure = Erasure(**{**found, "records": tuple(found["records"]), "erased": tuple(found["erased"])})
             self._check_place(link, erasure.attempt, erasure.files)
+            if rows := [name for name in erasure.erased if layout.is_rows_file(name)]:
+                raise TamperedError(f"{link.key} erases {rows[0]}, but rows stay for ever", key=link.key)
         return Condemnation(link, self._folder, tuple(document["attempts"]), document["reason"], erasure)
 
     def _check_place(self, link: Link, attempt: str, names: Iterable[str]) -> None:

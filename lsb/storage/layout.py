@@ -58,6 +58,12 @@ def place_of(key: str) -> Place | None:
     )
 
 
+def maker_of(output: str) -> tuple[str, str] | None:
+    """The run and the shard that made an output, by its key; None if it is no attempt's file."""
+    place, run_id = place_of(output), run_of(output)
+    return (run_id, place.attempt[0]) if run_id and place and place.attempt else None
+
+
 def run_of(key: str) -> str | None:
     """The run under whose folder a key lies."""
     parts = key.split("/")
@@ -143,6 +149,11 @@ def output_file(run_id: str, shard: str, attempt: str, record_id: str, image_for
 def rows_file(run_id: str, shard: str, attempt: str, part: int) -> str:
     """An attempt commits in parts; none of its files is written twice."""
     return f"{attempt_folder(run_id, shard, attempt)}/rows-{part:05d}.parquet"
+
+
+def is_rows_file(name: str) -> bool:
+    """Whether a name under a shard's folder is that of a row file."""
+    return name.rsplit("/", 1)[-1].startswith("rows-")
 
 
 def features_file(run_id: str, shard: str, attempt: str, part: int) -> str:

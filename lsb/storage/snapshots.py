@@ -34,6 +34,7 @@ class Snapshot:
     counts: dict[str, int]
     planned: int
     gates: dict[str, float]
+    erasures: dict[str, str]  # key -> digest of the log entries that erased images, as far as the manifest knows
     stopped: str | None  # why planned records have no row, if somebody knows
     sha256: str  # of the entry in snapshots/log
     stated: dict[str, Any]  # what the entry says apart from what the log itself adds: the snapshot attests to this
@@ -65,7 +66,8 @@ class SnapshotHistory:
 
     snapshots: list[Snapshot]
     condemned: frozenset[int]  # folders that no later snapshot may cite
-    erased: frozenset[str]  # keys of pages that showed an image which somebody asked to be deleted
+    erased: frozenset[str]  # keys of pages that may show an image which somebody asked to be deleted
+    erasures: dict[str, str]  # key -> digest of the log entries that say so
     links: list[Link]  # every entry
 
     @property
@@ -107,6 +109,7 @@ class SnapshotLog:
         snapshots: list[Snapshot] = []
         condemned: set[int] = set()
         erased: set[str] = set()
+        erasures: dict[str, str] = {}
         for link in links:
             try:
                 with well_formed(link.key):
@@ -115,11 +118,12 @@ class SnapshotLog:
                         condemned.update(link.document["folders"])
                         pages = link.document["erased"]
                         erased.update(f"{layout.snapshots_folder(self.run_id)}/{name}" for name in pages)
+                        erasures |= link.document["erasures"]
                     else:
                         snapshots.append(_uncondemned(link, condemned))
             except LsbError as error:
                 problems.append(error)
-        return SnapshotHistory(snapshots, frozenset(condemned), frozenset(erased), links), problems
+        return SnapshotHistory(snapshots, frozenset(condemned), frozenset(erased), erasures, links), problems
 
     def append(self, after: Link | None, document: Mapping[str, Any]) -> Snapshot | None:
         """Publish behind `after` what `snapshot_document` made; None if another writer was first."""
@@ -127,10 +131,28 @@ class SnapshotLog:
         return _snapshot(link) if link else None
 
     def condemn(
-        self, after: Link | None, *, folders: Iterable[int] = (), erased: Iterable[str] = (), reason: str
+        self,
+        after: Link | None,
+        *,
+        reason: str,
+        folders: Iterable[int] = (),
+        erased: Iterable[str] = (),
+        erasures: Mapping[str, str] | None = None,
     ) -> Link | None:
-        """Condemn folders, or erase pages by their name under `snapshots/`, behind `after`; None if beaten to it."""
-        document = {"kind": CONDEMN, "folders": sorted(folders), "erased": sorted(erased), "reason": reason}
+        """Condemn folders, or erase pages, behind `after`; None if another writer was first.
+
+        Args:
+            erased: pages by their name under `snapshots/`.
+            erasures: key to digest of the log entries for which they are erased. A publisher that did not know these
+                loses its number and reads them.
+        """
+        document = {
+            "kind": CONDEMN,
+            "reason": reason,
+            "folders": sorted(folders),
+            "erased": sorted(erased),
+            "erasures": dict(erasures or {}),
+        }
         return self._chain().append(after, document)
 
     def _chain(self) -> Chain:
@@ -159,6 +181,7 @@ def _snapshot(link: Link) -> Snapshot:
         counts=document["counts"],
         planned=document["planned"],
         gates=document["gates"],
+        erasures=document["erasures"],
         stopped=document.get("stopped"),
         sha256=link.sha256,
         stated={name: value for name, value in document.items() if name not in _OF_THE_LOG},
@@ -172,6 +195,7 @@ def snapshot_document(
     counts: Mapping[str, int],
     planned: int,
     gates: Mapping[str, float],
+    erasures: Mapping[str, str],
     stopped: str | None = None,
 ) -> dict[str, Any]:
     """What an entry of the snapshot log holds, apart from what every log entry holds."""
@@ -183,6 +207,7 @@ def snapshot_document(
         "counts": dict(counts),
         "planned": planned,
         "gates": dict(gates),
+        "erasures": dict(erasures),
         "stopped": stopped,
     }
 

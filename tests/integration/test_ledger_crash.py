@@ -1,130 +1,240 @@
-"""A crash after each numbered step of a commit and of a publication: what a reader sees, and what the next run does."""
+"""A process that is killed after each step of everything that writes: what a reader sees, what the next run does.
+
+A step is one change of the store. Each is tried: a child process does the work and is killed right after its first,
+second, … change, until it gets to the end. docs/ledger.md has the steps by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lsb.audit import verify
-from lsb.ingest import open_sources
-from lsb.publish import latest_snapshot, publish
+from lsb.audit import Verdict, verify
+from lsb.cleanup import HINTS, clean_up
+from lsb.erasure import erase
+from lsb.ingest import ingest, open_sources
+from lsb.publish import latest_snapshot, manifest_table, publish
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, create_run, pending
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Store
+from lsb.sharding import Run, RunSpec, create_run, open_log, pending
+from lsb.storage import layout
+from lsb.storage.store import Store, open_store
 from tests.ledger import Inverter, make_images, run_spec, start, translate_all, worker
 
+# A server without threads does the forking: this process may have some from other tests.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
 IMAGES = 4
 BATCH = 2
+METRICS: dict[str, Any] = {"rows": []}
 
 
-class Crash(BaseException):
-    """Not an Exception: nothing may catch it, as nothing catches a power cut."""
+class Mortal:
+    """A store whose process is killed right after so many changes."""
 
+    def __init__(self, under: Store, steps: int) -> None:
+        self.under = under
+        self.left = steps
 
-class CrashingStore(LocalStore):
-    """Dies at its `steps`-th write, either before the object appears or right after."""
-
-    def __init__(self, root: Path, steps: int, *, after: bool) -> None:
-        super().__init__(root)
-        self.steps = steps
-        self.after = after
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.under, name)
 
     def write(self, key: str, data: bytes) -> None:
-        self._step(lambda: super(CrashingStore, self).write(key, data))
+        self.under.write(key, data)
+        self._step()
 
     def create(self, key: str, data: bytes) -> None:
-        self._step(lambda: super(CrashingStore, self).create(key, data))
+        self.under.create(key, data)
+        self._step()
 
-    def _step(self, act: Callable[[], None]) -> None:
-        self.steps -= 1
-        if self.steps == 0 and not self.after:
-            raise Crash
-        act()
-        if self.steps == 0:
-            raise Crash
+    def delete(self, key: str) -> None:
+        self.under.delete(key)
+        self._step()
+
+    def _step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def live(uri: str, steps: int, act: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    act(Mortal(open_store(uri), steps), *arguments)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store")
+def crashes(store: Store, store_uri: str) -> Callable[..., Iterator[tuple[Store, int]]]:
+    """The stores that are left after each step of an act, and last the one where it came to its end.
+
+    Each begins as a copy of what the store of the test holds when the first is asked for.
+    """
+
+    def crashed(act: Callable[..., object], *arguments: Any) -> Iterator[tuple[Store, int]]:
+        begun = {entry.key: store.read(entry.key) for entry in store.list()}
+        for steps in count(1):
+            uri = f"{store_uri}/after-{steps}"
+            copy = open_store(uri, create=True)
+            for key, data in begun.items():
+                copy.write(key, data)
+            process = FORKS.Process(target=live, args=(uri, steps, act, arguments))
+            process.start()
+            process.join()
+            assert process.exitcode in (0, -signal.SIGKILL)
+            yield copy, steps
+            if process.exitcode == 0:
+                return
+
+    return crashed
 
 
-@pytest.fixture
-def begun(store: LocalStore, tmp_path: Path) -> tuple[Run, Store]:
-    return start(store, make_images(tmp_path / "images", IMAGES), shard_size=IMAGES)
+def damage(verdict: Verdict) -> list[str]:
+    """What a reader must never see. That something is not finished is none."""
+    return [finding.message for finding in verdict.findings if finding.kind != "incomplete"]
 
 
-# Two commits, each of the hint, two images, one row file and the log entry.
-STEPS_OF_A_COMMIT = 1 + BATCH + 2
-
-
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("steps", range(1, 2 * STEPS_OF_A_COMMIT + 1))
-def test_a_crash_in_a_commit(
-    store: LocalStore, begun: tuple[Run, Store], tmp_path: Path, steps: int, after: bool
-) -> None:
-    run, sources = begun
-    log = tmp_path / "side.log"
-    log.touch()
-    translator = Inverter(batch=BATCH, side_log=log)
-    broken = CrashingStore(store.root, steps, after=after)
-    with pytest.raises(Crash):
-        run_shard(broken, run, "00000", worker(sources, translator), commit_seconds=1e-9)
-
-    # What a reader sees: only whole commits, each the moment its log entry appears.
-    finished = steps if after else steps - 1
-    commits = finished // STEPS_OF_A_COMMIT
-    left = pending(store, run).get("00000", [])
-    assert len(left) == IMAGES - commits * BATCH
-    assert not [finding for finding in verify(store, run.id).findings if finding.kind != "incomplete"]
-
-    # What the next run does: exactly what has no row.
-    before = log.read_text().split()
-    outcome = run_shard(store, run, "00000", worker(sources, translator))
-    assert outcome.finished
-    assert outcome.translated == len(left)
-    assert len(log.read_text().split()) - len(before) == len(left)
-    publish(store, run, {}, b"page")
+def finish(store: Store, run: Run, sources: Store) -> Verdict:
+    """What the next run does, and a check of all of it."""
+    translate_all(store, run, sources)
+    publish(store, run, METRICS, b"page")
     verdict = verify(store, run.id)
     assert verdict.exit_code == 0
-    # A hint is nobody's orphan.
-    assert len(verdict.orphans) == max(0, finished % STEPS_OF_A_COMMIT - 1)
+    return verdict
 
 
-# Manifest, metrics, attestation, report, the snapshot's entry, the job's entry.
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("steps", range(1, 7))
-def test_a_crash_while_publishing(store: LocalStore, begun: tuple[Run, Store], steps: int, after: bool) -> None:
-    run, sources = begun
+def clean_now(store: Store) -> set[str]:
+    """What was cleaned up apart from hints, which nobody counts."""
+    return {leftover.key for leftover in clean_up(store, older_than=-1, least=-1).deleted if leftover.kind != HINTS}
+
+
+def translate(store: Store, run: Run, sources: Store, side_log: Path) -> None:
+    run_shard(store, run, "00000", worker(sources, Inverter(BATCH, side_log)), commit_seconds=1e-9)
+
+
+def test_committing(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
+    """Two commits of two images each."""
+    run, sources = start(store, make_images(tmp_path / "images", IMAGES), shard_size=IMAGES)
+    log = tmp_path / "side.log"
+    log.touch()
+    seen = []
+    for left_behind, _ in crashes(translate, run, sources, log):
+        # A reader sees whole commits, each from the moment its entry is there.
+        entries = len(open_log(left_behind, run, "00000").entries())
+        seen.append(entries)
+        left = pending(left_behind, run).get("00000", [])
+        assert len(left) == IMAGES - entries * BATCH
+        assert not damage(verify(left_behind, run.id))
+        # The next run does exactly what has no row.
+        done, mark = manifest_table(left_behind, run, partial=True)["source_sha256"].to_pylist(), log.stat().st_size
+        orphans = set(verify(left_behind, run.id).orphans)
+        assert run_shard(left_behind, run, "00000", worker(sources, Inverter(side_log=log))).translated == len(left)
+        gained = log.read_text()[mark:].split()
+        assert len(gained) == len(left)
+        assert not set(gained) & set(done)
+        assert set(finish(left_behind, run, sources).orphans) == orphans
+        assert orphans <= clean_now(left_behind)
+        assert verify(left_behind, run.id).orphans == ()
+    # Two images, rows and the entry, twice, and whatever else is written on the way.
+    assert len(seen) > 2 * (BATCH + 2)
+    assert (seen[0], seen[-1], sorted(seen)) == (0, 2, seen)
+
+
+def release(store: Store, run: Run) -> None:
+    publish(store, run, METRICS, b"page")
+
+
+def test_publishing(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
+    """Manifest, metrics, attestation, report, the snapshot's entry, the job's entry."""
+    run, sources = start(store, make_images(tmp_path / "images", IMAGES))
     translate_all(store, run, sources)
-    with pytest.raises(Crash):
-        publish(CrashingStore(store.root, steps, after=after), run, {"kid": 1.0}, b"page")
-
-    finished = steps if after else steps - 1
-    seen = latest_snapshot(store, run)
-    assert (seen is not None) == (finished >= 5)
-    assert verify(store, run.id).exit_code == (0 if finished >= 5 else 11)
-
-    snapshot = publish(store, run, {"kid": 1.0}, b"page")
-    assert seen in (None, snapshot)
-    verdict = verify(store, run.id)
-    assert (verdict.exit_code, verdict.checked["snapshots"], verdict.checked["job entries"]) == (0, 1, 1)
-    assert len(verdict.orphans) == (finished if finished < 5 else 0)
+    for left_behind, steps in crashes(release, run):
+        seen = latest_snapshot(left_behind, run)
+        assert (seen is not None) == (steps >= 5)
+        assert verify(left_behind, run.id).exit_code == (0 if seen else 11)
+        verdict = finish(left_behind, run, sources)
+        assert seen in (None, latest_snapshot(left_behind, run))
+        assert (verdict.checked["snapshots"], verdict.checked["job entries"]) == (1, 1)
+        assert len(verdict.orphans) == (0 if seen else steps)
+        assert clean_now(left_behind) == set(verdict.orphans)
+    assert steps == 7
 
 
-# The plan, then run.json.
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_crash_while_planning(store: LocalStore, tmp_path: Path, steps: int, after: bool) -> None:
+def take_in(store: Store, sources: Store) -> None:
+    ingest(sources, "noise", store)
+
+
+def test_ingesting(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
+    """The table of records."""
+    sources = open_sources(str(make_images(tmp_path / "images", IMAGES)))
+    for left_behind, steps in crashes(take_in, sources):
+        assert len(left_behind.list("datasets")) == min(steps, 1)
+        run = create_run(left_behind, run_spec(left_behind, sources))
+        assert finish(left_behind, run, sources).checked["rows"] == IMAGES
+    assert steps == 2
+
+
+def plan(store: Store, spec: RunSpec) -> None:
+    create_run(store, spec)
+
+
+def test_planning(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
+    """The plan, run.json."""
     sources = open_sources(str(make_images(tmp_path / "images", IMAGES)))
     spec = run_spec(store, sources)
-    with pytest.raises(Crash):
-        create_run(CrashingStore(store.root, steps, after=after), spec)
-    run = create_run(store, spec)
+    for left_behind, steps in crashes(plan, spec):
+        planned = [entry.key for entry in left_behind.list("runs")]
+        assert len(planned) == min(steps, 2)
+        run = create_run(left_behind, spec)
+        assert finish(left_behind, run, sources).orphans == ()
+    assert steps == 3
+
+
+def test_cleaning_up(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
+    """The probe and its end, the plan, the hint; then each condemnation before what it condemns is deleted."""
+    run, sources = start(store, make_images(tmp_path / "images", IMAGES), shard_size=IMAGES)
+    dead = [layout.output_file(run.id, "00000", layout.new_attempt(), "0" * 32, "png") for _ in range(2)]
+    begun = [f"{layout.snapshot_folder(run.id, 7)}/manifest.parquet", layout.plan_file(run.id, "f" * 64)]
+    for key in [*dead, *begun]:
+        store.write(key, b"left behind")
     translate_all(store, run, sources)
-    publish(store, run, {}, b"page")
-    verdict = verify(store, run.id)
-    assert (verdict.exit_code, verdict.orphans) == (0, ())
+    publish(store, run, METRICS, b"page")
+    gone = []
+    for left_behind, _ in crashes(clean_now):
+        verdict = verify(left_behind, run.id)
+        assert verdict.exit_code == 0
+        gone.append(4 - len(verdict.orphans))
+        clean_now(left_behind)
+        assert verify(left_behind, run.id).orphans == ()
+        assert left_behind.list(layout.TEMPORARY) == []
+        assert clean_now(left_behind) == set()
+        assert len(open_log(left_behind, run, "00000").history().condemned) == 2
+    assert gone == [0, 0, 1, 1, 1, 2, 3, 3, 4, 4]
+
+
+def remove(store: Store, run: Run) -> None:
+    erase(store, run.id, ["even/0000.png"], "request 17")
+
+
+def test_erasing(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
+    """The shard's entry, the snapshots' entry, the image and the page; then a new snapshot, like any other."""
+    run, sources = start(store, make_images(tmp_path / "images", IMAGES), shard_size=IMAGES)
+    translate_all(store, run, sources)
+    publish(store, run, METRICS, b"page")
+    for left_behind, steps in crashes(remove, run):
+        said = [row["status"] for row in manifest_table(left_behind, run).to_pylist()]
+        assert said.count("erased") == 1
+        verdict = verify(left_behind, run.id)
+        assert not damage(verdict)
+        assert verdict.exit_code == (11 if steps < 4 else 0)
+        remove(left_behind, run)
+        verdict = verify(left_behind, run.id)
+        assert (verdict.exit_code, len(verdict.erased), verdict.checked["snapshots"]) == (0, 2, 2)
+        assert [entry.key for entry in left_behind.list() if entry.key in verdict.erased] == []
+        latest = latest_snapshot(left_behind, run)
+        assert latest is not None
+        assert latest.counts == {"ok": IMAGES - 1, "erased": 1}
+    assert steps == 4 + 6 + 1

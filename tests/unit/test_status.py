@@ -18,7 +18,7 @@ def test_counts_follow_the_commits(tmp_path: Path) -> None:
 
     now = status(store, run)
     assert now.planned == 13
-    assert now.records == {"ok": 0, "quarantined": 1, "failed": 0, "pending": 12}
+    assert now.records == {"ok": 0, "quarantined": 1, "failed": 0, "erased": 0, "pending": 12}
     assert now.shards == {"done": 0, "partial": 0, "pending": 3}
     assert (now.first_commit, now.rate, now.seconds_left, now.finished) == (None, None, None, False)
 
@@ -29,7 +29,7 @@ def test_counts_follow_the_commits(tmp_path: Path) -> None:
 
     translate_all(store, run, sources)
     now = status(store, run)
-    assert now.records == {"ok": 12, "quarantined": 1, "failed": 0, "pending": 0}
+    assert now.records == {"ok": 12, "quarantined": 1, "failed": 0, "erased": 0, "pending": 0}
     assert now.shards == {"done": 3, "partial": 0, "pending": 0}
     assert now.finished
     assert now.first_commit is not None

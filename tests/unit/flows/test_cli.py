@@ -16,7 +16,7 @@ from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, Usage
 
 COMMANDS = {
     "run", "ingest", "optimise", "plan", "translate", "evaluate", "publish",
-    "status", "rerun", "diff", "verify", "export", "report", "gc", "trace",
+    "status", "rerun", "diff", "verify", "export", "report", "gc", "erase", "trace",
 }  # fmt: skip
 
 

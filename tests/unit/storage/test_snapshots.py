@@ -8,7 +8,7 @@ from lsb.errors import TamperedError, UnverifiableError
 from lsb.storage.local import LocalStore
 from lsb.storage.snapshots import SnapshotLog, snapshot_document
 
-DOCUMENT = snapshot_document(1, {"metrics.json": "0" * 64}, {}, {"ok": 1}, 1, {})
+DOCUMENT = snapshot_document(1, {"metrics.json": "0" * 64}, {}, {"ok": 1}, 1, {}, {})
 
 
 @pytest.fixture

@@ -1,0 +1,229 @@
+"""Delete images because somebody asks for it, and say so in the ledger first.
+
+    reason ─> log of the shard that made the image ─> snapshot logs of all runs that show it ─> files ─> new snapshots
+
+What is deleted: the image, its features, and the pages of all earlier snapshots, which may show it. What stays: its
+row, with the source's name and digest, sizes and scores, so that it can still be answered what became of it.
+Every step looks at what is there, so that an erasure that was cut off goes on when it is repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.attestation import Signer
+from lsb.errors import LsbError, SourceError, TamperedError, UsageError
+from lsb.ingest import open_sources
+from lsb.manifest import Gates, collect
+from lsb.page import gather_report
+from lsb.publish import publish
+from lsb.records import Status, sha256
+from lsb.report import render_report
+from lsb.selection import Selection
+from lsb.sharding import Run, open_log, open_run
+from lsb.storage import layout
+from lsb.storage.commit_log import Condemnation, Erasure, History, ShardLog, read_checked
+from lsb.storage.schemas import FEATURES, write_table
+from lsb.storage.scratch import ScratchStore
+from lsb.storage.snapshots import SnapshotHistory, SnapshotLog, current_run
+from lsb.storage.store import Store
+
+LONGEST_REASON = 200
+_COLUMNS = ["record_id", "source_key", "source_sha256", "status", "output_key"]
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What an erasure did, or would do in a dry run."""
+
+    records: dict[str, str]  # record id -> source key: whose images are erased now, or were before
+    without_image: int  # records that were meant, too, but have no image
+    files: tuple[str, ...]  # keys that were deleted
+    runs: tuple[str, ...]  # runs that show these images: the one that made them, and those that carry them
+    other_runs: tuple[str, ...]  # runs with other images of these records or pictures: they are not touched
+    snapshots: dict[str, int] = field(default_factory=dict)  # run -> the snapshot published in place of its last
+    unread: dict[str, LsbError] = field(default_factory=dict)  # runs that could not be read: they may show the images
+
+
+def erase(
+    store: Store,
+    run_id: str,
+    records: Sequence[str],
+    reason: str,
+    *,
+    dry_run: bool = False,
+    signer: Signer | None = None,
+) -> Erased:
+    """Delete the images of some records, for the run that made them and for all that carry them.
+
+    Args:
+        records: record ids, or patterns of source keys in which `*` also stands for slashes.
+        reason: one line; it is kept for ever and stands on the page, so it should name nobody.
+        signer: signs the new snapshots.
+
+    Raises:
+        UsageError: no reason, no such record, or an image that belongs to other records as well.
+        TamperedError: a log of the run, or of one that made an image, is not what was written.
+    """
+    if not reason.strip() or len(reason) > LONGEST_REASON or not reason.isprintable():
+        raise UsageError(f"give a reason: one line of at most {LONGEST_REASON} characters, such as 'request 17'")
+    run = open_run(store, run_id)
+    if dry_run:
+        store = ScratchStore(store)
+    unread: dict[str, LsbError] = {}
+    views = {run_id: collect(store, run, gates=Gates()).rows.select(_COLUMNS)}
+    for other in {found for entry in store.list("runs") if (found := layout.run_of(entry.key))} - {run_id}:
+        try:
+            views[other] = collect(store, open_run(store, other), gates=Gates()).rows.select(_COLUMNS)
+        except LsbError as error:
+            unread[other] = error
+    selection = Selection(records=tuple(records))
+    meant = selection.matching(views[run_id])
+    if not meant.num_rows:
+        raise UsageError(f"no record of run {run_id} is meant by {', '.join(records)}; give ids or patterns of keys")
+    images = meant.filter(pc.is_valid(meant["output_key"]))
+    outputs = pa.array(images["output_key"].unique(), pa.string())
+    showing = {name: rows.filter(pc.is_in(rows["output_key"], outputs)) for name, rows in views.items()}
+    showing = {name: rows for name, rows in showing.items() if rows.num_rows}
+    _refuse_shared(showing, selection)
+
+    makers: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for row in images.to_pylist():
+        maker = layout.maker_of(row["output_key"])
+        if maker is None:
+            raise TamperedError(f"{row['output_key']} is no place for an output", key=row["output_key"])
+        makers[maker][row["output_key"]].add(row["record_id"])
+    condemnations = [
+        condemnation
+        for (maker, shard), keys in sorted(makers.items())
+        for condemnation in _condemn_images(open_log(store, open_run(store, maker), shard), keys, reason)
+    ]
+    erasures = {entry.link.key: entry.link.sha256 for entry in condemnations}
+    histories = {name: _condemn_pages(store, open_run(store, name), erasures, reason) for name in sorted(showing)}
+    gone = {f"{entry.folder}/{name}" for entry in condemnations if entry.erasure for name in entry.erasure.erased}
+    files = sorted(key for key in gone.union(*(history.erased for history in histories.values())) if store.exists(key))
+    for key in files:
+        store.delete(key)
+    snapshots = {} if dry_run else dict(_publish_again(store, histories, erasures, signer))
+    return Erased(
+        records=dict(zip(images["record_id"].to_pylist(), images["source_key"].to_pylist(), strict=True)),
+        without_image=meant.num_rows - images.num_rows,
+        files=tuple(files),
+        runs=tuple(sorted(showing)),
+        other_runs=tuple(sorted(_with_other_images(views, images, outputs))),
+        snapshots=snapshots,
+        unread=unread,
+    )
+
+
+def _refuse_shared(showing: Mapping[str, pa.Table], selection: Selection) -> None:
+    """One image may belong to several records: all of them must be meant."""
+    for run_id, rows in showing.items():
+        meant = selection.matching(rows)["record_id"]
+        others = rows.filter(pc.invert(pc.is_in(rows["record_id"], meant.combine_chunks())))
+        if others.num_rows:
+            keys = ", ".join(others["source_key"].to_pylist()[:5])
+            raise UsageError(
+                f"an image belongs to {others.num_rows} more records of run {run_id} with the same bytes ({keys}); "
+                "name these as well, or none"
+            )
+
+
+def _with_other_images(views: Mapping[str, pa.Table], images: pa.Table, outputs: pa.Array) -> Iterable[str]:
+    for run_id, rows in views.items():
+        same = pc.or_(
+            *(
+                pc.is_in(rows[name], images[name].drop_null().combine_chunks())
+                for name in ("record_id", "source_sha256")
+            )
+        )
+        made = rows.filter(pc.and_(same, pc.equal(rows["status"], Status.OK.value)))
+        if pc.any(pc.invert(pc.is_in(made["output_key"], outputs))).as_py():
+            yield run_id
+
+
+def _condemn_images(log: ShardLog, images: Mapping[str, set[str]], reason: str) -> list[Condemnation]:
+    """Write into the log of the shard that made them which images are erased; the entries that say so."""
+    while True:
+        history = log.history()
+        named = {key for commit in history.commits for key in commit.digests()}
+        if strangers := images.keys() - named:
+            raise TamperedError(f"{min(strangers)} is named by no entry of its shard's log", key=min(strangers))
+        fresh = images.keys() - history.erased.keys()
+        if not fresh:
+            return list({entry.link.key: entry for key in images if (entry := history.erased[key])}.values())
+        erasure = _erasure(log, history, {key: images[key] for key in fresh})
+        log.condemn(history.head, attempts=(), reason=reason, erasure=erasure)
+
+
+def _erasure(log: ShardLog, history: History, images: Mapping[str, set[str]]) -> Erasure:
+    """What is to be erased, after the features of all other records have been copied."""
+    records = sorted(set().union(*images.values()))
+    folder = layout.shard_folder(log.run_id, log.shard) + "/"
+    attempt = layout.new_attempt()
+    erased = [key.removeprefix(folder) for key in images]
+    files: dict[str, str] = {}
+    replaced: dict[str, str] = {}
+    for commit in history.commits:
+        features = log.features(commit)
+        kept = features.filter(pc.invert(pc.is_in(features["record_id"], pa.array(records))))
+        if commit.features is None or kept.num_rows == features.num_rows:
+            continue
+        erased.append(commit.features)
+        if kept.num_rows:
+            key = layout.features_file(log.run_id, log.shard, attempt, len(files))
+            data = write_table(kept, FEATURES)
+            log.store.write(key, data)
+            name = key.removeprefix(folder)
+            files[name], replaced[commit.features] = sha256(data), name
+    return Erasure(tuple(records), tuple(sorted(erased)), attempt, files, replaced)
+
+
+def _condemn_pages(store: Store, run: Run, erasures: Mapping[str, str], reason: str) -> SnapshotHistory:
+    """Write into a run's snapshot log that its pages are erased. Who is publishing loses its number and looks again."""
+    log = SnapshotLog(store, run.id, run.sha256)
+    while True:
+        history = log.history()
+        if erasures.items() <= history.erasures.items():
+            return history
+        top = layout.snapshots_folder(run.id) + "/"
+        pages = {snapshot.report_key for snapshot in history.snapshots} - history.erased
+        log.condemn(history.head, reason=reason, erased=[page.removeprefix(top) for page in pages], erasures=erasures)
+
+
+def _publish_again(
+    store: Store, histories: Mapping[str, SnapshotHistory], erasures: Mapping[str, str], signer: Signer | None
+) -> Iterable[tuple[str, int]]:
+    for run_id, history in histories.items():
+        last = history.snapshots[-1] if history.snapshots else None
+        if last is None or erasures.items() <= last.erasures.items():
+            continue
+        run = open_run(store, run_id)
+        metrics = json.loads(read_checked(store, last.metrics_key, last.digests()[last.metrics_key]))
+        page = gather_report(store, run, metrics, _pictures(run.source), _pictures(run.truth) if run.truth else None)
+        snapshot = publish(
+            store,
+            run,
+            metrics,
+            render_report(page).encode(),
+            erasures=page.erasures,
+            partial=True,
+            gates=Gates(**last.gates),
+            signer=signer,
+            named=current_run(store, run.job) == run_id,
+        )
+        yield run_id, snapshot.number
+
+
+def _pictures(uri: str) -> Store:
+    """A folder of images for the page, which does without those that are gone."""
+    try:
+        return open_sources(uri)
+    except SourceError:
+        return ScratchStore(None)
