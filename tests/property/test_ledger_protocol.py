@@ -1,0 +1,231 @@
+"""No course of events breaks the ledger's promises; and each rule of the protocol is needed for that.
+
+Two workers, clean-up and a publisher run their real code, request by request, in whatever order and with whatever
+requests lost, late or cut off by death. Clean-up spares nothing for its age, which is the worst that could happen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lsb.attempt import Attempt
+from lsb.audit import verify
+from lsb.cleanup import clean_up
+from lsb.errors import AlreadyExistsError, StoreBusyError
+from lsb.images import encode
+from lsb.publish import manifest_table, publish
+from lsb.records import sha256
+from lsb.shard_job import run_shard
+from lsb.sharding import Run, create_run, open_log, pending
+from lsb.storage import chain, layout
+from lsb.storage.chain import Chain, Link
+from lsb.storage.commit_log import ShardLog
+from lsb.storage.snapshots import SnapshotLog
+from tests.interleaving import Death, MemoryStore, View, World
+from tests.ledger import EXECUTION, Worker, picture, run_spec
+
+IMAGES = 3
+FAULTS = 4
+TAPES = st.lists(st.integers(0, 255), min_size=30, max_size=110)
+
+
+@dataclass
+class Tinter:
+    """Every worker's device gives other pixels, so that no file can pass for another's."""
+
+    tint: int
+    batch: int = 1
+
+    def translate(self, images: Sequence[Image.Image], digests: Sequence[str] | None = None) -> list[Image.Image]:
+        return [image.point(lambda value: value ^ self.tint) for image in images]
+
+
+def begin() -> tuple[MemoryStore, Run, MemoryStore]:
+    """A planned run in a store, and its sources."""
+    sources, store = MemoryStore(), MemoryStore()
+    for index in range(IMAGES):
+        sources.write(f"{index}.png", encode(picture(index, (4, 4)), "png"))
+    return store, create_run(store, run_spec(store, sources, shard_size=IMAGES)), sources
+
+
+PLANNED, RUN, SOURCES = begin()
+
+
+def work(name: str, tint: int) -> Callable[[View], Any]:
+    worker = Worker(translator=Tinter(tint), sources=SOURCES, execution={**EXECUTION, "device": name})
+    return lambda store: run_shard(store, RUN, "00000", worker, commit_seconds=1e-9)
+
+
+def clean(store: View) -> None:
+    for _ in range(2):
+        clean_up(store, older_than=-1, least=-1)
+
+
+def release(store: View) -> None:
+    publish(store, RUN, {"rows": []}, b"page", partial=True)
+
+
+def all_that_is_named_is_there(store: MemoryStore) -> None:
+    """At every moment: what an entry names, or a snapshot, lies there as it was named."""
+    for key, (data, _) in store.objects.items():
+        if "/log/" not in key or not key.startswith("runs/"):
+            continue
+        entry = json.loads(data)
+        if entry["kind"] == "condemn":
+            continue
+        folder = key.split("/log/")[0]
+        if entry["kind"] == "snapshot":
+            folder += f"/{entry['folder']:08d}"
+        for name, digest in entry["files"].items():
+            assert f"{folder}/{name}" in store.objects, f"{key} names {name}, which is gone"
+            assert sha256(store.read(f"{folder}/{name}")) == digest, f"{key} names {name}, which is another"
+
+
+def course_of(tape: Sequence[int], *, conditional: bool = True) -> None:
+    """Play a tape, then finish the work, and check everything."""
+    store = MemoryStore(dict(PLANNED.objects), conditional=conditional)
+    world = World(store, all_that_is_named_is_there)
+    names = {name: world.add(name, work(name, tint)) for name, tint in (("ann", 1), ("bob", 2))}
+    world.add("clean-up", clean)
+    world.add("publisher", release)
+    numbers = iter(tape)
+    world.play(numbers, FAULTS)
+    story = "\n".join(world.course)
+    assert world.broken is None, f"{world.broken}\n{story}"
+    for actor in world.actors:
+        expected = not isinstance(actor.result, BaseException) or isinstance(actor.result, StoreBusyError | Death)
+        assert expected, f"{actor.name} ended with {actor.result!r}\n{story}"
+
+    # Whoever comes next finds everything in order, and finishes.
+    run_shard(store, RUN, "00000", Worker(translator=Tinter(3), sources=SOURCES, execution=EXECUTION))
+    publish(store, RUN, {"rows": []}, b"page")
+    clean_up(store, older_than=-1, least=-1)
+    assert pending(store, RUN) == {}, story
+    rows = manifest_table(store, RUN).to_pylist()
+    assert Counter(row["status"] for row in rows) == {"ok": IMAGES}, story
+    verdict = verify(store, RUN.id)
+    assert verdict.findings == (), f"{verdict.findings}\n{story}"
+    assert verdict.orphans == (), f"{verdict.orphans}\n{story}"
+    # A worker that came to its end knows what it has committed.
+    makers = Counter()
+    log = open_log(store, RUN, "00000")
+    for entry in log.entries():
+        makers[log.table(entry)["device"][0].as_py()] += 1
+    for name, actor in names.items():
+        if not isinstance(actor.result, BaseException):
+            assert actor.result.commits == makers[name], f"{name} miscounts its commits\n{story}"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain.time, "sleep", lambda seconds: None)
+
+
+def explore(examples: int, **more: Any) -> None:
+    @settings(
+        derandomize=True,
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(TAPES)
+    def holds(tape: list[int]) -> None:
+        course_of(tape, **more)
+
+    holds()
+
+
+def test_no_course_of_events_breaks_a_promise() -> None:
+    explore(150)
+
+
+def no_attempt_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        layout, "attempt_folder", lambda run, shard, attempt: f"{layout.shard_folder(run, shard)}/{'0' * 16}"
+    )
+    monkeypatch.setattr(ShardLog, "_check_place", lambda *_: None)
+
+
+def refused_means_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def append(self: Chain, after: Link | None, document: Any) -> Link | None:
+        link = appended(self, after, document)
+        return None if refusals.pop(self.log, False) else link
+
+    class Remembering:
+        """The store, and whether it has refused a creation."""
+
+        def __init__(self, store: Any, log: str) -> None:
+            self.store, self.log = store, log
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+        def create(self, key: str, data: bytes) -> None:
+            try:
+                self.store.create(key, data)
+            except AlreadyExistsError:
+                refusals[self.log] = True
+                raise
+
+    refusals: dict[str, bool] = {}
+    appended = Chain.append
+    monkeypatch.setattr(
+        Chain,
+        "append",
+        lambda self, after, document: append(
+            Chain(Remembering(self.store, self.log), self.log, self.schema, self.identity), after, document
+        ),
+    )
+
+
+def cleaning_up_without_condemning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def condemned(self: Any, after: Link | None, **_: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(ShardLog, "condemn", condemned)
+    monkeypatch.setattr(SnapshotLog, "condemn", condemned)
+
+
+def taking_over_what_others_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker finds an image of its record that nobody has named yet, and names it in place of its own."""
+
+    def keep(self: Attempt, picture: Any, *more: Any) -> None:
+        folder = layout.shard_folder(self.run.id, self.shard)
+        found = [entry.key for entry in self.store.list(folder) if entry.key.endswith(f"{picture.leader}.png")]
+        kept(self, picture, *more)
+        if found:
+            self.objects[found[0]] = self.objects[self.rows[-1]["output_key"]]
+            self.rows[-1]["output_key"] = found[0]
+
+    kept = Attempt.keep
+    monkeypatch.setattr(Attempt, "keep", keep)
+    monkeypatch.setattr(ShardLog, "_check_place", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [no_attempt_in_the_key, refused_means_lost, cleaning_up_without_condemning, taking_over_what_others_left],
+    ids=lambda breach: breach.__name__,
+)
+def test_without_a_rule_some_course_breaks_a_promise(
+    monkeypatch: pytest.MonkeyPatch, breach: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    breach(monkeypatch)
+    with pytest.raises(AssertionError):
+        explore(150)
+
+
+def test_without_conditional_creation_some_course_breaks_a_promise() -> None:
+    with pytest.raises(AssertionError):
+        explore(150, conditional=False)
