@@ -26,7 +26,7 @@ TUNING_IMAGES = 12
 
 def prompts_of(config: JobConfig, backbone: Backbone) -> dict[str, Prompt]:
     """The job's prompts, learned at the first call and then read from the job's store."""
-    store, identity = open_store(config.store), identify(config.model, **config.model_options)
+    store, identity = open_store(config.store, create=True), identify(config.model, **config.model_options)
     return {
         side: read_prompt(store, provide_prompt(store, config, side, identity, lambda: backbone).key) for side in SIDES
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.e2e.jobs import PICTURES, Job, lsb
+from tests.e2e.jobs import PICTURES, Job, lsb, make_job
 from tests.keys import key_pair
 from tests.tiny import tiny_model
 
@@ -247,3 +247,19 @@ def test_two_processes_make_the_same_pixels_as_one(
     assert lsb(capsys, "verify", answer.json["run"]).code == 0
     first = lsb(capsys, "run", finished.config, "--json")
     assert pixels(answer.json["manifest"]) == pixels(first.json["manifest"])
+
+
+def test_the_layout_of_stable_diffusion_gives_the_same_pixels_twice(
+    server: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Version 1.5 in all but its widths: two runs that share nothing but pictures and model."""
+    model = tiny_model(tmp_path / "model", layout="1.5")
+    job = make_job(tmp_path, model, bridge={"tau": 0.6, "nfe": 3}, evaluate={"sample": 2})
+    found = []
+    for name in ("one", "two"):
+        answer = lsb(capsys, "run", job.changed(name, store=str(tmp_path / name)).config, "--json")
+        assert answer.code == 0, answer.err
+        assert (answer.json["translated"], answer.json["counts"]["ok"]) == (PICTURES - 2, PICTURES - 1)
+        found.append(pixels(answer.json["manifest"]))
+    assert found[0] == found[1]
+    assert len(set(found[0].values())) == PICTURES - 1  # one is a copy, one has none

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,36 @@ def test_who_finishes_second_takes_the_prompt_of_the_first(tmp_path: Path, tiny_
     loser = provide_prompt(store, job, "source", identity, while_another_finishes)
     assert winner is not None
     assert loser.id == winner.id
+
+
+def test_one_prompt_per_domain_serves_every_pair(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    """Three domains: three optimisations for the six translations, whichever side a domain is on."""
+    config(tmp_path)
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / "3d" / "one-more.png")
+    (tmp_path / "noto").mkdir()
+    for number in range(5):
+        Image.new("RGB", (32, 32), (90, 20 * number, 30)).save(tmp_path / "noto" / f"{number}.png")
+    store, learned = LocalStore(tmp_path / "store"), []
+    ids: dict[str, set[str]] = {}
+    for source, target in permutations(("flat", "3d", "noto"), 2):
+        sides = {"source": source, "target": target}
+        job = JobConfig.model_validate(
+            config(tmp_path).model_dump()
+            | {
+                "source": {"domain": source, "path": str(tmp_path / source)},
+                "prompts": {
+                    side: {"domain": domain, "images": str(tmp_path / domain), "token": f"<{domain}>"}
+                    for side, domain in sides.items()
+                },
+            }
+        )
+        for side, domain in sides.items():
+            prompt = provide_prompt(store, job, side, tiny_backbone.identity, lambda: tiny_backbone)
+            ids.setdefault(domain, set()).add(prompt.id)
+            learned += [domain] if prompt.new else []
+    assert sorted(learned) == ["3d", "flat", "noto"]
+    assert all(len(found) == 1 for found in ids.values())
+    assert len(set.union(*ids.values())) == 3
 
 
 def test_a_given_prompt_needs_no_model(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
