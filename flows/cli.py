@@ -5,10 +5,8 @@ torch and Prefect are imported by the commands that need them, so that `lsb --he
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +15,9 @@ import typer
 
 from flows import render
 from flows.environment import prepare
+from flows.exit_code import exit_code
 from lsb.config import JobConfig, load_config
-from lsb.errors import LsbError, UsageError
-
-EXIT_BUG = 1
-EXIT_UNFINISHED = 5
-EXIT_INTERRUPTED = 130
+from lsb.errors import UsageError
 
 app = typer.Typer(
     name="lsb",
@@ -427,52 +422,7 @@ def main() -> None:
 def run_command(arguments: list[str]) -> int:
     """Run `lsb` with arguments; the exit code."""
     verbose = "--verbose" in arguments or "-v" in arguments
-    output = sys.stdout
-    try:
-        code = _guarded(lambda: app(args=arguments, prog_name="lsb", standalone_mode=True))
-        if sys.stdout is not output:  # how typer tells that whoever read our output has gone
-            return 0
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What Python flushes at exit must not complain about it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
-        return 0
-    except LsbError as error:
-        return _complain(str(error), error.exit_code, verbose)
-    except KeyboardInterrupt:
-        return _interrupted(verbose)
-    except Exception as error:  # noqa: BLE001 the last boundary: nobody gets a traceback unasked
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return _complain(f"unexpected {reason}; this is a bug, --verbose shows where", EXIT_BUG, verbose)
-    except BaseException as error:
-        from flows.interruption import Terminated
-
-        if isinstance(error, Terminated):
-            return _complain(
-                "stopped by SIGTERM; what is committed stays, run again to go on", EXIT_UNFINISHED, verbose
-            )
-        raise
-    # typer turns Ctrl-C into this exit code without a word.
-    return _interrupted(False) if code == EXIT_INTERRUPTED else code
-
-
-def _interrupted(verbose: bool) -> int:
-    return _complain("interrupted; what is committed stays, run again to go on", EXIT_INTERRUPTED, verbose)
-
-
-def _guarded(command: Callable[[], Any]) -> int:
-    try:
-        command()
-    except SystemExit as ending:
-        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    return 0
-
-
-def _complain(message: str, code: int, verbose: bool) -> int:
-    if verbose:
-        traceback.print_exc()
-    render.complain(f"lsb: error: {' '.join(message.split())}")
-    return code
+    return exit_code(lambda: app(args=arguments, prog_name="lsb", standalone_mode=True), verbose=verbose)
 
 
 @contextmanager

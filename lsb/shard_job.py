@@ -183,7 +183,7 @@ class _ShardJob:
             try:
                 data = self.worker.sources.read(planned["key"])
             except StoreError as error:
-                if error.transient:
+                if not error.of_object:
                     raise
                 code = "source_missing" if isinstance(error, NotFoundError) else "source_unreadable"
                 self.attempt.failed(planned, code, str(error.__cause__ or error))
