@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -129,9 +130,14 @@ def _collect(results: Results) -> ShardsOutcome:
     return outcome
 
 
+def _by_chance(todo: Todo) -> list[str]:
+    """The shards in an order of this command's own: two commands at work on one run then seldom meet in a shard."""
+    return random.sample(sorted(todo), len(todo))
+
+
 def _one_by_one(config: JobConfig, run_id: str, todo: Todo) -> Results:
     # Called, not submitted: the main thread waits for each batch, so a second Ctrl-C ends it.
-    for shard in sorted(todo):
+    for shard in _by_chance(todo):
         if observer().stop():
             return
         try:
@@ -142,7 +148,7 @@ def _one_by_one(config: JobConfig, run_id: str, todo: Todo) -> Results:
 
 def _at_once(config: JobConfig, run_id: str, todo: Todo) -> Results:
     stop = observer().stop
-    waiting = iter(sorted(todo))
+    waiting = iter(_by_chance(todo))
     live: dict[PrefectFuture[ShardOutcome], str] = {}
     while True:
         # No more than are worked on: one that waits could not be called back.
