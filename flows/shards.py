@@ -131,7 +131,7 @@ def _collect(results: Results) -> ShardsOutcome:
 
 
 def _by_chance(todo: Todo) -> list[str]:
-    """The shards in an order of this command's own: two commands at work on one run then seldom meet in a shard."""
+    """The shards in an order of this command's own: two commands at work on one run share it."""
     return random.sample(sorted(todo), len(todo))
 
 

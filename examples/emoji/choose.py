@@ -6,13 +6,15 @@ Every combination of the lists below is tried on one half of the validation symb
 place of learned prompts, on all of them. Best is the smallest KID among those whose tone distance is not above that of
 the source through the VAE and of which the judge `guide` calls at least 90 % 3D. More than that is not asked of the
 judge: its share goes on rising where pictures get mottled, and KID does not. The judge `judge`, whose figures are
-reported elsewhere, is not asked. Prompts learned at other noise levels are tried with what was chosen.
+reported elsewhere, is not asked. Prompts learned at other noise levels are tried with what was chosen. Learning itself
+(steps, rate, batch) and the ranges of the lists were found by hand with the same judge and pictures.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,14 +47,14 @@ class Tried:
     prompts: str
     images: int
     accuracy: float
-    kid: float
+    kid: float | None  # None: too few pictures
     tone: float
     limit: float  # tone distance of the source through the VAE
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
-        """Smaller is better."""
-        return self.tone > self.limit, self.accuracy < ENOUGH, self.kid
+        """Smaller is better; without a KID there is nothing to choose by."""
+        return self.tone > self.limit, self.accuracy < ENOUGH, math.inf if self.kid is None else self.kid
 
     def cells(self) -> list[str]:
         chosen = self.settings
@@ -62,7 +64,7 @@ class Tried:
             self.prompts,
             str(self.images),
             f"{100 * self.accuracy:.1f} %",
-            f"{self.kid:.2f}",
+            "–" if self.kid is None else f"{self.kid:.2f}",
             f"{self.tone:.4f}",
         ]
 
@@ -97,7 +99,7 @@ class Trial:
             f"{prompts} at sigma {sigmas[0]:g} to {sigmas[1]:g}" if sigmas else prompts,
             len(outputs),
             self.guide.accuracy(outputs, MAIN[1]),
-            kernel_distance(torch.from_numpy(self.extractor(outputs).pooled), self.real, resamples=2).value or 0.0,
+            kernel_distance(torch.from_numpy(self.extractor(outputs).pooled), self.real, resamples=2).value,
             float(tone_distance(unit_pixels(outputs), self.truths).mean()),
             self.limit,
         )

@@ -137,8 +137,8 @@ def document(
         "# Results of the embedded example",
         "",
         f"Emoji translated from one style to another. Written by `{command}`; the last section comes from "
-        "results_notes.md. Symbols of the validation split were used to choose settings (`choose.py`), symbols of the "
-        "test split for nothing but this page; neither trained the model or a prompt.",
+        "results_notes.md. Symbols of the validation split were used to choose settings (`choose.py`), those of the "
+        "test split for this page; neither trained the model or a prompt.",
         "",
         "A translation is worth something where it beats the source through the VAE and the source with matched "
         "colours; the target through the VAE is the best that this model could do. Small figures are 95 % bootstrap "

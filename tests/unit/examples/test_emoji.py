@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 import build
+import choose
 import directions
 import judges
 import listening
@@ -21,6 +22,7 @@ import pictures
 import session
 import train
 import unpack
+from lsb.bridge.settings import BridgeSettings
 
 
 def test_no_reserved_symbol_and_no_pair_without_its_other_styles() -> None:
@@ -192,6 +194,16 @@ def test_namesakes_of_another_gender_are_no_strangers() -> None:
     known = {directions.without_gender(name) for name in directions.read("flat", "train").names}
     assert 0 < len(few) < len(shown.names)
     assert not known & {directions.without_gender(shown.names[row]) for row in few}
+
+
+def test_settings_are_chosen_by_tone_then_style_then_kid() -> None:
+    def tried(accuracy: float, kid: float | None, tone: float) -> choose.Tried:
+        return choose.Tried(BridgeSettings(), "learned", 141, accuracy, kid, tone, limit=0.08)
+
+    best = tried(0.91, 5.0, 0.07)
+    worse = [tried(0.99, 5.1, 0.07), tried(0.89, 1.0, 0.07), tried(0.95, 1.0, 0.09), tried(0.95, None, 0.07)]
+    for other in worse:
+        assert choose.best_of([other, best]) is best
 
 
 def test_the_page_has_every_row_and_the_notes_once() -> None:

@@ -53,6 +53,13 @@ def test_a_store_that_fails_again_and_again_is_not_asked_for_ever() -> None:
     assert len(asked) == len(outcome.failures) == shards.FAILURES_IN_A_ROW
 
 
+def test_every_command_takes_all_shards_in_an_order_of_its_own() -> None:
+    todo = {f"{number:05}": {"a": 0} for number in range(50)}
+    orders = [shards._by_chance(todo) for _ in range(2)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(todo)
+
+
 def test_one_bad_shard_does_not_end_the_others() -> None:
     good = ShardOutcome("0", True, {"ok": 1}, 1, 1)
     results: list[tuple[str, ShardOutcome | Exception]] = [("0", good), ("1", LsbError("x")), ("2", good)]
