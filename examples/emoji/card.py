@@ -28,16 +28,21 @@ It draws emoji-like pictures and nothing else.
 (Fluent flat and Fluent 3D, MIT; Noto, Apache-2.0; Twemoji, CC-BY 4.0). Validation and test symbols were never
 trained on, and neither the pairs nor the pairing of styles were used: each sample is one picture with its words.
 
-**Captions.** Name, category and style in plain words ("3d icon of parrot"), since sample {started:,} with the names
+**Captions.** Name, category and style in plain words ("3d icon of parrot"), since sample {captions:,} with the names
 and keywords of Unicode CLDR and eight forms for each style; the style alone in 40 % of the captions, symbol and style
 in 52 %, the symbol alone in 4 %, nothing in 4 %. Before that: four forms, 35 %, 53 %, 6 %, 6 %.
 
 **Training.** `python examples/emoji/train.py all`; AdamW, exponential moving averages exported. 60 % of the
-UNet's samples have their style hidden before noise is added (flat palette, other light, other tones, blur; made from
+UNet's samples have their style hidden before noise is added (flat segments, other light, other tones, blur; made from
 the same picture), with log-uniform sigma from 0.03 to 4, and the target is still the picture itself, so that the style
-has to come from the words. The others are ordinary diffusion training. Up to sample {started:,}: 50 %, sigma from 0.1
-to 2, a constant learning rate of 6e-4. From there the training was begun anew from the exported weights: no optimiser
-state, the rate raised again over 300 steps and lowered to 2 % of itself in the last quarter.
+has to come from the words. The others are ordinary diffusion training.
+
+The recipe changed twice, each time begun anew from the exported weights: no optimiser state, the rate raised again
+over 300 steps, then falling to 2 % of itself at the end. Up to sample {captions:,}: 50 % hidden, sigma from 0.1 to 2, a
+constant rate of 6e-4. Up to sample {segments:,}: hidden by a median filter and a palette of 4 to 12 colours, which left
+shading as bands and took small parts away, in two versions of each picture; the rate fell in the last quarter. Since
+then: hidden by graph-based segments in their mean colours, which look like a flat drawing and keep small parts, in six
+versions; the rate fell in the last two fifths.
 
 | stage | steps | samples | wall-clock minutes | device |
 |---|---|---|---|---|
@@ -90,7 +95,7 @@ def machine() -> str:
     return names[0] if names else platform.processor()
 
 
-STARTED = 249_408  # samples after which the recipe changed
+CAPTIONS, SEGMENTS = 249_408, 337_760  # samples after which the recipe changed
 
 
 def signed(values: dict[str, float], sigmas: list[str]) -> list[str]:
@@ -126,7 +131,8 @@ def write_card(
             sizes="\n".join(f"| {name} | {value:.2f} |" for name, value in sizes.items()),
             images=f"{images:,}",
             symbols=f"{symbols:,}",
-            started=STARTED,
+            captions=CAPTIONS,
+            segments=SEGMENTS,
             vae_steps=f"{vae[-1]['step']:,}",
             # The first log did not count the VAE's samples; its batches were of 24.
             vae_samples=f"{vae[-1].get('samples', 24 * vae[-1]['step']):,}",

@@ -4,10 +4,11 @@
 
 Every combination of the lists below is tried on one half of the validation symbols; the best few, and the words in
 place of learned prompts, on all of them. Best is the smallest KID among those whose tone distance is not above that of
-the source through the VAE and of which the judge `guide` calls at least 90 % 3D. More than that is not asked of the
-judge: its share goes on rising where pictures get mottled, and KID does not. The judge `judge`, whose figures are
-reported elsewhere, is not asked. Prompts learned at other noise levels are tried with what was chosen. Learning itself
-(steps, rate, batch) and the ranges of the lists were found by hand with the same judge and pictures.
+the source through the VAE and of which the judge `guide` calls at least 93 % 3D: nine of ten are aimed at, and with 141
+pictures another judge may well find 3 % less. More than that is not asked of the judge: its share goes on rising where
+pictures get mottled, and KID does not. The judge `judge`, whose figures are reported elsewhere, is not asked. Prompts
+learned at other noise levels are tried with what was chosen. Learning itself (steps, rate, batch) and the ranges of the
+lists were found by hand with the same judge and pictures.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from quality import MAIN, softened
 
 HERE = Path(__file__).parent
 NOISE = ((0.05, 1.0), (0.3, 4.0))  # other sigmas between which prompts may be learned
-ENOUGH = 0.9  # share of translations that the judge has to call 3D
+ENOUGH = 0.93  # share of translations that the judge has to call 3D
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--model", help="another model than the job's, such as one that is still being trained")
     parser.add_argument("--tau", type=float, nargs="+", default=[0.1, 0.2])
     parser.add_argument("--t0", type=float, nargs="+", default=[0.1])
-    parser.add_argument("--guidance", type=float, nargs="+", default=[8, 9, 10, 11, 12])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[8, 9, 10, 11])
     parser.add_argument("--nfe", type=int, default=8)
     parser.add_argument("--step", type=int, default=2, help="first round: every so many symbols")
     parser.add_argument("--keep", type=int, default=3, help="how many go into the second round")

@@ -1,18 +1,20 @@
 """Judges of style: two small classifiers that say in which of the four styles a picture is drawn.
 
-    python examples/emoji/judges.py       # trains both, half an hour on two cores, and writes examples/emoji/judges
+    python examples/emoji/judges.py       # trains both, an hour on one core, and writes examples/emoji/judges
 
 `guide` may be asked while settings are chosen. `judge` is used in no loss and for no choice: it gives the figures
-that are reported. They differ in architecture and seed. Both learn from real train pictures, half of them through the
-model's VAE, all moved, blurred, toned and lit by chance, whatever their style, so that neither blur nor tint nor the
-VAE's softness gives a style away. `judges.json` holds what they say about held-out pictures, and the digests of the
-weights: a judge with another digest is refused.
+that are reported. They differ in architecture and seed. Both learn from real train pictures, seven of ten as the
+model's VAE gives them back, and some of all blurred, toned, lit or moved by chance, whatever their style, so that
+neither blur nor tint nor the VAE's softness gives a style away. They see shapes, and beside them single colours: each
+style has a palette. `judges.json` holds what they say about held-out pictures, and the digests of the weights: a judge
+with another digest is refused.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +33,7 @@ from lsb.records import sha256
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "judges"
-BATCH, RATE = 48, 3e-3
+BATCH, RATE, SOFT = 48, 2e-3, 0.7
 
 
 def block(into: int, out: int, side: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -39,10 +41,11 @@ def block(into: int, out: int, side: int = 3, stride: int = 1) -> list[nn.Module
     return [convolution, nn.BatchNorm2d(out), nn.ReLU()]
 
 
-def guide() -> nn.Sequential:
-    """Plain convolutions, averaged over the picture."""
-    layers = [*block(3, 32, 5, 2), *block(32, 48), *block(48, 64, 3, 2), *block(64, 64), *block(64, 96, 3, 2)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(96, 4))
+class BothPools(nn.Module):
+    """Average and maximum of each channel over the picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
 
 
 class Residual(nn.Module):
@@ -56,30 +59,51 @@ class Residual(nn.Module):
         return F.relu(x + self.body(x))
 
 
-class BothPools(nn.Module):
-    """Average and maximum of each channel over the picture."""
+class Colours(nn.Module):
+    """What colours occur, wherever they are: every second pixel by itself, (N, 3, 64, 64) to (N, 2 width).
+
+    Sines and cosines of each channel tell apart what differs by a few levels: each style has a palette of its own.
+    """
+
+    def __init__(self, width: int, octaves: int = 4) -> None:
+        super().__init__()
+        self.octaves = octaves
+        mixed = nn.Conv2d(3 * (1 + 2 * octaves), width, 1)
+        self.body = nn.Sequential(mixed, nn.ReLU(), *block(width, width, 1), BothPools())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+        x = x[:, :, ::2, ::2].float()
+        waves = torch.cat([math.pi * 2**octave * x for octave in range(self.octaves)], 1)
+        return self.body(torch.cat([x, waves.sin(), waves.cos()], 1).contiguous(memory_format=torch.channels_last))
 
 
-def judge() -> nn.Sequential:
-    """Residual blocks behind 4x4 patches; both the average and the strongest response of each channel count."""
-    return nn.Sequential(
-        *block(3, 32, 4, 2),
-        Residual(32),
-        *block(32, 64, 2, 2),
-        Residual(64),
-        BothPools(),
-        nn.Dropout(0.1),
-        nn.Linear(128, 4),
-    )
+class Classifier(nn.Module):
+    """(N, 3, 64, 64) in [-1, 1] to scores of the four styles, by shapes and by colours."""
+
+    def __init__(self, shapes: list[nn.Module], width: int, colours: int) -> None:
+        super().__init__()
+        self.shapes, self.colours = nn.Sequential(*shapes, BothPools()), Colours(colours)
+        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * (width + colours), len(pictures.STYLES)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.shapes(x), self.colours(x)], 1))
 
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], int]] = {"guide": (guide, 1), "judge": (judge, 2)}
+def guide() -> Classifier:
+    """Plain convolutions."""
+    shapes = [*block(3, 32, 5, 2), *block(32, 64), *block(64, 96, 3, 2), *block(96, 96), *block(96, 128, 3, 2)]
+    return Classifier(shapes, 128, colours=64)
 
 
-def restored(name: str, weights: dict[str, Tensor]) -> nn.Sequential:
+def judge() -> Classifier:
+    """Residual blocks behind patches of 4 x 4 and 2 x 2."""
+    return Classifier([*block(3, 32, 4, 2), Residual(32), *block(32, 96, 2, 2), Residual(96)], 96, colours=96)
+
+
+NETWORKS: dict[str, tuple[Callable[[], Classifier], int]] = {"guide": (guide, 1), "judge": (judge, 2)}
+
+
+def restored(name: str, weights: dict[str, Tensor]) -> Classifier:
     """The network with weights as they are stored, in half precision."""
     network = NETWORKS[name][0]()
     network.load_state_dict(weights)
@@ -128,28 +152,32 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     def some(share: float) -> Tensor:
         return (torch.rand(count, generator=generator) < share)[:, None, None, None]
 
-    images = pictures.move(images, generator)
-    images = torch.where(some(0.4), pictures.tone(images, generator), images)
-    images = torch.where(some(0.2), pictures.shade(images, generator), images)
-    images = torch.where(some(0.4), pictures.blur(images, generator, most=1.6), images)
+    images = torch.where(some(0.5), images.flip(3), images)
+    images = torch.where(some(0.5), pictures.move(images, generator), images)
+    images = torch.where(some(0.1), pictures.tone(images, generator), images)
+    images = torch.where(some(0.1), pictures.shade(images, generator), images)
+    images = torch.where(some(0.2), pictures.blur(images, generator, most=1.6), images)
     noise = pictures.uniform((count, 1, 1, 1), 0.0, 0.04, generator) * torch.randn(images.shape, generator=generator)
-    return torch.where(some(0.2), images + noise, images).clamp(-1, 1)
+    return torch.where(some(0.1), images + noise, images).clamp(-1, 1)
 
 
-def train(name: str, real: Tensor, softened: Tensor, style: Tensor, epochs: int) -> nn.Sequential:
-    """One judge from pictures (N, 3, 64, 64), half of the time as the VAE gives them back."""
+def train(name: str, real: Tensor, softened: Tensor, style: Tensor, epochs: int) -> Classifier:
+    """One judge from pictures (N, 3, 64, 64), a share of SOFT as the VAE gives them back."""
     build, seed = NETWORKS[name]
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = build().to(memory_format=torch.channels_last)
-    steps = epochs * (len(real) // BATCH)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05)
+    epoch = len(real) // BATCH
+    steps = epochs * epoch
+    optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
     running = 0.0
     bar = tqdm(range(steps), desc=name, leave=False)
     for step in bar:
-        rows = torch.randint(len(real), (BATCH,), generator=generator)
-        soft = (torch.rand(BATCH, generator=generator) < 0.5)[:, None, None, None]
+        if step % epoch == 0:
+            order = torch.randperm(len(real), generator=generator)
+        rows = order[step % epoch * BATCH :][:BATCH]
+        soft = (torch.rand(BATCH, generator=generator) < SOFT)[:, None, None, None]
         images = disturb(torch.where(soft, softened[rows], real[rows]), generator)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(images.contiguous(memory_format=torch.channels_last))
@@ -194,12 +222,14 @@ def tensors(model: Path, split: str, work: Path) -> tuple[Tensor, Tensor, Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=70)
     parser.add_argument("--names", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--model", type=Path, default=HERE / "model", help="whose VAE softens the pictures")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--work", type=Path, default=Path("out/judges"), help="where softened pictures are kept")
     parser.add_argument("--out", type=Path, default=FOLDER)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     seen, held_out = (tensors(args.model, split, args.work) for split in ("train", "validation"))
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "judges.json"

@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image
+from skimage.color import label2rgb
+from skimage.segmentation import felzenszwalb
 from torch import Tensor
 
 SIZE = 64
@@ -160,11 +162,14 @@ def caption(pictures: Pictures, row: int, generator: torch.Generator) -> str:
     return next((text for share, text in forms if drawn < share), "")
 
 
-def flatten(image: Image.Image, radius: int, colours: int) -> Image.Image:
-    """Few flat colours: a median filter, then an adaptive palette settled by k-means."""
-    smooth = image.filter(ImageFilter.MedianFilter(radius))
-    palette = smooth.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
-    return palette.convert("RGB")
+def flatten(image: Image.Image, scale: float, sigma: float, smallest: int) -> np.ndarray:
+    """Each segment in its mean colour, (H, W, 3) uint8: slow changes of light go, edges and small parts stay.
+
+    Segments are those of Felzenszwalb and Huttenlocher, "Efficient Graph-Based Image Segmentation", IJCV 2004.
+    """
+    pixels = np.asarray(image)
+    segments = felzenszwalb(pixels, scale=scale, sigma=sigma, min_size=smallest)
+    return label2rgb(segments, pixels, kind="avg", bg_label=-1).round().astype(np.uint8)
 
 
 def shade(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -202,29 +207,30 @@ def gaussian(images: Tensor, width: float) -> Tensor:
     return F.conv2d(across, kernel[:, :, :, None], groups=3)
 
 
-def blur(images: Tensor, generator: torch.Generator, most: float = 1.2) -> Tensor:
+def blur(images: Tensor, generator: torch.Generator, most: float) -> Tensor:
     """Gaussian blur of one random width for the whole batch."""
     return gaussian(images, float(uniform((), 0.3, most, generator)))
 
 
 def hide_style(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Remove what tells the styles apart, by chance: flat palettes, other light, other tones, blur."""
+    """Remove what tells the styles apart, by chance: flat areas, other light, other tones, blur."""
     count = len(images)
 
     def some(share: float) -> Tensor:
         return (torch.rand(count, generator=generator) < share)[:, None, None, None]
 
     pixels = images.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    radius = 3 + 2 * torch.randint(3, (count,), generator=generator)
-    colours = uniform((count,), math.log(4), math.log(12), generator).exp()
+    scale = uniform((count,), math.log(60), math.log(800), generator).exp()
+    sigma = uniform((count,), 0.0, 0.5, generator)
+    smallest = torch.randint(2, 6, (count,), generator=generator)
     flat = np.stack(
         [
-            np.asarray(flatten(Image.fromarray(p), int(r), int(c)))
-            for p, r, c in zip(pixels, radius, colours, strict=True)
+            flatten(Image.fromarray(p), float(k), float(s), int(m))
+            for p, k, s, m in zip(pixels, scale, sigma, smallest, strict=True)
         ]
     )
     few = torch.from_numpy(flat).permute(0, 3, 1, 2).float() / 127.5 - 1
-    images = torch.where(some(0.75), few, images)
+    images = torch.where(some(0.8), few, images)
     images = torch.where(some(0.35), shade(images, generator), images)
     images = torch.where(some(0.6), tone(images, generator), images)
-    return torch.where(some(0.35), blur(images, generator), images)
+    return torch.where(some(0.5), blur(images, generator, most=0.8), images)

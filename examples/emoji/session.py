@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-WARM_UP, FALL = 300, 0.25  # steps; share of a training in which its learning rate falls
+WARM_UP, FALL = 300, 0.4  # steps; share of a training in which its learning rate falls
 
 
 class Ema:
@@ -60,7 +60,7 @@ class Session:
         return not self.stopped and now < until and self.seconds - self.first_seconds < total
 
     def rate_share(self, total: float) -> float:
-        """Share of the learning rate: rises over WARM_UP steps, falls to 2 % in the last quarter of `total` seconds."""
+        """Share of the learning rate: rises over WARM_UP steps, falls to 2 % in the last FALL of `total` seconds."""
         rise = min(1.0, (self.step - self.first_step + 1) / WARM_UP)
         left = total - (self.seconds - self.first_seconds)
         return rise * min(1.0, max(0.02, left / (FALL * total)))

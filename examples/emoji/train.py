@@ -4,13 +4,13 @@
     python examples/emoji/train.py all --start examples/emoji/model --work out/more --total 60
 
 `all` is `vae`, `latents`, `unet` and `export` in order; each is a command, too. `--total` and `--vae-total` are the
-minutes that a stage has in all, over which its learning rate rises and, in the last quarter, falls; `--minutes` is what
-this call may take. After that, or on Ctrl-C or SIGTERM, the state is saved in `--work`, and the same command goes on.
-`--start` begins from an exported model and keeps its VAE, tokenizer, latent scale and log.
+minutes that a stage has in all, over which its learning rate rises and, in the last two fifths, falls; `--minutes` is
+what this call may take. After that, or on Ctrl-C or SIGTERM, the state is saved in `--work`, and the same command goes
+on. `--start` begins from an exported model and keeps its VAE, tokenizer, latent scale and log.
 
 The UNet sees two kinds of samples. In the first, noise is added to the latent of a picture and the network
 predicts what makes the picture whole again: ordinary diffusion training. In the second, noise is added to the
-latent of the same picture with its style hidden (flat palette, other light, other tones, blur), and the target
+latent of the same picture with its style hidden (flat segments, other light, other tones, blur), and the target
 is still the picture: the style can then only come from the words, so that the network has to read them.
 
 Validation numbers go to `log.jsonl`. CPU or CUDA, bfloat16 autocast on both. What is exported is an exponential
@@ -50,7 +50,7 @@ from session import Session, begin
 
 HERE = Path(__file__).parent
 VAE_RATE, UNET_RATE = 1e-3, 6e-4
-VARIANTS = 2
+VARIANTS = 6
 HIDDEN_SHARE = 0.6
 
 
@@ -188,6 +188,8 @@ def train_unet(args: argparse.Namespace) -> None:
     unet = new_unet().to(device, memory_format=torch.channels_last)
     encoder = new_text_encoder(tokenizer).to(device)
     session = Session("unet", args.work, {"unet": unet, "text": encoder}, lr=args.lr or UNET_RATE, decay=0.999)
+    if args.compile:
+        unet.compile(dynamic=False)
     denoise, words = Denoiser(unet, device), Words(tokenizer, encoder, device)
     average = {"unet": new_unet().to(device).eval(), "text": new_text_encoder(tokenizer).to(device).eval()}
     heard = some(held_out)
@@ -335,6 +337,7 @@ def main() -> None:
         command.add_argument("--model", type=Path, default=HERE / "model", help="the diffusers folder to write")
         command.add_argument("--note", default="", help="a sentence for the card: threads, other load")
         command.add_argument("--device", help="cuda if there is one, else cpu")
+        command.add_argument("--compile", action="store_true", help="compile the UNet first: some minutes, then faster")
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
