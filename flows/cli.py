@@ -9,14 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
 
 import typer
 
+from flows import options as opt
 from flows import render
+from flows.addresses import open_store_of, run_in, run_uri
 from flows.environment import prepare
 from flows.exit_code import exit_code
-from lsb.config import JobConfig, load_config
+from lsb.config import load_config
 from lsb.errors import UsageError
 
 app = typer.Typer(
@@ -28,33 +29,20 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The job's YAML file.", show_default=False)]
-RunUri = Annotated[str, typer.Argument(metavar="RUN", help="<root>/runs/<run>, as `lsb run` prints it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Prefect's log lines, and tracebacks of errors.")]
-Resume = Annotated[str | None, typer.Option(metavar="RUN", help="This run and no other: refuse if settings differ.")]
-
-Records = Annotated[
-    list[str], typer.Option(metavar="ID|PATTERN", help="Only this record id, or source keys such as 'cats/*'.")
-]
-Codes = Annotated[list[str], typer.Option(metavar="CODE", help="Only records with this error code.")]
-
 
 @app.command()
 def run(
-    config: ConfigFile,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; write nothing.")] = False,
-    json: Json = False,
-    resume: Resume = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Carry nothing from the runs before: translate all.")] = False,
-    refit: Annotated[bool, typer.Option("--refit", help="Learn the prompts from today's images.")] = False,
-    records_from: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Only records of this run, chosen by the options below.")
-    ] = None,
-    flag: Annotated[list[str], typer.Option(metavar="FLAG", help="Those with this flag, such as flat_output.")] = [],  # noqa: B006
-    records: Records = [],  # noqa: B006
-    code: Codes = [],  # noqa: B006
-    verbose: Verbose = False,
+    config: opt.ConfigFile,
+    dry_run: opt.Resolve = False,
+    json: opt.Json = False,
+    resume: opt.Resume = None,
+    fresh: opt.Fresh = False,
+    refit: opt.Refit = False,
+    records_from: opt.RecordsFrom = None,
+    flag: opt.Flags = [],  # noqa: B006
+    records: opt.Records = [],  # noqa: B006
+    code: opt.Codes = [],  # noqa: B006
+    verbose: opt.Verbose = False,
 ) -> None:
     """Do the whole job: ingest, optimise, plan, translate, evaluate, publish. Goes on where it stopped; after new data
     it carries what is unchanged over from the run before.
@@ -68,7 +56,7 @@ def run(
     if (flag or records or code) and records_from is None:
         raise UsageError("--flag, --records and --code choose among the records of a run; name it with --records-from")
     chosen = Selection(flags=tuple(flag), records=tuple(records), codes=tuple(code))
-    other = _run_of(job, records_from)
+    other = run_in(job, records_from)
     options = RunOptions(fresh=fresh, refit=refit, records_from=other, selection=chosen)
     if dry_run:
         from lsb.dry_run import dry_run as resolve
@@ -78,12 +66,12 @@ def run(
     with _prefect(verbose):
         from flows.translate import translate_dataset
 
-        result = translate_dataset(job, _run_of(job, resume), options)
+        result = translate_dataset(job, run_in(job, resume), options)
     render.show(render.result(result), as_json=json)
 
 
 @app.command()
-def ingest(config: ConfigFile, json: Json = False, verbose: Verbose = False) -> None:
+def ingest(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """Take the source images into the ledger: decode, hash, quarantine what is unusable.
 
     Example: lsb ingest examples/emoji/job.yaml
@@ -97,7 +85,7 @@ def ingest(config: ConfigFile, json: Json = False, verbose: Verbose = False) -> 
 
 
 @app.command()
-def optimise(config: ConfigFile, json: Json = False, verbose: Verbose = False) -> None:
+def optimise(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """Learn the prompt of each domain, once per recipe of images, model and settings.
 
     Example: lsb optimise examples/emoji/job.yaml
@@ -111,7 +99,7 @@ def optimise(config: ConfigFile, json: Json = False, verbose: Verbose = False) -
 
 
 @app.command()
-def plan(config: ConfigFile, json: Json = False, verbose: Verbose = False) -> None:
+def plan(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """Freeze the run: data set, transform and shards. The prompts must have been learned.
 
     Example: lsb plan examples/emoji/job.yaml
@@ -121,11 +109,16 @@ def plan(config: ConfigFile, json: Json = False, verbose: Verbose = False) -> No
         from flows.stages import plan_only
 
         planned = plan_only(job)
-    render.show(render.plan(planned, _uri(job, planned.id)), as_json=json)
+    render.show(render.plan(planned, run_uri(job, planned.id)), as_json=json)
 
 
 @app.command()
-def translate(config: ConfigFile, resume: Resume = None, json: Json = False, verbose: Verbose = False) -> None:
+def translate(
+    config: opt.ConfigFile,
+    resume: opt.Resume = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
     """Translate every pending shard of the planned run.
 
     Example: lsb translate examples/emoji/job.yaml
@@ -134,12 +127,17 @@ def translate(config: ConfigFile, resume: Resume = None, json: Json = False, ver
     with _prefect(verbose):
         from flows.stages import translate_only
 
-        done = translate_only(job, _run_of(job, resume))
-    render.show({"run": _uri(job, done["run"]), "translated": done["translated"]}, as_json=json)
+        done = translate_only(job, run_in(job, resume))
+    render.show({"run": run_uri(job, done["run"]), "translated": done["translated"]}, as_json=json)
 
 
 @app.command()
-def evaluate(config: ConfigFile, resume: Resume = None, json: Json = False, verbose: Verbose = False) -> None:
+def evaluate(
+    config: opt.ConfigFile,
+    resume: opt.Resume = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
     """Measure what is committed of the planned run, and print it. Publishes nothing.
 
     Example: lsb evaluate examples/emoji/job.yaml --json
@@ -148,12 +146,17 @@ def evaluate(config: ConfigFile, resume: Resume = None, json: Json = False, verb
     with _prefect(verbose):
         from flows.stages import evaluate_only
 
-        metrics = evaluate_only(job, _run_of(job, resume))
+        metrics = evaluate_only(job, run_in(job, resume))
     render.show(metrics if json else render.metrics(metrics), as_json=json)
 
 
 @app.command()
-def publish(config: ConfigFile, resume: Resume = None, json: Json = False, verbose: Verbose = False) -> None:
+def publish(
+    config: opt.ConfigFile,
+    resume: opt.Resume = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
     """Publish a snapshot of the planned run: manifest, metrics, attestation and page.
 
     Example: lsb publish examples/emoji/job.yaml
@@ -162,12 +165,15 @@ def publish(config: ConfigFile, resume: Resume = None, json: Json = False, verbo
     with _prefect(verbose):
         from flows.stages import publish_only
 
-        result = publish_only(job, _run_of(job, resume))
+        result = publish_only(job, run_in(job, resume))
     render.show(render.result(result), as_json=json)
 
 
 @app.command()
-def status(run: RunUri, json: Json = False) -> None:
+def status(
+    run: opt.RunUri,
+    json: opt.Json = False,
+) -> None:
     """Shards and records by status, rate, and time left.
 
     Example: lsb status out/store/runs/emoji-flat-to-3d-0123456789ab
@@ -175,32 +181,26 @@ def status(run: RunUri, json: Json = False) -> None:
     from lsb.sharding import open_run
     from lsb.status import status as count
 
-    store, run_id = _open(run)
+    store, run_id = open_store_of(run)
     render.show(render.status(count(store, open_run(store, run_id))), as_json=json)
 
 
 @app.command()
 def rerun(
-    run: RunUri,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="Records without a row and retryable failures: the default.")
-    ] = False,
-    shards: Annotated[list[str], typer.Option(metavar="SHARD", help="Only of this shard, such as 00003.")] = [],  # noqa: B006
-    records: Records = [],  # noqa: B006
-    status: Annotated[list[str], typer.Option(metavar="STATUS", help="Only `failed`, or only `pending`.")] = [],  # noqa: B006
-    code: Codes = [],  # noqa: B006
-    include_terminal: Annotated[
-        bool, typer.Option("--include-terminal", help="Failures that are not retryable, too.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print exactly what would run; write nothing.")] = False,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The job's file, where its paths or settings are others now.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Instead of execution.workers.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Instead of execution.batch.")] = None,
-    device: Annotated[str | None, typer.Option(help="Instead of execution.device.")] = None,
-    json: Json = False,
-    verbose: Verbose = False,
+    run: opt.RunUri,
+    failed: opt.Failed = False,
+    shards: opt.Shards = [],  # noqa: B006
+    records: opt.Records = [],  # noqa: B006
+    status: opt.Statuses = [],  # noqa: B006
+    code: opt.Codes = [],  # noqa: B006
+    include_terminal: opt.IncludeTerminal = False,
+    dry_run: opt.Choose = False,
+    config: opt.OtherConfig = None,
+    workers: opt.Workers = None,
+    batch: opt.Batch = None,
+    device: opt.Device = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Try records again that failed or were not done, and publish a new snapshot. Options of one kind add up, others
     narrow the choice; rows that are ok or quarantined are final.
@@ -214,7 +214,7 @@ def rerun(
 
     if failed and (shards or records or status or code):
         raise UsageError("--failed is every failure; leave it out to choose by shard, record, status or code")
-    store, run_id = _open(run)
+    store, run_id = open_store_of(run)
     frozen = open_run(store, run_id)
     chosen = Selection(
         shards=tuple(shards),
@@ -239,27 +239,15 @@ def rerun(
 
 @app.command()
 def verify(
-    run: RunUri,
-    sample: Annotated[
-        int | None, typer.Option(min=0, help="Check only this many outputs, 0 for none, and all tables.")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(metavar="PUBLIC", help="Ed25519 public key (PEM) that must have signed the snapshot.")
-    ] = None,
-    snapshot: Annotated[
-        str | None, typer.Option(metavar="DIGEST", help="Digest that the newest snapshot must have, as printed before.")
-    ] = None,
-    replay: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Translate N outputs again and compare the pixels.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Where the run's model lies now, for --replay, if it has been moved.")
-    ] = None,
-    lora: Annotated[
-        list[str] | None, typer.Option(metavar="FILE", help="LoRA file of the run's model, for --replay; repeatable.")
-    ] = None,
-    seed: Annotated[str, typer.Option(help="Any text: chooses another sample.")] = "",
-    json: Json = False,
+    run: opt.RunUri,
+    sample: opt.Sample = None,
+    key: opt.PublicKey = None,
+    snapshot: opt.SnapshotDigest = None,
+    replay: opt.Replay = None,
+    model: opt.MovedModel = None,
+    lora: opt.MovedLoras = None,
+    seed: opt.SampleSeed = "",
+    json: opt.Json = False,
 ) -> None:
     """Check every digest of a run, and with --replay the pixels.
 
@@ -270,7 +258,7 @@ def verify(
     from lsb.audit import anchor_of
     from lsb.audit import verify as audit
 
-    store, run_id = _open(run)
+    store, run_id = open_store_of(run)
     verdict = audit(store, run_id, sample, anchor_of(key, snapshot), seed)
     if replay is not None:
         from lsb.audit.bench import add_replay
@@ -285,9 +273,9 @@ def verify(
 
 @app.command()
 def diff(
-    before: Annotated[str, typer.Argument(metavar="A", help="<root>/runs/<run> or <root>/datasets/<name>/<version>.")],
-    after: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind.")],
-    json: Json = False,
+    before: opt.Before,
+    after: opt.After,
+    json: opt.Json = False,
 ) -> None:
     """Which records were added, vanished or changed between two runs or two versions of a data set.
 
@@ -302,14 +290,9 @@ def diff(
 
 @app.command()
 def trace(
-    output: Annotated[
-        str,
-        typer.Argument(help="URI, path or key of an output; or a record id, a source's key or any image file."),
-    ],
-    run: Annotated[
-        str | None, typer.Option(metavar="RUN", help="The run to look in; not needed for an output's path in a store.")
-    ] = None,
-    json: Json = False,
+    output: opt.Image,
+    run: opt.RunToLookIn = None,
+    json: opt.Json = False,
 ) -> None:
     """How one image came about: source, model, prompts, settings, attempt, commit, and whether it is intact.
 
@@ -318,16 +301,16 @@ def trace(
     from lsb.trace import run_of_output
     from lsb.trace import trace as find
 
-    store, run_id = _open(run or run_of_output(output))
+    store, run_id = open_store_of(run or run_of_output(output))
     render.show_all([render.trace(found) for found in find(store, run_id, output)], as_json=json)
 
 
 @app.command()
 def export(
-    run: RunUri,
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder; made if missing.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
-    json: Json = False,
+    run: opt.RunUri,
+    destination: opt.Destination,
+    overwrite: opt.Overwrite = False,
+    json: opt.Json = False,
 ) -> None:
     """Write the translations under the sources' own relative names.
 
@@ -336,7 +319,7 @@ def export(
     from lsb.export import export as write
     from lsb.sharding import open_run
 
-    store, run_id = _open(run)
+    store, run_id = open_store_of(run)
     render.show(
         render.export(write(store, open_run(store, run_id), destination, overwrite=overwrite), destination),
         as_json=json,
@@ -345,19 +328,18 @@ def export(
 
 @app.command()
 def report(
-    run: RunUri,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write a copy of the page.")] = None,
-    json: Json = False,
+    run: opt.RunUri,
+    out: opt.Copy = None,
+    json: opt.Json = False,
 ) -> None:
     """Say where the published page is, or write a copy of it.
 
     Example: lsb report out/store/runs/emoji-flat-to-3d-0123456789ab --out report.html
     """
-    from lsb.job import object_uri
     from lsb.publish import latest_snapshot
     from lsb.sharding import open_run
 
-    store, run_id = _open(run)
+    store, run_id = open_store_of(run)
     snapshot = latest_snapshot(store, open_run(store, run_id))
     if snapshot is None:
         raise UsageError(f"{run} has published nothing yet; finish it with `lsb run`")
@@ -369,10 +351,10 @@ def report(
 
 @app.command()
 def gc(
-    root: Annotated[str, typer.Argument(metavar="ROOT", help="A job's `store`: where `runs` and `datasets` lie.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be deleted; delete nothing.")] = False,
-    older_than: Annotated[float, typer.Option(metavar="HOURS", help="Spare what is younger; at least 24.")] = 24.0,
-    json: Json = False,
+    root: opt.Root,
+    dry_run: opt.Delete = False,
+    older_than: opt.OlderThan = 24.0,
+    json: opt.Json = False,
 ) -> None:
     """Delete what killed workers left behind and nothing names. Safe while others work.
 
@@ -390,14 +372,11 @@ def gc(
 
 @app.command()
 def erase(
-    run: RunUri,
-    records: Annotated[
-        list[str],
-        typer.Option(metavar="ID|PATTERN", help="Record id, or source keys such as 'cats/*'. Repeatable."),
-    ],
-    reason: Annotated[str, typer.Option(help="One line; kept for ever, so it should name nobody.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be deleted; delete nothing.")] = False,
-    json: Json = False,
+    run: opt.RunUri,
+    records: opt.ErasedRecords,
+    reason: opt.Reason,
+    dry_run: opt.Delete = False,
+    json: opt.Json = False,
 ) -> None:
     """Delete images for good because somebody asks for it. What became of them stays on record.
 
@@ -406,7 +385,7 @@ def erase(
     from lsb.attestation import environment_signer
     from lsb.erasure import erase as delete
 
-    store, run_id = _open(run)
+    store, run_id = open_store_of(run)
     done = delete(store, run_id, records, reason, dry_run=dry_run, signer=environment_signer())
     render.show(render.erased(done, dry_run=dry_run, as_json=json), as_json=json)
     for name, error in done.unread.items():
@@ -439,36 +418,6 @@ def _prefect(verbose: bool) -> Iterator[None]:
             yield
         finally:
             display.close()
-
-
-def _open(run: str) -> tuple[Any, str]:
-    from lsb.storage.layout import parse_run_uri
-    from lsb.storage.store import open_store
-
-    root, run_id = parse_run_uri(run)
-    return open_store(root), run_id
-
-
-def _run_of(job: JobConfig, resume: str | None) -> str | None:
-    """The run id in `resume`, which may be a URI under the job's store or the id alone."""
-    if resume is None:
-        return None
-    if "/" not in resume:
-        return resume
-    from lsb.storage.store import open_store
-
-    store, run_id = _open(resume)
-    if store.uri != open_store(job.store).uri:
-        raise UsageError(f"run {resume} is not in this job's store {job.store}; give one that is")
-    return run_id
-
-
-def _uri(job: JobConfig, run_id: str) -> str:
-    from lsb.job import object_uri
-    from lsb.storage.layout import run_folder
-    from lsb.storage.store import open_store
-
-    return object_uri(open_store(job.store), run_folder(run_id))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,0 +1,79 @@
+"""The arguments and options of the `lsb` command, each with its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+ConfigFile = Annotated[Path, Argument(metavar="CONFIG", help="The job's YAML file.", show_default=False)]
+RunUri = Annotated[str, Argument(metavar="RUN", help="<root>/runs/<run>, as `lsb run` prints it.")]
+Json = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
+Verbose = Annotated[bool, Option("--verbose", "-v", help="Prefect's log lines, and tracebacks of errors.")]
+Resume = Annotated[str | None, Option(metavar="RUN", help="This run and no other: refuse if settings differ.")]
+
+# Which records
+Records = Annotated[
+    list[str], Option(metavar="ID|PATTERN", help="Only this record id, or source keys such as 'cats/*'.")
+]
+Codes = Annotated[list[str], Option(metavar="CODE", help="Only records with this error code.")]
+Flags = Annotated[list[str], Option(metavar="FLAG", help="Those with this flag, such as flat_output.")]
+Shards = Annotated[list[str], Option(metavar="SHARD", help="Only of this shard, such as 00003.")]
+Statuses = Annotated[list[str], Option(metavar="STATUS", help="Only `failed`, or only `pending`.")]
+
+# run
+Resolve = Annotated[bool, Option("--dry-run", help="Print what would be done; write nothing.")]
+Fresh = Annotated[bool, Option("--fresh", help="Carry nothing from the runs before: translate all.")]
+Refit = Annotated[bool, Option("--refit", help="Learn the prompts from today's images.")]
+RecordsFrom = Annotated[
+    str | None, Option(metavar="RUN", help="Only records of this run, chosen by the options below.")
+]
+
+# rerun
+Failed = Annotated[bool, Option("--failed", help="Records without a row and retryable failures: the default.")]
+IncludeTerminal = Annotated[bool, Option("--include-terminal", help="Failures that are not retryable, too.")]
+Choose = Annotated[bool, Option("--dry-run", help="Print exactly what would run; write nothing.")]
+OtherConfig = Annotated[
+    Path | None, Option(metavar="FILE", help="The job's file, where its paths or settings are others now.")
+]
+Workers = Annotated[int | None, Option(min=1, help="Instead of execution.workers.")]
+Batch = Annotated[int | None, Option(min=1, help="Instead of execution.batch.")]
+Device = Annotated[str | None, Option(help="Instead of execution.device.")]
+
+# verify
+Sample = Annotated[int | None, Option(min=0, help="Check only this many outputs, 0 for none, and all tables.")]
+PublicKey = Annotated[
+    Path | None, Option(metavar="PUBLIC", help="Ed25519 public key (PEM) that must have signed the snapshot.")
+]
+SnapshotDigest = Annotated[
+    str | None, Option(metavar="DIGEST", help="Digest that the newest snapshot must have, as printed before.")
+]
+Replay = Annotated[int | None, Option(min=1, metavar="N", help="Translate N outputs again and compare the pixels.")]
+MovedModel = Annotated[str | None, Option(help="Where the run's model lies now, for --replay, if it has been moved.")]
+MovedLoras = Annotated[
+    list[str] | None, Option(metavar="FILE", help="LoRA file of the run's model, for --replay; repeatable.")
+]
+SampleSeed = Annotated[str, Option(help="Any text: chooses another sample.")]
+
+# diff, trace, export, report
+Before = Annotated[str, Argument(metavar="A", help="<root>/runs/<run> or <root>/datasets/<name>/<version>.")]
+After = Annotated[str, Argument(metavar="B", help="Another of the same kind.")]
+Image = Annotated[
+    str, Argument(help="URI, path or key of an output; or a record id, a source's key or any image file.")
+]
+RunToLookIn = Annotated[
+    str | None, Option(metavar="RUN", help="The run to look in; not needed for an output's path in a store.")
+]
+Destination = Annotated[Path, Argument(metavar="DEST", help="A folder; made if missing.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace files that differ.")]
+Copy = Annotated[Path | None, Option(metavar="FILE", help="Where to write a copy of the page.")]
+
+# gc, erase
+Root = Annotated[str, Argument(metavar="ROOT", help="A job's `store`: where `runs` and `datasets` lie.")]
+Delete = Annotated[bool, Option("--dry-run", help="Print what would be deleted; delete nothing.")]
+OlderThan = Annotated[float, Option(metavar="HOURS", help="Spare what is younger; at least 24.")]
+ErasedRecords = Annotated[
+    list[str], Option(metavar="ID|PATTERN", help="Record id, or source keys such as 'cats/*'. Repeatable.")
+]
+Reason = Annotated[str, Option(help="One line; kept for ever, so it should name nobody.")]
