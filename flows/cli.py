@@ -336,6 +336,7 @@ def report(
 
     Example: lsb report out/store/runs/emoji-flat-to-3d-0123456789ab --out report.html
     """
+    from lsb.job import object_uri
     from lsb.publish import latest_snapshot
     from lsb.sharding import open_run
 
