@@ -207,7 +207,7 @@ def rerun(
 
     Example: lsb rerun out/store/runs/emoji-flat-to-3d-0123456789ab --dry-run
     """
-    from lsb.job import config_of, executed_with
+    from lsb.job import config_of, device_of, executed_with
     from lsb.rerun import choose
     from lsb.selection import Selection
     from lsb.sharding import open_run
@@ -223,13 +223,14 @@ def rerun(
         codes=tuple(code),
         include_terminal=include_terminal,
     )
+    job = load_config(config).model_copy(update={"store": store.uri}) if config else config_of(frozen, store)
+    job = executed_with(job, workers=workers, batch=batch, device=device)
     if dry_run:
+        device_of(job)
         found = choose(store, frozen, chosen)
         figures = render.chosen(found)
         render.show(figures if json else render.counted(figures), as_json=json, lines=render.chosen_lines(found))
         return
-    job = load_config(config).model_copy(update={"store": store.uri}) if config else config_of(frozen, store)
-    job = executed_with(job, workers=workers, batch=batch, device=device)
     with _prefect(verbose):
         from flows.rerun import rerun_records
 

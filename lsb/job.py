@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from lsb.attestation import Signer
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
-from lsb.errors import NotFoundError, UnfinishedError, UsageError
+from lsb.errors import ConfigError, NotFoundError, UnfinishedError, UsageError
 from lsb.ingest import Dataset, ingest, open_sources
 from lsb.lineage import settled_prompt
+from lsb.models.device import usable_device
 from lsb.models.protocol import ModelIdentity
 from lsb.progress import NoProgress, Progress
 from lsb.publish import Snapshot, current_heads, latest_snapshot, publish
@@ -76,6 +77,18 @@ def executed_with(config: JobConfig, **execution: Any) -> JobConfig:
     """A configuration with other settings of execution; None leaves one as it is."""
     given = {name: value for name, value in execution.items() if value is not None}
     return config.model_copy(update={"execution": config.execution.model_copy(update=given)})
+
+
+def device_of(config: JobConfig, number: int = 0) -> str:
+    """torch's name of the job's device; of several processes, counted from 0, one accelerator each.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    try:
+        return usable_device(config.execution.device, number)
+    except UsageError as error:
+        raise ConfigError(f"execution.{error}", field="execution.device") from error
 
 
 def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
