@@ -20,6 +20,7 @@ from lsb.progress import NoProgress, Progress
 from lsb.publish import Snapshot, current_heads, latest_snapshot, publish
 from lsb.sharding import Run, RunSpec, open_run, refuse_other, run_id
 from lsb.storage.layout import run_file
+from lsb.storage.overlap import refuse_overlap
 from lsb.storage.snapshots import current_run
 from lsb.storage.store import Store
 from lsb.transform import transform_settings
@@ -71,6 +72,26 @@ def config_of(run: Run, store: Store) -> JobConfig:
             f"run {run.id} was planned by another version of lsb: it does not know {field}; "
             "give the job's file with --config"
         ) from error
+
+
+def refuse_store_among_pictures(config: JobConfig) -> None:
+    """Refuse a store that shares a folder with pictures that the job reads: its outputs would be taken for pictures.
+
+    Raises:
+        UsageError: names both places.
+    """
+    prompts, compared = config.prompts, config.evaluate
+    refuse_overlap(
+        "store",
+        config.store,
+        {
+            "source.path": config.source.path,
+            "prompts.source.images": prompts.source.images,
+            "prompts.target.images": prompts.target.images,
+            "evaluate.target": compared.target,
+            "evaluate.truth": compared.truth,
+        },
+    )
 
 
 def executed_with(config: JobConfig, **execution: Any) -> JobConfig:
@@ -180,6 +201,7 @@ def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run
     Raises:
         UsageError: it has not been planned.
     """
+    refuse_store_among_pictures(config)
     sources = open_sources(config.source.path)
     dataset = ingest(sources, config.source.domain, store, read=config.source.read)
     prompts = stored_prompts(store, config, identity)
