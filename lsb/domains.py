@@ -14,8 +14,9 @@ from typing import Any, Literal
 from PIL import Image
 
 from lsb.config import DomainPrompt, JobConfig
-from lsb.errors import AlreadyExistsError, NotFoundError, SourceError, TamperedError
-from lsb.images import decode, to_square
+from lsb.decoder import shared_decoder
+from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundError, SourceError, TamperedError
+from lsb.images import to_square
 from lsb.ingest import Dataset, ingest, open_sources, read_records
 from lsb.learning import LearnedPrompt, learn_prompt
 from lsb.models.protocol import Backbone, ModelIdentity
@@ -218,6 +219,9 @@ def _pictures(store: Store, sources: Store, dataset: Dataset, limit: int, size: 
         raise SourceError(f"{sources.uri} has {len(usable)} usable images; learning a prompt takes at least 2")
     squares = []
     for row in usable:
-        image, _ = decode(sources.read(row["key"]))
+        try:
+            image, _ = shared_decoder().decode(sources.read(row["key"]))
+        except (ImageError, DecodingError) as error:
+            raise SourceError(f"cannot learn from {row['key']} of {sources.uri}: {error}; mend or remove it") from error
         squares.append(to_square(image, size)[0])
     return squares

@@ -23,6 +23,7 @@
     │   ├── OutOfMemoryError                it did not fit
     │   ├── ModelDiedError                  the process with the model ended meanwhile
     │   └── ModelHungError                  it gave no answer in time and was ended
+    ├── DecodingError                       one image, here and now: no time, no memory; becomes a row, too
     └── ImageError                          one image's fault; becomes a row, never ends a run
 
 A message says what was given, what is allowed and what to do next, in one line. `transient` tells whether
@@ -159,6 +160,10 @@ class ModelDiedError(TranslationError):
 
 class ModelHungError(TranslationError):
     code = "timed_out"
+
+
+class DecodingError(LsbError):
+    """`code` is one of the constants in `lsb.decoder.ERROR_CODES`. Another try may succeed."""
 
 
 class ImageError(LsbError):

@@ -16,10 +16,12 @@ import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+import PIL
+from PIL import Image, ImageCms, UnidentifiedImageError, features
 
 from lsb.errors import ImageError
 
@@ -37,6 +39,9 @@ ERROR_CODES = {
     "unsupported_depth": "32-bit samples outside the ranges that have an agreed meaning",
 }
 
+# Rises when `decode` takes or refuses other files than before, or gives other pixels.
+_RULES = 1
+_CODECS = ("libjpeg_turbo", "jpg", "zlib_ng", "zlib", "webp", "libtiff", "avif", "littlecms2")
 # EPS and the like, which start other programs, are left out.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
@@ -104,8 +109,29 @@ def decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
             raise _image_error("too_large", "the header announces more than Pillow opens") from error
         except Exception as error:  # hostile bytes make Pillow raise nearly anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if "out of memory" in reason:
+                raise MemoryError(reason) from error
             code = "truncated" if "truncated" in reason.lower() else "corrupt"
             raise _image_error(code, reason) from error
+
+
+@cache
+def decoding_version() -> str:
+    """What decides which files can be decoded, and to which pixels: lsb's rules, Pillow, and the codecs in it."""
+    versions = {"rules": str(_RULES), "pillow": PIL.__version__}
+    versions |= {name: str(features.version(name)) for name in _CODECS}
+    return " ".join(f"{name}={version}" for name, version in versions.items())
+
+
+def announced_pixels(data: bytes) -> int | None:
+    """How many pixels a file's header says that it has, None if the header cannot be read."""
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+                return opened.width * opened.height
+        except Exception:  # noqa: BLE001  hostile bytes make Pillow raise nearly anything
+            return None
 
 
 def to_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:

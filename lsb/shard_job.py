@@ -20,9 +20,8 @@ from PIL import Image
 
 from lsb.attempt import Attempt
 from lsb.batch import Batches, Picture
-from lsb.errors import ImageError, NotFoundError, StoreError, UnfinishedError, UsageError
+from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UnfinishedError, UsageError
 from lsb.hints import Hints
-from lsb.images import decode
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
 from lsb.redaction import redact
@@ -166,7 +165,7 @@ class _ShardJob:
                 self.attempt.give_up(picture, result.problem, result.batch)
 
     def _read_batch(self, waiting: deque[Group], size: int) -> list[Picture]:
-        """The first of what is waiting. A file that ends the process when it is decoded has been named before."""
+        """The first of what is waiting. A file that ends this process when it is read has been named before."""
         batch: list[Group] = []
         while waiting and len(batch) < size:
             # Asked anew for each: a lost commit may have brought rows of others.
@@ -194,10 +193,16 @@ class _ShardJob:
                 self.attempt.failed(planned, "source_changed", detail)
                 continue
             try:
-                image, info = decode(data)
+                image, info = self.worker.decoder.decode(data)
             except ImageError as error:
                 self.attempt.quarantined(planned, digest, error)
                 continue
+            except DecodingError as error:
+                # Equal bytes would cost as much again.
+                for row in members[index:]:
+                    seen = {"source_sha256": digest, "source_bytes": len(data)}
+                    self.attempt.failed(row, error.code, error.message, seen)
+                return None
             read = {
                 "source_sha256": digest,
                 "source_bytes": len(data),

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from PIL import Image
 
-from lsb.errors import ImageError, StoreError
-from lsb.images import decode
+from lsb.decoder import shared_decoder
+from lsb.errors import DecodingError, ImageError, StoreError
 from lsb.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class Truths:
         if key is None:
             return None
         try:
-            return decode(self._store.read(key))[0]
-        except (ImageError, StoreError) as error:
+            return shared_decoder().decode(self._store.read(key))[0]
+        except (ImageError, DecodingError, StoreError) as error:
             if error.transient:
                 raise
             logger.warning("no truth for %s: %s", source_key, error)

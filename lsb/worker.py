@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from PIL import Image
 
-from lsb.errors import ImageError, StoreError
-from lsb.images import decode
+from lsb.decoder import Decoder, shared_decoder
+from lsb.errors import DecodingError, ImageError, StoreError
 from lsb.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Worker:
     scorer: ScoresImages | None = None
     feature_sample: int = 10_000  # features are kept for this many of the smallest record ids
     try_seconds: float = 3600.0  # a try of one record that takes longer is that of a dead process
+    decoder: Decoder = field(default_factory=shared_decoder)
 
     def truth_of(self, key: str) -> Image.Image | None:
         """The picture that a perfect translation of `key` would be: same name in the truth folder, any suffix."""
@@ -55,8 +56,8 @@ class Worker:
         if found is None or self.truth is None:
             return None
         try:
-            return decode(self.truth.read(found))[0]
-        except (ImageError, StoreError) as error:
+            return self.decoder.decode(self.truth.read(found))[0]
+        except (ImageError, DecodingError, StoreError) as error:
             logger.warning("no truth for %s: %s", key, error)
             return None
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from lsb.errors import ImageError
-from lsb.images import SUFFIXES, decode
+from lsb.decoder import shared_decoder
+from lsb.errors import DecodingError, ImageError
+from lsb.images import SUFFIXES
 from lsb.metrics.comparison import Comparison, evaluate_images
 from lsb.metrics.features import FeatureExtractor
 from lsb.metrics.scores import Scores
@@ -114,12 +115,12 @@ def _suffix(key: str) -> str:
 
 
 def _picture(store: Store) -> Callable[[str], Image.Image]:
-    return lambda key: decode(store.read(key))[0]
+    return lambda key: shared_decoder().decode(store.read(key))[0]
 
 
 def _readable(store: Store, key: str) -> bool:
     try:
-        decode(store.read(key))
-    except ImageError:
+        shared_decoder().inspect(store.read(key))
+    except (ImageError, DecodingError):
         return False
     return True

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lsb.errors import StoreBusyError, TamperedError, UsageError
-from lsb.images import decode, encode, pixels_sha256
+from lsb.decoder import Decoder
+from lsb.errors import DecodingError, StoreBusyError, TamperedError, UsageError
+from lsb.images import ImageInfo, decode, encode, pixels_sha256
 from lsb.manifest import collect_features
 from lsb.metrics.scores import Scores
 from lsb.publish import manifest_table
@@ -18,6 +19,7 @@ from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_log, pending, read_plan
 from lsb.storage.local import LocalStore
 from lsb.storage.store import Store
+from tests.bombs import scan_bomb
 from tests.ledger import EXECUTION, Inverter, make_images, picture, start, translate_all, worker
 
 
@@ -163,6 +165,44 @@ def test_after_a_listing_the_job_fills_in_what_is_known_of_a_source(store: Local
     bad = rows["text.png"]
     assert (bad["status"], bad["error_code"], bad["retryable"]) == ("quarantined", "not_an_image", False)
     assert bad["source_sha256"] == sha256(b"not a picture")
+
+
+def test_a_picture_that_cannot_be_decoded_here_and_now_fails_and_may_be_tried_again(
+    store: LocalStore, folder: Path
+) -> None:
+    bomb = scan_bomb(2000)
+    for name in ("bomb.jpg", "copy.jpg"):
+        (folder / name).write_bytes(bomb)
+    (folder / "text.png").write_bytes(b"not a picture")
+    run, sources = start(store, folder, shard_size=20, read="listing")
+    with Decoder(cpu_seconds=0.5) as decoder:
+        outcome = run_shard(store, run, "00000", worker(sources, decoder=decoder))
+    assert (outcome.finished, outcome.counts) == (True, {"ok": 7, "failed": 2, "quarantined": 1})
+    rows = manifest(store, run)
+    for name in ("bomb.jpg", "copy.jpg"):
+        row = rows[name]
+        assert (row["error_code"], row["retryable"], row["source_sha256"]) == ("decode_timed_out", True, sha256(bomb))
+    chosen = {rows[name]["record_id"]: 1 for name in ("bomb.jpg", "copy.jpg")}
+    assert run_shard(store, run, "00000", worker(sources), chosen=chosen).counts == {"ok": 9, "quarantined": 1}
+
+
+class CountingDecoder(Decoder):
+    """Finds every picture too hard, and counts them."""
+
+    calls = 0
+
+    def decode(self, data: bytes) -> tuple[Image.Image, ImageInfo]:
+        self.calls += 1
+        raise DecodingError("decode_timed_out: x", code="decode_timed_out")
+
+
+def test_copies_of_what_cannot_be_decoded_are_not_decoded_again(store: LocalStore, folder: Path) -> None:
+    for name in ("copy.png", "again.png"):
+        (folder / name).write_bytes((folder / "odd" / "0001.png").read_bytes())
+    run, sources = start(store, folder, shard_size=20)
+    decoder = CountingDecoder()
+    assert run_shard(store, run, "00000", worker(sources, decoder=decoder)).counts == {"failed": 9}
+    assert decoder.calls == 7
 
 
 class Fussy(Inverter):

@@ -1,0 +1,352 @@
+"""Foreign files are decoded in a process that may die: of memory, of time, or of a fault in a codec.
+
+    decoder = Decoder()
+    image, info = decoder.decode(data)    # what `lsb.images.decode` gives, to the bit
+    info = decoder.inspect(data)          # decodes all of it as well, but leaves the pixels there
+
+One process serves many files and is started with the first. It has no credentials in its environment and cannot
+import from the working folder, and it ends with whoever started it. A file may take
+
+    CPU_SECONDS   of processor time, so that a busy machine fails no picture; and WALL_SECONDS, should it stand still
+    MEMORY        bytes of address space, the file and Python included. A picture of 100 megapixels, the most that is
+                  decoded, takes up to 2.4 GiB beside its file (measured: WebP)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import AvifImagePlugin, Image
+
+import lsb
+from lsb.errors import DecodingError, ImageError, ResourceError
+from lsb.images import ERROR_CODES as IMAGE_CODES
+from lsb.images import ImageInfo, announced_pixels, decode
+
+CPU_SECONDS = 120.0
+WALL_SECONDS = 1200.0
+MEMORY = 4 << 30
+ERROR_CODES = {
+    "decode_timed_out": f"decoding took more than {CPU_SECONDS:g} s of processor time, or stood still",
+    "decode_out_of_memory": f"decoding needs more memory than there is, or than {MEMORY >> 30} GiB",
+    "decoder_died": "the process that decodes ended",
+}
+
+_START_SECONDS = 300.0
+_THREADS = 4
+_BYTES_A_PIXEL = 28  # the most that decoding takes, rounded up
+_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+_OUT_OF_MEMORY = 70  # exit code
+_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lsb.decoder import serve; serve()"
+_REQUEST = struct.Struct(">cQ")  # what is asked, length of the file
+_ANSWER = struct.Struct(">IQ")  # lengths of a JSON text and of the pixels
+_MAX_TEXT = 1 << 20
+
+
+class Decoder:
+    """Decodes in processes of its own, as many as threads that ask at the same time."""
+
+    def __init__(
+        self, *, cpu_seconds: float = CPU_SECONDS, wall_seconds: float = WALL_SECONDS, memory: int = MEMORY
+    ) -> None:
+        """Nothing is started yet. The arguments bound what a file may take."""
+        self._limits = {"cpu_seconds": cpu_seconds, "memory": memory}
+        self._wall_seconds = wall_seconds
+        self._idle: list[_Process] = []
+        self._end = weakref.finalize(self, _end_all, self._idle)
+
+    def decode(self, data: bytes) -> tuple[Image.Image, ImageInfo]:
+        """As `lsb.images.decode`.
+
+        Raises:
+            ImageError: the bytes prove that they are no usable picture.
+            DecodingError: it took too much time or memory, or the process died; with one of `ERROR_CODES` as `code`.
+            ResourceError: no process can be started.
+        """
+        answer, pixels = self._ask(b"d", data)
+        return Image.frombytes("RGB", tuple(answer["size"]), pixels), ImageInfo(**answer["info"])
+
+    def inspect(self, data: bytes) -> ImageInfo:
+        """What is known of a file that can be decoded; errors as for `decode`."""
+        return ImageInfo(**self._ask(b"i", data)[0]["info"])
+
+    def close(self) -> None:
+        """End the processes that are not at work. A later call starts another."""
+        _end_all(self._idle)
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _ask(self, what: bytes, data: bytes) -> tuple[dict[str, Any], bytes]:
+        process = self._take()
+        try:
+            answer, pixels = process.ask(what, data, self._wall_seconds)
+        except BaseException:  # an answer may still come, and must not be taken for that to the next question
+            process.end()
+            raise
+        self._idle.append(process)
+        if "code" in answer:
+            raise ImageError(answer["message"], code=answer["code"])
+        return answer, pixels
+
+    def _take(self) -> _Process:
+        with suppress(IndexError):
+            while True:
+                process = self._idle.pop()
+                if process.usable:
+                    return process
+                process.end()
+        return _Process(self._limits)
+
+
+@cache
+def shared_decoder() -> Decoder:
+    """The decoder of this process."""
+    return Decoder()
+
+
+class _Process:
+    """One process that decodes, seen from the one that asks."""
+
+    def __init__(self, limits: dict[str, float]) -> None:
+        self._owner = os.getpid()
+        command = [sys.executable, "-P", "-c", _CODE, json.dumps(_search_path())]
+        command.append(json.dumps({**limits, "parent": self._owner}))
+        # What is meant for us, such as Ctrl-C, does not end it.
+        try:
+            with _signals_held_back():
+                self._process = subprocess.Popen(  # noqa: S603
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env=_environment(),
+                )
+        except OSError as error:
+            raise ResourceError(
+                f"cannot start a process that decodes pictures: {error.strerror}; free memory"
+            ) from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+        try:
+            self._exchange(None, b"", _START_SECONDS)
+        except DecodingError as error:
+            self.end()
+            raise ResourceError(f"a process that decodes pictures does not start: {error}; free memory") from error
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def usable(self) -> bool:
+        """Whether it runs, and is ours and not that of a process that we were forked from."""
+        return self._owner == os.getpid() and self._process.poll() is None
+
+    def ask(self, what: bytes, data: bytes, wall_seconds: float) -> tuple[dict[str, Any], bytes]:
+        answer, pixels = self._exchange(_REQUEST.pack(what, len(data)), data, wall_seconds)
+        if not _sound(answer, pixels, what):
+            raise _decoding_error("decoder_died", "its answer makes no sense")
+        return answer, pixels
+
+    def end(self) -> None:
+        """End it at once."""
+        if self._owner != os.getpid():
+            self._process.returncode = 0  # it is not ours to wait for
+        else:
+            self._process.kill()
+            self._process.wait()
+        for pipe in (self._to, self._from):
+            with suppress(OSError):
+                pipe.close()
+
+    def _exchange(self, request: bytes | None, data: bytes, limit: float) -> tuple[Any, bytes]:
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            self._process.kill()
+
+        watchdog = threading.Timer(limit, kill)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            if request is not None:
+                self._to.write(request)
+                self._to.write(data)
+                self._to.flush()
+            text_length, pixel_length = _ANSWER.unpack(_read(self._from, _ANSWER.size))
+            if text_length > _MAX_TEXT or pixel_length > MEMORY:
+                raise _decoding_error("decoder_died", "its answer makes no sense")
+            text, pixels = _read(self._from, text_length), _read(self._from, pixel_length)
+        except (EOFError, OSError) as error:
+            raise self._how_it_ended(late.is_set()) from error
+        finally:
+            watchdog.cancel()
+        try:
+            return json.loads(text), pixels
+        except ValueError as error:
+            raise _decoding_error("decoder_died", "its answer makes no sense") from error
+
+    def _how_it_ended(self, late: bool) -> DecodingError:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)  # its pipes close a moment before it is gone
+        code = self._process.poll()
+        if late or code == -signal.SIGPROF:
+            return _decoding_error("decode_timed_out", "it was ended")
+        if code == _OUT_OF_MEMORY:
+            return _decoding_error("decode_out_of_memory", "it was given up")
+        if code is not None and code < 0:
+            short = ", often for lack of memory" if code == -signal.SIGKILL else ""
+            return _decoding_error("decoder_died", f"signal {signal.Signals(-code).name}{short}")
+        return _decoding_error("decoder_died", f"exit code {code}")
+
+
+def serve() -> None:
+    """The process: answer until nobody asks any more."""
+    limits = json.loads(sys.argv[2])
+    threading.Thread(target=_end_with, args=(limits["parent"],), daemon=True).start()
+    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # codecs print where they like
+    Image.init()
+    # The address space of a thread for each core of a large machine would be more than the pictures'.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = min(_THREADS, os.cpu_count() or 1)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    room = _limit_memory(int(limits["memory"]))
+    _answer(answers, {})
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            try:
+                what, length = _REQUEST.unpack(_read(questions, _REQUEST.size))
+                signal.setitimer(signal.ITIMER_PROF, limits["cpu_seconds"])
+                _answer(answers, *_decoded(what, _read(questions, length), room))
+                signal.setitimer(signal.ITIMER_PROF, 0)
+            except MemoryError:
+                os._exit(_OUT_OF_MEMORY)
+
+
+def _decoded(what: bytes, data: bytes, room: int) -> tuple[dict[str, Any], bytes]:
+    try:
+        image, info = decode(data)
+    except ImageError as error:
+        # A codec that gets no memory says all sorts of things.
+        if error.code in ("corrupt", "truncated") and not _has_room(data, room):
+            raise MemoryError from error
+        return {"code": error.code, "message": error.message}, b""
+    return {"info": asdict(info), "size": image.size}, image.tobytes() if what == b"d" else b""
+
+
+def _has_room(data: bytes, room: int) -> bool:
+    """Whether the picture, by its header, fits into `room` bytes whatever its format."""
+    if room >= MEMORY - (1 << 29):
+        return True
+    pixels = announced_pixels(data)
+    return pixels is not None and pixels * _BYTES_A_PIXEL + 2 * len(data) < room
+
+
+def _limit_memory(limit: int) -> int:
+    """Take no more than `limit` bytes, be the first to be ended if memory is short, and leave no core file.
+
+    Returns:
+        how many of the bytes are free.
+    """
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = min([limit, *(value for value in (soft, hard) if value != resource.RLIM_INFINITY)])
+    with suppress(ValueError, OSError):  # a system that knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        taken = 0
+    return limit - taken
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _answer(answers: IO[bytes], text: dict[str, Any], pixels: bytes = b"") -> None:
+    words = json.dumps(text).encode()
+    answers.write(_ANSWER.pack(len(words), len(pixels)))
+    answers.write(words)
+    answers.write(pixels)
+    answers.flush()
+
+
+def _read(pipe: IO[bytes], length: int) -> bytes:
+    """Exactly `length` bytes; EOFError if there are fewer."""
+    data = pipe.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data
+
+
+def _sound(answer: Any, pixels: bytes, what: bytes) -> bool:
+    """Whether it is what `_decoded` gives. What foreign bytes may have taken over is not trusted."""
+    if not isinstance(answer, dict):
+        return False
+    if answer.keys() == {"code", "message"}:
+        return answer["code"] in IMAGE_CODES and isinstance(answer["message"], str)
+    info, size = answer.get("info"), answer.get("size")
+    kinds = {"format": str, "mode": str, "width": int, "height": int, "orientation": int}
+    if not isinstance(info, dict) or {name: type(value) for name, value in info.items()} != kinds:
+        return False
+    if size not in ([info["width"], info["height"]], [info["height"], info["width"]]):
+        return False
+    return len(pixels) == (size[0] * size[1] * 3 if what == b"d" else 0)
+
+
+def _decoding_error(code: str, detail: str) -> DecodingError:
+    return DecodingError(f"{code}: {ERROR_CODES[code]} ({detail})", code=code)
+
+
+def _end_all(processes: list[_Process]) -> None:
+    while processes:
+        processes.pop().end()
+
+
+def _search_path() -> list[str]:
+    """Where the process finds its modules: where we find ours, but for the working folder, unless lsb lies there."""
+    home, here = Path(lsb.__file__).resolve().parent.parent, Path.cwd()
+    return [entry for entry in sys.path if entry and (Path(entry).resolve() == home or Path(entry).resolve() != here)]
+
+
+def _environment() -> dict[str, str]:
+    kept = ("PATH", "HOME", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+    few = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}  # either reserves address space for each thread
+    return {name: os.environ[name] for name in kept if name in os.environ} | few
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What is started inside never gets SIGTERM or SIGINT."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
