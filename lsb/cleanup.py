@@ -12,11 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 
 import pyarrow.compute as pc
 
-from lsb.errors import LsbError, NotFoundError, TamperedError, UnverifiableError, UsageError
+from lsb.errors import LsbError, NotFoundError, StoreError, TamperedError, UnverifiableError, UsageError
+from lsb.records import sha256
 from lsb.sharding import Run, open_log, open_run
 from lsb.storage import layout
 from lsb.storage.commit_log import History, read_checked
@@ -75,7 +76,7 @@ def clean_up(
         least: the smallest `older_than` that is allowed.
 
     Raises:
-        UsageError: `older_than` is below that, or the store is a run and no root.
+        UsageError: `older_than` is below that, the store is a run and no root, or nothing in it is of lsb.
     """
     if older_than < least:
         raise UsageError(
@@ -84,16 +85,19 @@ def clean_up(
         )
     if store.exists("run.json"):
         raise UsageError(f"{store.uri} is a run; give the root under which its `runs` folder lies")
+    runs = store.list("runs")
+    _demand_store(store, runs)
     before = _now(store) - older_than * 3600
     sweep = _Sweep(ScratchStore(store) if dry_run else store, before)
-    for run_id, entries in groupby(store.list("runs"), key=lambda entry: layout.run_of(entry.key)):
+    for run_id, entries in groupby(runs, key=lambda entry: layout.run_of(entry.key)):
         if run_id:
             with sweep.sparing(run_id):
                 sweep.look_at(run_id, list(entries))
     for run_id in sweep.found:
         with sweep.sparing(run_id):
             sweep.clean(run_id)
-    sweep.delete((entry for entry in store.list(layout.TEMPORARY) if entry.modified < before), TEMPORARY)
+    built = (entry for entry in store.list(layout.TEMPORARY) if layout.is_temporary(entry.key))
+    sweep.delete((entry for entry in built if entry.modified < before), TEMPORARY)
     return CleanUp(tuple(sweep.deleted), sweep.left_alone)
 
 
@@ -121,11 +125,15 @@ class _Sweep:
 
     @contextmanager
     def sparing(self, run_id: str) -> Iterator[None]:
-        """Leave a run alone whose logs or snapshots are not what was written."""
+        """Leave a run alone whose logs or snapshots are not what was written, or cannot be read."""
         try:
             yield
         except (TamperedError, UnverifiableError) as error:
             self.left_alone[run_id] = error
+        except StoreError as error:
+            if not error.of_object:
+                raise
+            self.left_alone[run_id] = UnverifiableError(error.message, key=error.key)
 
     def look_at(self, run_id: str, entries: Sequence[Entry]) -> None:
         """Read a run's logs, all of them before anything is deleted, and note what may go."""
@@ -209,10 +217,19 @@ class _Sweep:
             except NotFoundError:  # another clean-up was first
                 continue
             self.store.delete(entry.key)
-            if self.store.exists(layout.run_file(run_id)):
+            if entry.key == layout.plan_file(run_id, sha256(data)) and self.store.exists(layout.run_file(run_id)):
                 self.store.write(entry.key, data)
             else:
                 self.deleted.append(Leftover(entry.key, entry.size, PLANS))
+
+
+def _demand_store(store: Store, runs: Sequence[Entry]) -> None:
+    others = (entry for folder in layout.FOLDERS if folder != "runs" for entry in store.list(folder))
+    if not any(layout.makes_a_store(entry.key) for entry in chain(runs, others)):
+        raise UsageError(
+            f"{store.uri} is no store of lsb: nothing that lsb makes lies in its {', '.join(layout.FOLDERS)}; "
+            "give a job's `store`"
+        )
 
 
 def _now(store: Store) -> float:

@@ -253,6 +253,8 @@ class ShardLog:
             self._check_place(link, erasure.attempt, erasure.files)
             if rows := [name for name in erasure.erased if layout.is_rows_file(name)]:
                 raise TamperedError(f"{link.key} erases {rows[0]}, but rows stay for ever", key=link.key)
+            if strangers := [name for name in erasure.erased if not layout.maker_of(f"{self._folder}/{name}")]:
+                raise TamperedError(f"{link.key} erases {strangers[0]!r}, which is no attempt's file", key=link.key)
         return Condemnation(link, self._folder, tuple(document["attempts"]), document["reason"], erasure)
 
     def _check_place(self, link: Link, attempt: str, names: Iterable[str]) -> None:

@@ -23,17 +23,27 @@ from lsb.errors import UsageError
 
 SUFFIX_OF_FORMAT = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 TEMPORARY = ".tmp"
+FOLDERS = ("runs", "datasets", "prompts", "jobs")
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{12}")
-_SHARD, _ATTEMPT, _NUMBER = r"[0-9]{5}", r"[0-9a-f]{16}", r"[0-9]{8}"
+_SHARD, _ATTEMPT, _NUMBER, _DIGEST = r"[0-9]{5}", r"[0-9a-f]{16}", r"[0-9]{8}", r"[0-9a-f]{64}"
+_SUFFIX = "|".join(map(re.escape, SUFFIX_OF_FORMAT.values()))
 # Everything that is written before some entry names it, and so may never be named.
 _UNNAMED = re.compile(
     rf"runs/{_RUN_ID.pattern}/("
-    rf"shards/(?P<shard>{_SHARD})/(?P<attempt>{_ATTEMPT})/[0-9a-z-]+\.(png|webp|jpg|parquet|json)"
+    rf"shards/(?P<shard>{_SHARD})/(?P<attempt>{_ATTEMPT})/"
+    rf"([0-9a-f]{{32}}({_SUFFIX})|(rows|features)-[0-9]{{5,}}\.parquet)"
     rf"|snapshots/(?P<snapshot>{_NUMBER})/((manifest\.parquet|metrics\.json|attestation\.json)|report/[a-z]+\.html)"
-    r"|(?P<plan>plan-[0-9a-f]{64}\.parquet))"
+    rf"|(?P<plan>plan-{_DIGEST}\.parquet))"
 )
-_HINT = re.compile(r"runs/[^/]+/shards/[^/]+/hints/[^/]+\.json")
+_HINT = re.compile(rf"runs/{_RUN_ID.pattern}/shards/{_SHARD}/hints/{_ATTEMPT}\.json")
 _NUMBERED = re.compile(r"([0-9]{8})\.json")
+_BUILT = re.compile(rf"{re.escape(TEMPORARY)}/([0-9a-f]{{32}}|probe-[0-9a-f]{{16}})")
+_OF_A_STORE = re.compile(
+    rf"runs/{_RUN_ID.pattern}/(run\.json|shards/{_SHARD}/log/{_NUMBER}\.json|snapshots/log/{_NUMBER}\.json)"
+    rf"|datasets/[^/]+/{_DIGEST}/records\.parquet"
+    rf"|prompts/[^/]+/({_DIGEST}\.(safetensors|prompt\.json|json)|recipe-{_DIGEST}\.(json|checkpoint))"
+    rf"|jobs/[^/]+/log/{_NUMBER}\.json"
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,12 @@ def place_of(key: str) -> Place | None:
     )
 
 
+def is_page(key: str) -> bool:
+    """Whether `key` is that of a snapshot's page."""
+    place = place_of(key)
+    return place is not None and place.snapshot is not None and key.endswith(".html")
+
+
 def maker_of(output: str) -> tuple[str, str] | None:
     """The run and the shard that made an output, by its key; None if it is no attempt's file."""
     place, run_id = place_of(output), run_of(output)
@@ -75,9 +91,24 @@ def new_attempt() -> str:
     return secrets.token_hex(8)
 
 
+def makes_a_store(key: str) -> bool:
+    """Whether `key` is one that only a store of lsb has: a folder with one of these is one."""
+    return _OF_A_STORE.fullmatch(key) is not None or place_of(key) is not None
+
+
 def probe_file() -> str:
     """A key for trying out a store."""
     return f"{TEMPORARY}/probe-{secrets.token_hex(8)}"
+
+
+def temporary_name() -> str:
+    """A fresh name in `.tmp` for an object that is being built."""
+    return secrets.token_hex(16)
+
+
+def is_temporary(key: str) -> bool:
+    """Whether `key` is that of an object which was being built or tried out."""
+    return _BUILT.fullmatch(key) is not None
 
 
 def dataset_folder(name: str) -> str:

@@ -1,106 +1,149 @@
 """A folder of this machine as a store.
 
 Objects are built in `.tmp` under the root and appear under their name in one step: `write` renames, `create` links,
-which the file system refuses if the name is taken. File and folder are synced before either returns.
+which the file system refuses if the name is taken. File and folder are synced before either returns, the folder where
+the file system can.
+
+Whatever changes the store goes through no folder that is a link: nothing outside the root is ever written or deleted,
+even if somebody else who may write there puts links in place of folders at the worst moment. What is read may lie
+behind links, as pictures often do.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
-from lsb.storage.layout import TEMPORARY
+from lsb.storage.folders import NoExclusiveNameError, folder, make_root, name_exclusively, sync
+from lsb.storage.layout import TEMPORARY, temporary_name
 from lsb.storage.probe import prove_conditional_create
 from lsb.storage.store import Entries, Entry, validate_key, validate_path
 
+logger = logging.getLogger(__name__)
+
 
 class LocalStore:
-    """Store on a local file system. Links to files are followed, links to folders are not."""
+    """Store on a local file system. Reading follows links to files; listing no links to folders; writing none."""
 
     def __init__(self, root: Path) -> None:
         """Open `root`, making it if it is missing; StoreError if it is no folder or cannot be made."""
         self.root = Path(os.path.abspath(root))
         self.uri = str(self.root)
-        if self.root.exists() and not self.root.is_dir():
-            raise StoreError(f"{self.root} is not a folder; give a folder")
         try:
-            _make_folder(self.root)
-        except OSError as error:
-            raise StoreError(f"cannot make {self.root}: {error.strerror}; give a folder that can be written") from error
+            make_root(self.root)
+        except (NotADirectoryError, FileExistsError) as error:
+            raise StoreError(f"{self.root} is not a folder; give a folder") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StoreError(f"cannot make {self.root}: {reason}; give a folder that can be written") from error
 
     def read(self, key: str) -> bytes:
         with self._one_line("read", key):
-            return self._path(validate_path(key)).read_bytes()
+            return _contents(self.root / validate_path(key))
 
     def write(self, key: str, data: bytes) -> None:
-        path = self._path(validate_key(key))
-        with self._one_line("write", key), self._built(data) as temporary:
-            _place(path, lambda: os.replace(temporary, path))
+        validate_key(key)
+        with self._one_line("write", key), self._built(data) as (built, temporary):
+            self._place(key, lambda place, name: os.replace(temporary, name, src_dir_fd=built, dst_dir_fd=place))
 
     def create(self, key: str, data: bytes) -> None:
-        path = self._path(validate_key(key))
-        with self._one_line("create", key), self._built(data) as temporary:
+        validate_key(key)
+        with self._one_line("create", key), self._built(data) as (built, temporary):
             try:
-                _place(path, lambda: os.link(temporary, path))
+                self._place(key, lambda place, name: name_exclusively(built, temporary, place, name))
             except FileExistsError as error:
                 raise AlreadyExistsError(f"{key} exists in {self.uri}; read it", key=key) from error
+            except NoExclusiveNameError as error:
+                raise StoreError(
+                    f"the file system at {self.uri} has neither hard links ({error.strerror}) nor a rename that spares "
+                    "what is there, so that two workers could both commit a shard; put the store on another, or on S3"
+                ) from error
 
     def exists(self, key: str) -> bool:
-        return self._path(validate_path(key)).is_file()
+        path = self.root / validate_path(key)
+        try:
+            with self._one_line("look for", key):
+                return stat.S_ISREG(os.stat(path).st_mode)
+        except NotFoundError:
+            return False
 
     def delete(self, key: str) -> None:
-        with self._one_line("delete", key):
-            path = self._path(validate_key(key))
-            path.unlink(missing_ok=True)
-        if path.parent != self.root / TEMPORARY:
+        *parts, name = validate_key(key).split("/")
+        with self._one_line("delete", key), suppress(FileNotFoundError), folder(self.root, parts) as place:
+            os.unlink(name, dir_fd=place)
+        if parts != [TEMPORARY]:
             with suppress(OSError):  # folders that are empty now go too, up to one that is not
-                for folder in path.relative_to(self.root).parents[:-1]:
-                    (self.root / folder).rmdir()
+                while parts:
+                    name = parts.pop()
+                    with folder(self.root, parts) as place:
+                        os.rmdir(name, dir_fd=place)
 
     def check(self) -> None:
         prove_conditional_create(self)
+        with self._one_line("write", ""), folder(self.root, [TEMPORARY]) as place:
+            if not sync(place):
+                logger.warning(
+                    "the file system at %s cannot sync folders: after a power cut, files written just before it may be "
+                    "missing; run `lsb verify` then",
+                    self.uri,
+                )
 
     def list(self, prefix: str = "") -> Entries:
-        folder = prefix.rstrip("/")
-        top = self._path(validate_path(folder)) if folder else self.root
+        within = prefix.rstrip("/")
+        top = self.root / validate_path(within) if within else self.root
         entries = []
         with self._one_line("list", prefix):
             for place, folders, names in os.walk(top, onerror=_fail):
                 if place == self.uri and TEMPORARY in folders:
                     folders.remove(TEMPORARY)
+                if within == TEMPORARY:
+                    folders.clear()  # lsb makes none there, and what others put there must not be in the way
                 # Strings, not paths: there may be a million files.
-                within = os.path.relpath(place, self.uri).replace(os.sep, "/")
-                start = "" if within == "." else within + "/"
+                below = os.path.relpath(place, self.uri).replace(os.sep, "/")
+                start = "" if below == "." else below + "/"
                 for name in names:
-                    with suppress(FileNotFoundError):  # deleted meanwhile, or a link to nowhere
-                        stat = os.stat(os.path.join(place, name))
-                        etag = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
-                        entries.append(Entry(start + name, stat.st_size, etag, stat.st_mtime))
+                    if found := _stat(os.path.join(place, name)):
+                        etag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
+                        entries.append(Entry(start + name, found.st_size, etag, found.st_mtime))
         return sorted(entries, key=attrgetter("key"))
 
-    def _path(self, key: str) -> Path:
-        return self.root / key
-
     @contextmanager
-    def _built(self, data: bytes) -> Iterator[Path]:
-        """A synced temporary file with `data`, gone afterwards."""
-        folder = self.root / TEMPORARY
-        _make_folder(folder)
-        temporary = folder / secrets.token_hex(16)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    def _built(self, data: bytes) -> Iterator[tuple[int, str]]:
+        """A synced temporary file with `data`, by its folder and its name there, gone afterwards."""
+        name = temporary_name()
+        with folder(self.root, [TEMPORARY], make=True) as place:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o666, dir_fd=place)
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield place, name
+            finally:
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=place)
+
+    def _place(self, key: str, give: Callable[[int, str], None]) -> None:
+        """Give a file its name. The folder is made again if the last file in it was deleted in between."""
+        *parts, name = key.split("/")
+        for last in (False, False, True):
+            try:
+                with folder(self.root, parts, make=True) as place:
+                    give(place, name)
+                    sync(place)
+            except FileNotFoundError:
+                if last:
+                    raise
+            else:
+                return
 
     @contextmanager
     def _one_line(self, verb: str, key: str) -> Iterator[None]:
@@ -114,38 +157,34 @@ class LocalStore:
             raise StoreError(f"cannot {verb} {place}: {reason}; check path, permissions and space", key=key) from error
 
 
-def _place(path: Path, name: Callable[[], None]) -> None:
-    """Give a file its name. The folder is made again if the last file in it was deleted in between."""
-    for last in (False, False, True):
-        try:
-            _make_folder(path.parent)
-            name()
-            _sync_folder(path.parent)
-        except FileNotFoundError:
-            if last:
-                raise
-        else:
-            return
+def _contents(path: Path) -> bytes:
+    """The bytes of a file. Opening a pipe could wait for ever, and some devices do something when they are opened."""
+    _demand_file(os.stat(path).st_mode)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        _demand_file(os.fstat(file.fileno()).st_mode)
+        return file.read()
+
+
+def _demand_file(mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no file but a pipe, a socket or a device")
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """What there is of a file; None if it was deleted meanwhile or is a link that leads to nothing."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        if os.path.islink(path):
+            return None
+        raise
 
 
 def _fail(error: OSError) -> None:
     # A prefix without objects is an empty listing; anything else must not pass for one.
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-def _make_folder(path: Path) -> None:
-    """`mkdir -p` whose every new folder survives a power cut."""
-    if path.is_dir():
-        return
-    _make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -116,8 +116,10 @@ class SnapshotLog:
                     kind = link.document.get("kind")
                     if kind == CONDEMN:
                         condemned.update(link.document["folders"])
-                        pages = link.document["erased"]
-                        erased.update(f"{layout.snapshots_folder(self.run_id)}/{name}" for name in pages)
+                        pages = {f"{layout.snapshots_folder(self.run_id)}/{name}" for name in link.document["erased"]}
+                        if strangers := [page for page in pages if not layout.is_page(page)]:
+                            raise TamperedError(f"{link.key} erases {strangers[0]!r}, which is no page", key=link.key)
+                        erased.update(pages)
                         erasures |= link.document["erasures"]
                     else:
                         snapshots.append(_uncondemned(link, condemned))

@@ -108,8 +108,14 @@ def open_store(uri: str, *, create: bool = False) -> Store:
     from lsb.storage.local import LocalStore
 
     path = Path(unquote(urlsplit(uri).path)) if kind else Path(uri)
-    if not path.exists() and not create:
-        raise NotFoundError(f"no folder at {path}; check the path", key="")
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        if not create:
+            raise NotFoundError(f"no folder at {path}; check the path", key="") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"cannot use {path} as a folder: {reason}; check the path and its permissions") from error
     return LocalStore(path)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lsb.audit import verify
 from lsb.cleanup import HINTS, CleanUp, clean_up
-from lsb.errors import UsageError
+from lsb.errors import StoreError, UsageError
 from lsb.ingest import open_sources
 from lsb.publish import publish
 from lsb.shard_job import run_shard
@@ -107,7 +107,7 @@ def test_what_a_killed_worker_left_behind_goes(store: LocalStore, begun: tuple[R
 def test_a_dry_run_lists_what_then_goes_and_deletes_nothing(store: LocalStore, begun: tuple[Run, Store]) -> None:
     run, sources = begun
     die(store, run, sources)
-    store.write(".tmp/abandoned", b"x")
+    store.write(f".tmp/{'a' * 32}", b"x")
     before = keys(store)
     planned = _without_hints(clean_up(store, older_than=-1, least=-1, dry_run=True))
     assert keys(store) == before
@@ -336,3 +336,92 @@ def test_requests_that_make_no_sense(store: LocalStore, begun: tuple[Run, Store]
         clean_up(store, older_than=23)
     with pytest.raises(UsageError, match="is a run; give the root"):
         clean_up(LocalStore(store.root / "runs" / begun[0].id))
+
+
+def test_a_folder_that_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    folder = LocalStore(tmp_path / "mine")
+    for key in [
+        f".tmp/{'a' * 32}",
+        ".tmp/probe-0123456789abcdef",
+        "runs/today/run.json",
+        "runs/run-0123456789ab/notes.txt",
+        "datasets/noise/records.parquet",
+        "prompts/me/hello.json",
+        "jobs/x/log/job.txt",
+    ]:
+        folder.write(key, b"mine")
+    before = sorted((folder.root / ".tmp").iterdir())
+    with pytest.raises(UsageError, match="is no store of lsb") as caught:
+        clean_now(folder)
+    assert caught.value.exit_code == 2
+    assert sorted((folder.root / ".tmp").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "runs/a-0123456789ab/run.json",
+        f"runs/a-0123456789ab/plan-{'a' * 64}.parquet",
+        f"datasets/noise/{'a' * 64}/records.parquet",
+        f"prompts/source/{'a' * 64}.prompt.json",
+        f"prompts/source/recipe-{'a' * 64}.checkpoint",
+        "jobs/a/log/00000000.json",
+    ],
+)
+def test_what_makes_a_folder_a_store(tmp_path: Path, key: str) -> None:
+    folder = LocalStore(tmp_path / "store")
+    folder.write(key, b"x")
+    clean_now(folder)
+    assert list((folder.root / ".tmp").iterdir()) == []
+
+
+def test_what_nobody_knows_in_the_folder_of_temporary_files_stays(
+    store: LocalStore, begun: tuple[Run, Store], tmp_path: Path
+) -> None:
+    temporary = store.root / ".tmp"
+    gone = [temporary / ("0" * 32), temporary / "probe-0123456789abcdef"]
+    victim = tmp_path / "victim"
+    for path in gone:
+        path.write_bytes(b"x")
+    for name in ["my notes.txt", "ä", "a\nb", "notes", "0" * 31, "0" * 33]:
+        (temporary / name).write_bytes(b"x")
+    for place in [temporary / "folder" / ("0" * 32), temporary / ("1" * 32) / "probe-0123456789abcdef", victim]:
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"x")
+    (temporary / "itself").symlink_to("itself")
+    (temporary / "elsewhere").symlink_to(tmp_path)
+    os.mkfifo(temporary / "pipe")
+    (temporary / "closed").mkdir(mode=0)
+    before = {path for path in temporary.iterdir() if path not in gone}
+    assert clean_now(store).counts() == {"temporary": 2}
+    assert set(temporary.iterdir()) == before
+    assert (victim.read_bytes(), (temporary / "folder" / ("0" * 32)).read_bytes()) == (b"x", b"x")
+
+
+def test_one_run_that_cannot_be_read_does_not_keep_the_others_from_being_cleaned(
+    store: LocalStore, begun: tuple[Run, Store], tmp_path: Path
+) -> None:
+    run, sources = begun
+    die(store, run, sources)
+    other, _ = start(store, tmp_path / "images", shard_size=IMAGES, tau=1.0)
+    die(store, other, sources)
+    (store.root / layout.run_file(run.id)).unlink()
+    os.mkfifo(store.root / layout.run_file(run.id))
+    done = clean_now(store)
+    assert (done.exit_code, done.left_alone.keys()) == (12, {run.id})
+    assert done.counts() == {"attempts": IMAGES + 1}
+
+
+def test_a_link_in_place_of_the_stores_own_folder_ends_it_before_anything_is_deleted(
+    store: LocalStore, begun: tuple[Run, Store], tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim" / ("0" * 32)
+    victim.parent.mkdir()
+    victim.write_bytes(b"precious")
+    (store.root / ".tmp").rmdir()
+    (store.root / ".tmp").symlink_to(victim.parent)
+    for dry_run in (True, False):
+        with pytest.raises(StoreError, match=r"the folder \.tmp there is a link") as caught:
+            clean_up(store, older_than=-1, least=-1, dry_run=dry_run)
+        assert caught.value.exit_code == 3
+    assert [*victim.parent.iterdir()] == [victim]

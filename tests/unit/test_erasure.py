@@ -313,6 +313,32 @@ def test_rows_cannot_be_erased(store: LocalStore, done: tuple[Run, Store]) -> No
         log.condemn(history.head, attempts=(), reason="x", erasure=Erasure((RECORD,), (rows,), layout.new_attempt()))
 
 
+@pytest.mark.parametrize("name", ["log/00000000.json", "../../run.json", "/etc/passwd", "0123456789abcdef/notes.txt"])
+def test_nothing_but_files_of_attempts_can_be_erased(store: LocalStore, done: tuple[Run, Store], name: str) -> None:
+    run, _ = done
+    log = open_log(store, run, "00000")
+    with pytest.raises(TamperedError, match="which is no attempt's file"):
+        log.condemn(
+            log.history().head, attempts=(), reason="x", erasure=Erasure((RECORD,), (name,), layout.new_attempt())
+        )
+    with pytest.raises(TamperedError):
+        erase(store, run.id, [KEY], "request 17")
+
+
+@pytest.mark.parametrize("name", ["log/00000000.json", "../run.json", "00000000/manifest.parquet", "/etc/passwd"])
+def test_no_snapshot_log_erases_anything_but_pages(store: LocalStore, done: tuple[Run, Store], name: str) -> None:
+    run, _ = done
+    log = SnapshotLog(store, run.id, run.sha256)
+    log.condemn(log.history().head, reason="x", erased=[name])
+    before = {entry.key for entry in store.list()}
+    with pytest.raises(TamperedError, match="which is no page"):
+        log.history()
+    with pytest.raises(TamperedError, match="which is no page"):
+        erase(store, run.id, [KEY], "request 17")
+    assert before <= {entry.key for entry in store.list()}
+    assert verify(store, run.id).exit_code == 10
+
+
 def next_run(store: Store, sources: Store, **settings: Any) -> Run:
     """The job's next run, which carries what is unchanged."""
     run = planned_as(store, run_spec(store, sources, shard_size=3, **settings))
