@@ -12,6 +12,8 @@ from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
+from lsb.isolation import isolate_children
+
 DEFAULTS: Mapping[str, str] = {
     # No telemetry.
     "DO_NOT_TRACK": "1",
@@ -39,6 +41,7 @@ def prepare(*, verbose: bool = False, environment: MutableMapping[str, str] = os
     Args:
         verbose: let Prefect's own log lines reach the terminal.
     """
+    isolate_children(environment)
     for name, value in DEFAULTS.items():
         environment.setdefault(name, value)
     environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "DEBUG" if verbose else "CRITICAL")
@@ -47,10 +50,20 @@ def prepare(*, verbose: bool = False, environment: MutableMapping[str, str] = os
         environment.setdefault("PREFECT_HOME", str(state / "prefect"))
         environment.setdefault("HF_HOME", str(state / "huggingface"))
         environment.setdefault("MPLCONFIGDIR", str(state / "matplotlib"))
+    _fix_profiles(environment)
     if home := environment.get("PREFECT_HOME"):
         # Prefect makes the folder but not those above it. One that cannot be made is reported by our server.
         with suppress(OSError):
             Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _fix_profiles(environment: MutableMapping[str, str]) -> None:
+    """Name what Prefect would otherwise look for in the working folder, or relative to whatever that is by then."""
+    if home := environment.get("PREFECT_HOME"):
+        environment["PREFECT_HOME"] = str(Path(home).expanduser().absolute())
+    default = Path(environment.get("PREFECT_HOME") or Path(environment.get("HOME", "/"), ".prefect")) / "profiles.toml"
+    profiles = Path(environment.get("PREFECT_PROFILES_PATH") or default).expanduser()
+    environment["PREFECT_PROFILES_PATH"] = str(profiles.absolute())
 
 
 def home_is_writable(environment: Mapping[str, str]) -> bool:

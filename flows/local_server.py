@@ -2,9 +2,9 @@
 
 Prefect's own temporary server dies of the Ctrl-C that was meant for the run, and outlives a killed run. Ours is a
 session of its own, and it stops when its standard input ends, which the operating system brings about however the
-parent dies.
+parent dies. Its port is opened by the parent, so that nothing that the child prints is taken for an address.
 
-    python -m flows.local_server        # serves until standard input ends; prints its address first
+    python -P -m flows.local_server LISTENER READY   # file descriptors: a bound socket; a pipe for one byte, once ready
 """
 
 from __future__ import annotations
@@ -55,44 +55,52 @@ def prefect_server() -> Iterator[None]:
         _stop(process)
 
 
-def _start(home: Path) -> tuple[subprocess.Popen[str], str]:
+def _start(home: Path) -> tuple[subprocess.Popen[bytes], str]:
     log = home / "lsb-server.log"
+    ready, tell = os.pipe()
     # The lock keeps two first runs from creating the same database at the same time.
-    with (home / "lsb-server.lock").open("w") as lock, log.open("w") as errors:
+    with (
+        os.fdopen(ready, "rb") as readiness,
+        socket.socket() as listener,
+        (home / "lsb-server.lock").open("w") as lock,
+        log.open("w") as errors,
+    ):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.local_server"],
-            env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
+        listener.bind(("127.0.0.1", 0))
         try:
-            address = process.stdout.readline().strip()
+            process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-m", "flows.local_server", str(listener.fileno()), str(tell)],
+                env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+                stdin=subprocess.PIPE,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=(listener.fileno(), tell),
+                start_new_session=True,
+            )
+        finally:
+            os.close(tell)
+        try:
+            started = readiness.read(1)  # empty when the child has gone
         except BaseException:
             _stop(process)
             raise
-    if not address:
-        process.wait()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    if not started:
+        _stop(process)
         raise ResourceError(
             f"the local Prefect server did not start; see {log}, or set PREFECT_API_URL to one that runs"
         )
     return process, address
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.close()
     try:
         process.wait(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    process.stdout.close()
 
 
 def _drain() -> None:
@@ -104,14 +112,15 @@ def _drain() -> None:
     APILogWorker.drain_all()
 
 
-def serve() -> None:
-    """Serve on a free port until standard input ends; the address goes to standard output once it answers."""
+def serve(listener: socket.socket, ready: int) -> None:
+    """Serve on a bound socket until standard input ends; one byte goes to `ready` once it answers."""
     import uvicorn
 
+    from flows.working_folder import ignore_working_folder
+
+    ignore_working_folder()
     # SIGINT from a terminal is meant for the run, not for its server.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         "prefect.server.api.server:create_app",
         factory=True,
@@ -120,7 +129,6 @@ def serve() -> None:
         timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
 
     def announce_then_wait() -> None:
         while not server.started:
@@ -128,9 +136,8 @@ def serve() -> None:
                 return
             threading.Event().wait(0.05)
         try:
-            sys.stdout.write(address + "\n")
-            sys.stdout.flush()
-            sys.stdin.read()
+            os.write(ready, b"1")
+            sys.stdin.buffer.read()
         except OSError:  # the parent is gone already
             pass
         finally:
@@ -141,4 +148,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

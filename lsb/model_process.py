@@ -35,6 +35,7 @@ from lsb.errors import (
     TranslationError,
     UnfinishedError,
 )
+from lsb.isolation import isolate_children
 from lsb.worker import ScoresImages, Translates
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -130,6 +131,7 @@ class ModelProcess:
         return self._exchange((part, name, arguments, options), self.limit)
 
     def _start(self) -> None:
+        isolate_children()
         self._context.set_forkserver_preload([self._build.func.__module__])
         self._connection, far = self._context.Pipe()
         try:

@@ -12,6 +12,7 @@ import pytest
 
 from examples.object_server import ObjectServer
 from flows.environment import prepare
+from flows.working_folder import ignore_working_folder
 from lsb.storage.store import Store, open_store
 
 # Set at import, because the libraries that read these do so when they are imported themselves.
@@ -40,6 +41,7 @@ os.environ.update(
 os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("PREFECT_PROFILE", None)
 prepare()
+ignore_working_folder()
 
 
 @pytest.fixture(scope="session")
