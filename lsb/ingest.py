@@ -18,7 +18,7 @@ from lsb.errors import AlreadyExistsError, ImageError, NotFoundError, SourceErro
 from lsb.images import ERROR_CODES as IMAGE_CODES
 from lsb.images import SUFFIXES, decode
 from lsb.progress import NoProgress, Progress
-from lsb.records import Status, dataset_version, record_id, sha256
+from lsb.records import Status, dataset_version, key_of, record_id, sha256
 from lsb.redaction import redact
 from lsb.storage import layout
 from lsb.storage.commit_log import read_checked
@@ -126,7 +126,7 @@ def _is_image(key: str) -> bool:
 
 def _listed(entry: Entry) -> dict[str, Any]:
     """A record of which nothing but the listing is known."""
-    key = entry.key.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    key = key_of(entry.key)
     row: dict[str, Any] = {
         "record_id": record_id(key),
         "key": key,

@@ -51,6 +51,17 @@ def digest_of(value: Any) -> str:
     return sha256(canonical_json(value))
 
 
+def key_of(name: str) -> str:
+    """A source's name as its record's key: itself, but each byte that is not UTF-8 as `//x` and two hex digits.
+
+    Args:
+        name: relative path with slashes, bytes that are not UTF-8 as lone surrogates (PEP 383). No path that a listing
+            gives has two slashes in a row, so that two names never get one key.
+    """
+    escaped = (f"//x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in name)
+    return name if name.isascii() else "".join(escaped)
+
+
 def record_id(key: str) -> str:
     """Identity of a source image: the first 32 hex digits of SHA-256 of its key."""
     return sha256(key.encode())[:RECORD_ID_HEX]

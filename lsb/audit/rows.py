@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.records import Status
+from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
+from lsb.records import Status, record_id
 from lsb.sharding import Run
 from lsb.storage.commit_log import LogEntry
 
@@ -35,6 +36,16 @@ def row_problems(run: Run, entry: LogEntry, rows: pa.Table, planned: pa.Table | 
     listed = pa.array(digests.values(), pa.string()).take(_places(rows["output_key"], keys))
     if record := _first(records, pc.and_(made, _differ(rows["output_sha256"], listed))):
         yield f"record {record} names an output that its log entry does not"
+
+
+def inspect_identities(seen: Inspection, place: str, records: pa.ChunkedArray, keys: pa.ChunkedArray) -> None:
+    """Find what in a table does not stand for one source file each: every id must be its key's, and be there once."""
+    pairs = zip(records.to_pylist(), keys.to_pylist(), strict=True)
+    if wrong := next(((record, key) for record, key in pairs if record != record_id(key)), None):
+        seen.find(TAMPERED, place, f"{place} gives {wrong[1]!r} the record id {wrong[0]}, which is not the name's")
+    if repeated := _repeated(records):
+        text = f"{place} has record {repeated[0]} twice: which picture a row is about cannot be told"
+        seen.find(UNVERIFIABLE, place, text)
 
 
 def _unplanned(rows: pa.Table, planned: pa.Table, made: pa.ChunkedArray) -> Iterator[str]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lsb.audit.anchor import Anchor, inspect_anchor
 from lsb.audit.carried import inspect_carried
+from lsb.audit.rows import inspect_identities
 from lsb.audit.shards import inspect_outputs, inspect_shards
 from lsb.audit.snapshots import Snapshots, inspect_job, inspect_snapshots
 from lsb.audit.verdict import INCOMPLETE, TAMPERED, Inspection, Verdict
@@ -86,11 +87,13 @@ def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
             columns = records.select(["record_id", "sha256", "bytes", "etag"])
             if version_of(columns.to_pylist()) != run.dataset["version"]:
                 seen.find(TAMPERED, run.dataset["key"], "its records give another version of the data set")
+            inspect_identities(seen, run.dataset["key"], records["record_id"], records["key"])
     key = run.plan["key"]
     seen.named.add(key)
     with seen.guard(key):
         plan = read_plan(seen.store, run)
         seen.checked["plan"] += 1
+        inspect_identities(seen, key, plan["record_id"], plan["key"])
         counted = {"records": plan.num_rows, "shards": len(plan["shard"].drop_null().unique())}
         if counted != {name: run.plan[name] for name in counted}:
             seen.find(TAMPERED, layout.run_file(run.id), f"{layout.run_file(run.id)} counts {key} in another way")

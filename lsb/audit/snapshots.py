@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from lsb.attestation import PAYLOAD_TYPE, Envelope, open_envelope, statement
 from lsb.audit.erasures import inspect_erased, known_erasures
+from lsb.audit.rows import inspect_identities
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.manifest import Collected, Gates, combine, without_erased
@@ -98,7 +99,9 @@ def _commits(seen: Inspection, snapshot: Snapshot, shards: Shards) -> dict[str, 
 
 def _inspect_manifest(seen: Inspection, collected: Collected, snapshot: Snapshot, manifest: bytes) -> None:
     key = snapshot.manifest_key
-    if not read_table(manifest, MANIFEST).equals(collected.rows):
+    rows = read_table(manifest, MANIFEST)
+    inspect_identities(seen, key, rows["record_id"], rows["source_key"])
+    if not rows.equals(collected.rows):
         seen.find(TAMPERED, key, f"{key} holds other rows than the shards")
     elif (collected.counts(), collected.planned) != (snapshot.counts, snapshot.planned):
         seen.find(TAMPERED, key, f"{key} has other counts than its snapshot says")

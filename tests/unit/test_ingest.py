@@ -128,11 +128,16 @@ def test_what_ails_the_whole_store_blames_no_picture(store: LocalStore, folder: 
     assert store.list() == []
 
 
-def test_a_name_that_is_not_utf8_is_quarantined(store: LocalStore, folder: Path) -> None:
-    with open(os.path.join(os.fsencode(folder), b"caf\xe9.png"), "wb") as file:
-        file.write(encode(picture(9), "png"))
-    row = rows(store, folder)["caf\\xe9.png"]
-    assert (row["status"], row["error_code"]) == ("quarantined", "name_not_utf8")
+def test_a_name_that_is_not_utf8_is_quarantined_under_a_key_that_no_other_name_has(
+    store: LocalStore, folder: Path
+) -> None:
+    for name in (b"bad\xff.png", rb"bad\xff.png"):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write(encode(picture(9), "png"))
+    found = rows(store, folder)
+    assert len({row["record_id"] for row in found.values()}) == len(found) == 6
+    assert (found["bad//xff.png"]["status"], found["bad//xff.png"]["error_code"]) == ("quarantined", "name_not_utf8")
+    assert (found[r"bad\xff.png"]["status"], found[r"bad\xff.png"]["record_id"]) == ("ok", record_id(r"bad\xff.png"))
 
 
 def test_a_file_with_too_many_bytes_is_not_read(

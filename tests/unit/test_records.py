@@ -1,13 +1,30 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from lsb.records import canonical_json, dataset_version, digest_of, record_id, sha256
+from lsb.records import canonical_json, dataset_version, digest_of, key_of, record_id, sha256
 
 
 def test_ids_are_the_beginning_of_the_keys_digest() -> None:
     assert record_id("a/b.png") == sha256(b"a/b.png")[:32]
     assert record_id("käse.png") == sha256("käse.png".encode())[:32]
+
+
+def test_a_utf8_name_is_its_own_key() -> None:
+    for name in ("a/b.png", "käse.png", "bad\\xff.png", "back\\slash.png", "a/xff.png", "\U0001f600.png"):
+        assert key_of(name) == name
+
+
+def test_no_two_names_get_one_key() -> None:
+    parts = [b"\xff", b"\\xff", b"xff", b"x", b"ff", b"a", b"\xfe", b"\xc3\xa9", b"\xc3"]
+    names = [*parts, *(one + other for one in parts for other in parts)]
+    names = list(set(names) | {one + b"/" + other for one in names for other in names})
+    keys = {key_of(os.fsdecode(name)) for name in names}
+    assert len(keys) == len(names) > 8000
+    for key in keys:
+        record_id(key)
 
 
 def test_canonical_json_does_not_depend_on_order_or_type_of_number() -> None:

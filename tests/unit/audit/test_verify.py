@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from shutil import copytree
 
@@ -282,3 +284,30 @@ def test_a_missing_output_is_found_whatever_the_sample(store: LocalStore, run: R
 def test_no_such_run(store: LocalStore) -> None:
     with pytest.raises(UsageError, match="no run job-0123456789ab"):
         verify(store, "job-0123456789ab")
+
+
+def test_two_files_under_one_record_id_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_images(tmp_path / "images", 2)
+    for name in (b"bad\xff.png", rb"bad\xff.png"):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write((folder / "odd" / "0001.png").read_bytes())
+    # As names were once escaped.
+    old = partial(str.encode, errors="surrogateescape")
+    monkeypatch.setattr("lsb.ingest.key_of", lambda name: old(name).decode(errors="backslashreplace"))
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, folder)
+    translate_all(store, run, sources)
+    snapshot = publish(store, run, {}, b"page")
+    verdict = verify(store, run.id)
+    assert verdict.exit_code == 12
+    places = {finding.key for finding in verdict.findings if "twice" in finding.message}
+    assert places == {run.dataset["key"], run.plan["key"], snapshot.manifest_key}
+
+
+def test_an_id_that_is_not_its_keys_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsb.ingest.record_id", lambda key: sha256(key.upper().encode())[:32])
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 2))
+    translate_all(store, run, sources)
+    snapshot = publish(store, run, {}, b"page")
+    assert tampered(verify(store, run.id)) == {run.dataset["key"], run.plan["key"], snapshot.manifest_key}
