@@ -41,6 +41,7 @@ def run(
     records_from: opt.RecordsFrom = None,
     flag: opt.Flags = [],  # noqa: B006
     records: opt.Records = [],  # noqa: B006
+    match: opt.Match = [],  # noqa: B006
     code: opt.Codes = [],  # noqa: B006
     verbose: opt.Verbose = False,
 ) -> None:
@@ -53,9 +54,11 @@ def run(
     from lsb.selection import Selection
 
     job = load_config(config)
-    if (flag or records or code) and records_from is None:
-        raise UsageError("--flag, --records and --code choose among the records of a run; name it with --records-from")
-    chosen = Selection(flags=tuple(flag), records=tuple(records), codes=tuple(code))
+    chosen = Selection(flags=tuple(flag), names=tuple(records), match=tuple(match), codes=tuple(code))
+    if chosen != Selection() and records_from is None:
+        raise UsageError(
+            "--flag, --records, --match and --code choose among the records of a run; name it with --records-from"
+        )
     other = run_in(job, records_from)
     options = RunOptions(fresh=fresh, refit=refit, records_from=other, selection=chosen)
     if dry_run:
@@ -191,6 +194,7 @@ def rerun(
     failed: opt.Failed = False,
     shards: opt.Shards = [],  # noqa: B006
     records: opt.Records = [],  # noqa: B006
+    match: opt.Match = [],  # noqa: B006
     status: opt.Statuses = [],  # noqa: B006
     code: opt.Codes = [],  # noqa: B006
     include_terminal: opt.IncludeTerminal = False,
@@ -207,29 +211,31 @@ def rerun(
 
     Example: lsb rerun out/store/runs/emoji-flat-to-3d-0123456789ab --dry-run
     """
-    from lsb.job import config_of, executed_with
+    from lsb.job import config_of, device_of, executed_with
     from lsb.rerun import choose
     from lsb.selection import Selection
     from lsb.sharding import open_run
 
-    if failed and (shards or records or status or code):
+    if failed and (shards or records or match or status or code):
         raise UsageError("--failed is every failure; leave it out to choose by shard, record, status or code")
     store, run_id = open_store_of(run)
     frozen = open_run(store, run_id)
     chosen = Selection(
         shards=tuple(shards),
-        records=tuple(records),
+        names=tuple(records),
+        match=tuple(match),
         statuses=tuple(status),
         codes=tuple(code),
         include_terminal=include_terminal,
     )
+    job = load_config(config).model_copy(update={"store": store.uri}) if config else config_of(frozen, store)
+    job = executed_with(job, workers=workers, batch=batch, device=device)
     if dry_run:
+        device_of(job)
         found = choose(store, frozen, chosen)
         figures = render.chosen(found)
         render.show(figures if json else render.counted(figures), as_json=json, lines=render.chosen_lines(found))
         return
-    job = load_config(config).model_copy(update={"store": store.uri}) if config else config_of(frozen, store)
-    job = executed_with(job, workers=workers, batch=batch, device=device)
     with _prefect(verbose):
         from flows.rerun import rerun_records
 
@@ -374,20 +380,24 @@ def gc(
 @app.command()
 def erase(
     run: opt.RunUri,
-    records: opt.ErasedRecords,
     reason: opt.Reason,
+    records: opt.ErasedRecords = [],  # noqa: B006
+    match: opt.ErasedMatch = [],  # noqa: B006
     dry_run: opt.Delete = False,
     json: opt.Json = False,
 ) -> None:
-    """Delete images for good because somebody asks for it. What became of them stays on record.
+    """Delete images for good because somebody asks for it: those named by --records and --match. What became of them
+    stays on record.
 
     Example: lsb erase out/store/runs/emoji-flat-to-3d-0123456789ab --records cats/17.png --reason request-17 --dry-run
     """
     from lsb.attestation import environment_signer
     from lsb.erasure import erase as delete
+    from lsb.selection import Selection
 
     store, run_id = open_store_of(run)
-    done = delete(store, run_id, records, reason, dry_run=dry_run, signer=environment_signer())
+    chosen = Selection(names=tuple(records), match=tuple(match))
+    done = delete(store, run_id, chosen, reason, dry_run=dry_run, signer=environment_signer())
     render.show(render.erased(done, dry_run=dry_run, as_json=json), as_json=json)
     for name, error in done.unread.items():
         render.complain(f"run {name} cannot be read and may show the images, too: {error}")

@@ -15,8 +15,9 @@ Resume = Annotated[str | None, Option(metavar="RUN", help="This run and no other
 
 # Which records
 Records = Annotated[
-    list[str], Option(metavar="ID|PATTERN", help="Only this record id, or source keys such as 'cats/*'.")
+    list[str], Option(metavar="NAME", help="Only this record: its id or its source key, letter by letter. Repeatable.")
 ]
+Match = Annotated[list[str], Option(metavar="PATTERN", help="Only source keys like 'cats/*', slashes included.")]
 Codes = Annotated[list[str], Option(metavar="CODE", help="Only records with this error code.")]
 Flags = Annotated[list[str], Option(metavar="FLAG", help="Those with this flag, such as flat_output.")]
 Shards = Annotated[list[str], Option(metavar="SHARD", help="Only of this shard, such as 00003.")]
@@ -74,6 +75,9 @@ Root = Annotated[str, Argument(metavar="ROOT", help="A job's `store`: where `run
 Delete = Annotated[bool, Option("--dry-run", help="Print what would be deleted; delete nothing.")]
 OlderThan = Annotated[float, Option(metavar="HOURS", help="Spare what is younger; at least 24.")]
 ErasedRecords = Annotated[
-    list[str], Option(metavar="ID|PATTERN", help="Record id, or source keys such as 'cats/*'. Repeatable.")
+    list[str], Option(metavar="NAME", help="Of this record: its id or its source key, letter by letter. Repeatable.")
+]
+ErasedMatch = Annotated[
+    list[str], Option(metavar="PATTERN", help="Of all source keys like 'cats/*', slashes included.")
 ]
 Reason = Annotated[str, Option(help="One line; kept for ever, so it should name nobody.")]

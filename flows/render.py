@@ -178,7 +178,7 @@ def trace(found: Trace) -> dict[str, Any]:
 def erased(done: Erased, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
     """A dry run lists every record and file, JSON always does."""
     if dry_run and not as_json:
-        sys.stdout.writelines(f"would erase the image of {key}\n" for key in done.records.values())
+        sys.stdout.writelines(f"would erase the image of {key} ({record})\n" for record, key in done.records.items())
         sys.stdout.writelines(f"would delete {key}\n" for key in done.files)
     return {
         "dry_run": dry_run,

@@ -8,7 +8,7 @@ from flows.interruption import interruptible
 from flows.translate import JobResult, conclude, observing, translate_all
 from lsb.config import JobConfig
 from lsb.errors import UnfinishedError
-from lsb.job import check_same_transform, may_take_the_name
+from lsb.job import check_same_transform, device_of, may_take_the_name
 from lsb.models.load import identify
 from lsb.publish import Snapshot
 from lsb.rerun import choose
@@ -32,6 +32,7 @@ def rerun_records(config: JobConfig, run_id: str, selection: Selection = Selecti
         UnfinishedError: a chosen record was not tried, or others of the run have no row yet.
         BudgetExceededError: more records failed or were quarantined than allowed; everything is published.
     """
+    device_of(config)
     store = open_store(config.store)
     run = open_run(store, run_id)
     check_same_transform(run, config, identify(config.model, **config.model_options))

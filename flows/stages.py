@@ -12,7 +12,7 @@ from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.ingest import Dataset
-from lsb.job import planned_run, stored_prompts
+from lsb.job import device_of, planned_run, stored_prompts
 from lsb.models.load import identify
 from lsb.publish import Snapshot
 from lsb.sharding import Run, open_run
@@ -34,6 +34,7 @@ def ingest_only(config: JobConfig) -> Dataset:
 @flow(name="optimise", persist_result=False)
 def optimise_only(config: JobConfig) -> list[StoredPrompt]:
     """Provide both domains' prompts."""
+    device_of(config)
     with observing(config), interruptible():
         return [optimise_prompt(config, "source"), optimise_prompt(config, "target")]
 
@@ -56,6 +57,7 @@ def translate_only(config: JobConfig, resume: str | None = None) -> dict[str, An
     Raises:
         BudgetExceededError: so many records failed or were quarantined that it stopped.
     """
+    device_of(config)
     run = _planned(config, resume)
     with observing(config), interruptible():
         done = translate_all(config, run)
@@ -67,6 +69,7 @@ def translate_only(config: JobConfig, resume: str | None = None) -> dict[str, An
 @flow(name="evaluate", persist_result=False)
 def evaluate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any]:
     """Measure what is committed of the planned run. Publishes nothing."""
+    device_of(config)
     run = _planned(config, resume)
     with observing(config), interruptible():
         return evaluate_run(config, run.id)

@@ -17,7 +17,7 @@ from lsb.attestation import environment_signer
 from lsb.budget import over_budget
 from lsb.config import JobConfig
 from lsb.errors import BudgetExceededError
-from lsb.job import object_uri
+from lsb.job import device_of, object_uri
 from lsb.lineage import RunOptions
 from lsb.publish import Snapshot
 from lsb.rerun import Chosen, what_is_left
@@ -64,6 +64,7 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
         UnfinishedError: records without a row are left.
     """
     environment_signer()  # a key that cannot sign is better known now than after the last image
+    device_of(config)
     with observing(config), interruptible():
         dataset = ingest_source(config)
         source = optimise_prompt(config, "source", options.refit)

@@ -7,20 +7,24 @@ from collections import Counter
 from collections.abc import Mapping
 
 from lsb.config import BudgetConfig
-from lsb.records import Status
+from lsb.records import Status, has_output
 
 LEAST = 200  # records with a row before a run that is under way is judged
 
 
 def over_budget(budget: BudgetConfig, counts: Mapping[str, int], planned: int) -> str | None:
-    """What is more than the budget allows, as a sentence without its end; None if nothing is.
+    """Everything that is more than the budget allows, as a sentence without its end; None if nothing is.
 
-    Failed records are measured against those that could be translated: the planned ones that are not quarantined.
+    Failed records are measured against those that could be translated: the planned ones that are not quarantined. A
+    run that came to its end without a single picture is beyond every budget.
 
     Args:
         counts: records by status, so far.
         planned: all records of the run. Against these both shares can only grow until the run ends.
     """
+    exceeded = []
+    if planned and sum(counts.values()) >= planned and not has_output(counts):
+        exceeded.append(f"none of {planned} records could be translated, so the job's name stays where it was")
     quarantined = counts.get(Status.QUARANTINED.value, 0)
     checks = (
         (Status.FAILED, "usable", planned - quarantined, budget.max_failed_fraction),
@@ -29,11 +33,11 @@ def over_budget(budget: BudgetConfig, counts: Mapping[str, int], planned: int) -
     for status, kind, whole, allowed in checks:
         number = counts.get(status.value, 0)
         if number > allowed * whole:
-            return (
+            exceeded.append(
                 f"{number} of {whole} {kind} records {status.value} ({number / whole:.1%}), "
                 f"budget.max_{status.value}_fraction allows {allowed:.1%}"
             )
-    return None
+    return "; ".join(exceeded) or None
 
 
 class Tally:

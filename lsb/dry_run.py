@@ -11,7 +11,7 @@ from lsb.config import JobConfig
 from lsb.domains import SIDES, domain_of
 from lsb.errors import NotFoundError
 from lsb.ingest import ingest, open_sources, read_records
-from lsb.job import run_spec
+from lsb.job import device_of, refuse_store_among_pictures, run_spec
 from lsb.lineage import RunOptions, planned_as, restriction, settled_prompt
 from lsb.models.load import identify
 from lsb.progress import NoProgress, Progress
@@ -42,6 +42,8 @@ class DryRun:
 
 def dry_run(config: JobConfig, options: RunOptions = RunOptions(), progress: Progress = NoProgress()) -> DryRun:
     """Resolve a job without writing anything: what would be written goes to memory."""
+    refuse_store_among_pictures(config)
+    device_of(config)
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
     dataset = ingest(
         open_sources(config.source.path), config.source.domain, store, read=config.source.read, progress=progress

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -54,7 +54,7 @@ class Erased:
 def erase(
     store: Store,
     run_id: str,
-    records: Sequence[str],
+    selection: Selection,
     reason: str,
     *,
     dry_run: bool = False,
@@ -63,12 +63,12 @@ def erase(
     """Delete the images of some records, for the run that made them and for all that carry them.
 
     Args:
-        records: record ids, or patterns of source keys in which `*` also stands for slashes.
+        selection: names or patterns: whose images.
         reason: one line; it is kept for ever and stands on the page, so it should name nobody.
         signer: signs the new snapshots.
 
     Raises:
-        UsageError: no reason, no such record, or an image that belongs to other records as well.
+        UsageError: no reason, nobody meant, no such record, or an image that belongs to other records as well.
         TamperedError: a log of the run, or of one that made an image, is not what was written.
     """
     if not reason.strip() or len(reason) > LONGEST_REASON or not reason.isprintable():
@@ -83,10 +83,10 @@ def erase(
             views[other] = collect(store, open_run(store, other), gates=Gates()).rows.select(_COLUMNS)
         except LsbError as error:
             unread[other] = error
-    selection = Selection(records=tuple(records))
+    selection = selection.settled(views[run_id], f"record of run {run_id}")
+    if not selection.records:
+        raise UsageError("say whose images are to be erased, by name (--records) or by pattern (--match)")
     meant = selection.matching(views[run_id])
-    if not meant.num_rows:
-        raise UsageError(f"no record of run {run_id} is meant by {', '.join(records)}; give ids or patterns of keys")
     images = meant.filter(pc.is_valid(meant["output_key"]))
     outputs = pa.array(images["output_key"].unique(), pa.string())
     showing = {name: rows.filter(pc.is_in(rows["output_key"], outputs)) for name, rows in views.items()}

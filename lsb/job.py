@@ -11,14 +11,16 @@ from pydantic import ValidationError
 from lsb.attestation import Signer
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
-from lsb.errors import NotFoundError, UnfinishedError, UsageError
+from lsb.errors import ConfigError, NotFoundError, UnfinishedError, UsageError
 from lsb.ingest import Dataset, ingest, open_sources
 from lsb.lineage import settled_prompt
+from lsb.models.device import usable_device
 from lsb.models.protocol import ModelIdentity
 from lsb.progress import NoProgress, Progress
 from lsb.publish import Snapshot, current_heads, latest_snapshot, publish
 from lsb.sharding import Run, RunSpec, open_run, refuse_other, run_id
 from lsb.storage.layout import run_file
+from lsb.storage.overlap import refuse_overlap
 from lsb.storage.snapshots import current_run
 from lsb.storage.store import Store
 from lsb.transform import transform_settings
@@ -72,10 +74,42 @@ def config_of(run: Run, store: Store) -> JobConfig:
         ) from error
 
 
+def refuse_store_among_pictures(config: JobConfig) -> None:
+    """Refuse a store that shares a folder with pictures that the job reads: its outputs would be taken for pictures.
+
+    Raises:
+        UsageError: names both places.
+    """
+    prompts, compared = config.prompts, config.evaluate
+    refuse_overlap(
+        "store",
+        config.store,
+        {
+            "source.path": config.source.path,
+            "prompts.source.images": prompts.source.images,
+            "prompts.target.images": prompts.target.images,
+            "evaluate.target": compared.target,
+            "evaluate.truth": compared.truth,
+        },
+    )
+
+
 def executed_with(config: JobConfig, **execution: Any) -> JobConfig:
     """A configuration with other settings of execution; None leaves one as it is."""
     given = {name: value for name, value in execution.items() if value is not None}
     return config.model_copy(update={"execution": config.execution.model_copy(update=given)})
+
+
+def device_of(config: JobConfig, number: int = 0) -> str:
+    """torch's name of the job's device; of several processes, counted from 0, one accelerator each.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    try:
+        return usable_device(config.execution.device, number)
+    except UsageError as error:
+        raise ConfigError(f"execution.{error}", field="execution.device") from error
 
 
 def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
@@ -167,6 +201,7 @@ def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run
     Raises:
         UsageError: it has not been planned.
     """
+    refuse_store_among_pictures(config)
     sources = open_sources(config.source.path)
     dataset = ingest(sources, config.source.domain, store, read=config.source.read)
     prompts = stored_prompts(store, config, identity)

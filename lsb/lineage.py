@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lsb.carrying import parent_reference, reference
+from lsb.carrying import parent_reference, read_manifest, reference
 from lsb.config import JobConfig
 from lsb.domains import Side, StoredPrompt, domain_of, find_prompt, read_prompt
 from lsb.errors import TamperedError, UsageError
@@ -91,7 +91,7 @@ def restriction(store: Store, options: RunOptions) -> dict[str, Any] | None:
     """What `run.json` says of a run over some records of another one; None if nothing restricts it.
 
     Raises:
-        UsageError: that run has no snapshot.
+        UsageError: that run has no snapshot, or no record of the name or pattern that the selection asks for.
     """
     if options.records_from is None:
         return None
@@ -99,8 +99,9 @@ def restriction(store: Store, options: RunOptions) -> dict[str, Any] | None:
     snapshot = latest_snapshot(store, other)
     if snapshot is None:
         raise UsageError(f"run {other.id} has published nothing to choose records from; finish it first")
-    selection = options.selection.model_dump(mode="json", exclude_defaults=True)
-    return {**reference(snapshot), "selection": selection}
+    named = reference(snapshot)
+    chosen = options.selection.settled(read_manifest(store, named), f"record of run {other.id}")
+    return {**named, "selection": chosen.model_dump(mode="json", exclude_defaults=True)}
 
 
 def runs_of_job(store: Store, job: str) -> Iterator[Run]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from lsb.attestation import Signer, attest, open_envelope
 from lsb.errors import AlreadyExistsError, IncompleteError, UnfinishedError
 from lsb.manifest import Collected, Gates, collect, collect_features
-from lsb.records import sha256
+from lsb.records import has_output, sha256
 from lsb.sharding import Run, open_log
 from lsb.storage import layout
 from lsb.storage.commit_log import LogEntry
@@ -69,7 +69,8 @@ def publish(
         partial: publish although planned records lack rows.
         stopped: why they do, for those who read the snapshot; implies `partial`.
         signer: signs the attestation.
-        named: let the job's name stand for this run. A run over some records of another one never takes it.
+        named: let the job's name stand for this run. A run over some records of another one never takes it, nor one
+            without a single picture.
 
     Raises:
         IncompleteError: they do, and `partial` is off.
@@ -110,7 +111,7 @@ def publish(
             store.create(f"{layout.snapshot_folder(run.id, folder)}/{name}", files[name])
         if last := log.append(head, document):
             break
-    if named and "only" not in run.plan:
+    if named and "only" not in run.plan and has_output(last.counts):
         point_job(store, run.job, last)
     return last
 

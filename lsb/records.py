@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -26,6 +26,11 @@ class Status(StrEnum):
     QUARANTINED = "quarantined"
     FAILED = "failed"
     ERASED = "erased"
+
+
+def has_output(counts: Mapping[str, int]) -> bool:
+    """Whether a run with these counts by status made, or carries, a picture; one that was erased since counts too."""
+    return bool(counts.get(Status.OK.value) or counts.get(Status.ERASED.value))
 
 
 class Action(StrEnum):

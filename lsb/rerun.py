@@ -44,12 +44,9 @@ def choose(store: Store, run: Run, selection: Selection) -> Chosen:
         UsageError: a shard, status, code or record that the run does not have or a re-run cannot replace.
     """
     _refuse_what_cannot_be(run, selection)
-    state = selection.matching(_state(store, run, selection))
-    if selection.records and not state.num_rows:
-        named = ", ".join(selection.records)
-        raise UsageError(
-            f"no record that run {run.id} translates is meant by {named}; give record ids or patterns of source keys"
-        )
+    plan = _planned(store, run)
+    selection = selection.settled(plan, f"record that run {run.id} translates")
+    state = selection.matching(_state(store, run, plan, selection))
     shards: dict[str, dict[str, int]] = {}
     sources, why = {}, {}
     terminal = final = 0
@@ -95,10 +92,15 @@ def _refuse_what_cannot_be(run: Run, selection: Selection) -> None:
         )
 
 
-def _state(store: Store, run: Run, selection: Selection) -> pa.Table:
-    """One row per planned record that a shard is to deal with, committed or not."""
+def _planned(store: Store, run: Run) -> pa.Table:
+    """The planned records that a shard is to deal with, with the manifest's names of the columns."""
     plan = read_plan(store, run)
     plan = plan.filter(pc.equal(plan["action"], Action.TRANSLATE.value))
+    return plan.select(["record_id", "key", "shard"]).rename_columns(["record_id", "source_key", "shard"])
+
+
+def _state(store: Store, run: Run, plan: pa.Table, selection: Selection) -> pa.Table:
+    """One row per planned record of the shards that are meant, committed or not."""
     if selection.shards:
         plan = plan.filter(pc.is_in(plan["shard"], pa.array(selection.shards)))
     rows: list[Mapping[str, Any]] = []
@@ -108,13 +110,12 @@ def _state(store: Store, run: Run, selection: Selection) -> pa.Table:
         rows += log.rows(log.entries(), columns=columns).to_pylist()
     known = {row["record_id"]: row for row in rows}
     blank = {"status": PENDING, "tries": 0, "retryable": True, "error_code": None}
-    table = plan.select(["record_id", "key", "shard"]).rename_columns(["record_id", "source_key", "shard"])
-    states = [known.get(record, blank) for record in table["record_id"].to_pylist()]
+    states = [known.get(record, blank) for record in plan["record_id"].to_pylist()]
     for name, kind in (
         ("status", pa.string()),
         ("tries", pa.int32()),
         ("retryable", pa.bool_()),
         ("error_code", pa.string()),
     ):
-        table = table.append_column(name, pa.array([state[name] for state in states], kind))
-    return table
+        plan = plan.append_column(name, pa.array([state[name] for state in states], kind))
+    return plan

@@ -6,6 +6,7 @@ from prefect import task
 
 from lsb.config import JobConfig
 from lsb.ingest import Dataset, ingest, open_sources
+from lsb.job import refuse_store_among_pictures
 from lsb.storage.store import open_store
 from tasks.observation import observer
 from tasks.retrying import TASK_OPTIONS
@@ -14,6 +15,7 @@ from tasks.retrying import TASK_OPTIONS
 @task(name="ingest", task_run_name="ingest-{config.source.domain}", **TASK_OPTIONS)
 def ingest_source(config: JobConfig) -> Dataset:
     """The data set of the images to translate, in a store that was found fit for concurrent writers."""
+    refuse_store_among_pictures(config)
     store = open_store(config.store, create=True)
     store.check()
     sources = open_sources(config.source.path)

@@ -8,6 +8,7 @@ from prefect import task
 
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt, provide_prompt
+from lsb.job import refuse_store_among_pictures
 from lsb.lineage import inherited_prompt
 from lsb.models.load import identify
 from lsb.storage.store import open_store
@@ -19,6 +20,7 @@ from tasks.worker import backbone_for
 @task(name="optimise", task_run_name="optimise-{side}", **TASK_OPTIONS)
 def optimise_prompt(config: JobConfig, side: Literal["source", "target"], refit: bool = False) -> StoredPrompt:
     """The prompt of one side: that of the job's last run, or learned, with `refit` in any case, once per recipe."""
+    refuse_store_among_pictures(config)
     store = open_store(config.store, create=True)
     identity = identify(config.model, **config.model_options)
     inherited = None if refit else inherited_prompt(store, config, side, identity)

@@ -16,6 +16,7 @@ from lsb.domains import read_prompt
 from lsb.errors import UnfinishedError
 from lsb.execution import describe
 from lsb.ingest import open_sources
+from lsb.job import device_of
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
 from lsb.model_process import START_SECONDS, Model, ModelProcess
@@ -31,7 +32,7 @@ LARGEST_EXTRACTOR_BATCH = 32
 
 def backbone_for(config: JobConfig) -> Backbone:
     """The job's model, loaded once per process."""
-    device = device_of(config.execution.device)
+    device = device_of(config)
     return _backbone(config.model, device, config.execution.dtype, **config.model_options)
 
 
@@ -44,7 +45,7 @@ def _backbone(
 
 def extractor_for(config: JobConfig) -> EfficientNetLite0:
     """The feature extractor of the metrics, loaded once per process; its batches are the job's, so none is padded."""
-    device = device_of(config.execution.device)
+    device = device_of(config)
     return _extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))
 
 
@@ -86,7 +87,7 @@ class Workers:
 
     def _make(self) -> Worker:
         config, number = self._config, len(self._models)
-        device = device_of(config.execution.device, number)
+        device = device_of(config, number)
         model = ModelProcess(
             partial(_load, config, self._run_id, device),
             batch=config.execution.batch,
@@ -148,10 +149,3 @@ def release_models() -> None:
     """Forget what this process has loaded, before others load it too."""
     _backbone.cache_clear()
     _extractor.cache_clear()
-
-
-def device_of(device: str, number: int = 0) -> str:
-    """`auto` resolved, and one accelerator for each of several processes, counted from 0."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return f"cuda:{number % max(1, torch.cuda.device_count())}" if device == "cuda" else device

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lsb.errors import ModelError, UnsafeWeightsError
+from lsb.models.device import usable_device
 from lsb.models.download import download
 from lsb.models.files import COMPONENTS, PICKLES, ModelFiles, check_lora, of_checkpoint, of_folder
 from lsb.models.protocol import ModelIdentity
@@ -44,10 +45,12 @@ def load_backbone(
         loras: `.safetensors` files with LoRA weights, or URIs of such, added in this order at strength 1.
 
     Raises:
+        UsageError: no such device here.
         UnsafeWeightsError: pickles, remote code, or an unpinned revision with `strict`.
         ModelError: nothing there, or nothing that lsb can load; the message names what was tried.
     """
-    return load_stable_diffusion(locate(model, revision=revision, strict=strict, loras=loras), device, dtype)
+    place = usable_device(device)  # before anything is fetched
+    return load_stable_diffusion(locate(model, revision=revision, strict=strict, loras=loras), place, dtype)
 
 
 def identify(

@@ -112,13 +112,12 @@ class StableDiffusion:
         return self._unet(y.to(kind), times, encoder_hidden_states=condition.to(kind)).sample.to(y.dtype)
 
 
-def load_stable_diffusion(files: ModelFiles, device: str = "auto", dtype: str = "float32") -> StableDiffusion:
-    """Build the networks from files that `lsb.models.files` has checked.
+def load_stable_diffusion(files: ModelFiles, device: str, dtype: str = "float32") -> StableDiffusion:
+    """Build the networks from files that `lsb.models.files` has checked, on a device that `usable_device` has named.
 
     Raises:
-        ModelError: damaged weights, an unknown device or dtype, or a layout that the adapter does not know.
+        ModelError: damaged weights, an unknown dtype, or a layout that the adapter does not know.
     """
-    place = device_of(device)
     if dtype not in DTYPES:
         raise ModelError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}")
     schedule, predicts_v = _schedule(files)
@@ -135,10 +134,10 @@ def load_stable_diffusion(files: ModelFiles, device: str = "auto", dtype: str = 
         raise ModelError(f"cannot load {files.id}: {reason}; restore its files") from error
     kinds = (DTYPES[dtype], DTYPES[dtype] if vae.config.force_upcast is False else torch.float32, torch.float32)
     for network, kind in zip((unet, vae, encoder), kinds, strict=True):
-        _own_memory(nn.Module.to(network, place, kind).eval().requires_grad_(False))
+        _own_memory(nn.Module.to(network, torch.device(device), kind).eval().requires_grad_(False))
     text = TextConditioner(tokenizer, encoder)
     _check_widths(unet, text, files)
-    logger.info("loaded %s (%s) on %s in %s", files.id, identity.digest[:12], place, dtype)
+    logger.info("loaded %s (%s) on %s in %s", files.id, identity.digest[:12], device, dtype)
     return StableDiffusion(identity, unet, vae, text, schedule, predicts_v=predicts_v)
 
 
@@ -146,22 +145,6 @@ def _own_memory(network: nn.Module) -> None:
     """Copy weights that lie in a mapped file, unaligned: the last bits of a result depend on the alignment."""
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()
-
-
-def device_of(name: str) -> torch.device:
-    """A torch device; `auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        ModelError: no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {name!r} cannot be used here; allowed: auto, cpu, cuda where there is one") from error
-    return device
 
 
 def _networks(files: ModelFiles) -> tuple[Any, Any, Any]:

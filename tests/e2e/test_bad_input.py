@@ -9,6 +9,8 @@ import pytest
 
 from tests.e2e.jobs import Job, lsb
 
+COMMANDS = (["run"], ["run", "--dry-run"], ["ingest"], ["optimise"], ["plan"])
+
 
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
@@ -35,6 +37,31 @@ def test_a_bad_setting(
     assert answer.code == code, answer.err
     for word in words:
         assert word in answer.complaint
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "words"),
+    [
+        *((command, {"store": "images/flat/out"}, ["store", "lies in source.path"]) for command in COMMANDS),
+        (["run"], {"store": "images/flat/group-0/.."}, ["store", "is source.path", "too"]),
+        (["run"], {"store": "link/out"}, ["store", "lies in source.path"]),
+        (["run"], {"store": "."}, ["source.path", "lies in store"]),
+        (["run"], {"store": "out", "evaluate__truth": "out/truth"}, ["evaluate.truth", "lies in store"]),
+        (["run"], {"store": "out", "prompts__target": {"images": "out/3d"}}, ["prompts.target.images", "out/3d"]),
+    ],
+)
+@pytest.mark.usefixtures("server")
+def test_a_store_among_the_pictures(
+    job: Job, capsys: pytest.CaptureFixture[str], command: list[str], changes: dict[str, Any], words: list[str]
+) -> None:
+    (job.config.parent / "link").symlink_to(job.source)
+    bad = job.changed("bad", **changes)
+    before = sorted(job.config.parent.rglob("*"))
+    answer = lsb(capsys, *command, bad.config)
+    assert answer.code == 2, answer.err
+    for word in words:
+        assert word in answer.complaint
+    assert sorted(job.config.parent.rglob("*")) == before
 
 
 def test_a_configuration_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

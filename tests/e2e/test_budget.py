@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,24 @@ def test_it_stops_publishes_and_goes_on_with_a_larger_budget(
     found = lsb(capsys, "status", run, "--json").json
     assert (found["records"]["pending"], found["stopped"]) == (0, None)
     assert lsb(capsys, "verify", run).code == 0
+
+
+@pytest.mark.usefixtures("server")
+def test_a_night_without_a_single_picture_is_published_and_leaves_the_name(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.worker.ModelProcess", Careless)
+    assert lsb(capsys, "run", job.config).code in (0, 4)
+    (good,) = (job.store / "runs").iterdir()
+    pointers = tmp_path / "pointers"
+    pointers.mkdir()
+    for number in range(3):
+        (pointers / f"{number}.png").write_text(f"version https://git-lfs.github.com/spec/v1\nsize {number}\n")
+    answer = lsb(capsys, "run", job.changed("night", source__path=str(pointers)).config)
+    assert answer.code == 4
+    assert "none of 3 records could be translated" in answer.complaint
+    (night,) = set((job.store / "runs").iterdir()) - {good}
+    assert lsb(capsys, "verify", night).code == 0
+    assert len(list(night.glob("snapshots/*/report/index.html"))) == 1
+    entries = [json.loads(path.read_text()) for path in sorted((job.store / "jobs/tiny/log").iterdir())]
+    assert [entry["run"] for entry in entries] == [good.name]

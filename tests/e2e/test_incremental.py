@@ -59,7 +59,7 @@ def test_chosen_records_with_other_settings_are_a_run_of_their_own(
     job = finished.changed("first", store=str(tmp_path / "store"), evaluate={"sample": 2})
     first = lsb(capsys, "run", job.config, "--json")
     stronger = job.changed("stronger", bridge__guidance=12)
-    choice = ("--records-from", first.json["run"], "--records", "group-0/*")
+    choice = ("--records-from", first.json["run"], "--match", "group-0/*")
     dry = lsb(capsys, "run", stronger.config, *choice, "--dry-run", "--json")
     answer = lsb(capsys, "run", stronger.config, *choice, "--json")
     assert (answer.code, answer.json["translated"], answer.json["counts"]) == (0, 5, {"ok": 5}), answer.err

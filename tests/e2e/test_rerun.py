@@ -37,12 +37,12 @@ def test_a_dry_run_prints_exactly_what_then_runs(job: Job, capsys: pytest.Captur
     for name, data in kept.items():
         (job.source / name).write_bytes(data)
     files = job.files()
-    dry = lsb(capsys, "rerun", run, "--records", "group-0/*", "--dry-run", "--json")
+    dry = lsb(capsys, "rerun", run, "--match", "group-0/*", "--dry-run", "--json")
     assert (dry.code, dry.json["records"]) == (0, 1), dry.err
-    assert "group-0/02.png" in lsb(capsys, "rerun", run, "--records", "group-0/*", "--dry-run").out
+    assert "group-0/02.png" in lsb(capsys, "rerun", run, "--match", "group-0/*", "--dry-run").out
     assert job.files() == files
 
-    answer = lsb(capsys, "rerun", run, "--records", "group-0/*", "--json")
+    answer = lsb(capsys, "rerun", run, "--match", "group-0/*", "--json")
     assert (answer.code, answer.json["translated"], answer.json["snapshot"]) == (0, 1, 1), answer.err
     after = rows(run)
     chosen = {record for records in dry.json["shards"].values() for record in records}
@@ -82,7 +82,8 @@ def test_chosen_shards_of_an_unfinished_run(finished: Job, tmp_path: Path, capsy
     [
         (["--shards", "99999"], "has no shard 99999; it has 3"),
         (["--status", "quarantined"], "allowed are failed and pending"),
-        (["--records", "nothing/*"], "no record that run"),
+        (["--records", "nothing/*"], "a pattern is given with --match"),
+        (["--match", "nothing/*"], "no record that run"),
         (["--failed", "--shards", "00000"], "--failed is every failure"),
     ],
 )

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 
 from lsb.audit import verify
+from lsb.carrying import reference
 from lsb.errors import UsageError
 from lsb.export import export
 from lsb.images import encode
@@ -21,6 +22,7 @@ from lsb.manifest import collect_features
 from lsb.metrics.scores import Scores
 from lsb.page import gather_report
 from lsb.publish import Snapshot, latest_snapshot, manifest_table, publish
+from lsb.records import digest_of
 from lsb.selection import Selection
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_run, pending, read_plan
@@ -270,6 +272,25 @@ def test_a_run_over_flagged_records_with_other_settings(job: Pipeline, first: Ru
     nothing = restriction(job.store, RunOptions(records_from=flat.id, selection=Selection(codes=("worker_died",))))
     with pytest.raises(UsageError, match="no record of run"):
         job.plan(only=nothing)
+
+
+def test_a_restriction_frozen_with_a_pattern_keeps_its_id_and_its_meaning(job: Pipeline, first: Run) -> None:
+    """`records` in `run.json` are ids or patterns, whatever a command now takes for a name."""
+    snapshot = latest_snapshot(job.store, first)
+    assert snapshot is not None
+    before = reference(snapshot) | {"selection": {"records": ["even/000[02].png", "nobody/*"]}}
+    old = job.plan(only=before, tau=2.0)
+    assert set(job.actions(old)) == {"even/0000.png", "even/0002.png"}
+    settings = {"schema": "lsb.plan/1", "shard_size": old.plan["shard_size"], "only": before}
+    assert old.id == f"invert-{digest_of([old.dataset['version'], old.transform_id, settings])[:12]}"
+    job.finish(old)
+    assert verify(job.store, old.id).exit_code == 0
+    chosen = Selection(match=("even/000[02].png",))
+    again = restriction(job.store, RunOptions(records_from=first.id, selection=chosen))
+    assert again == reference(snapshot) | {"selection": {"records": ["even/000[02].png"]}}
+    named = RunOptions(records_from=first.id, selection=Selection(names=("even/000[02].png",)))
+    with pytest.raises(UsageError, match="--match"):
+        restriction(job.store, named)
 
 
 def delete_image(job: Pipeline, first: Run, second: Run) -> str:

@@ -21,6 +21,7 @@ from lsb.cleanup import HINTS, clean_up
 from lsb.erasure import erase
 from lsb.ingest import ingest, open_sources
 from lsb.publish import latest_snapshot, manifest_table, publish
+from lsb.selection import Selection
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, RunSpec, create_run, open_log, pending
 from lsb.storage import layout
@@ -216,7 +217,7 @@ def test_cleaning_up(store: Store, tmp_path: Path, crashes: Callable[..., Any]) 
 
 
 def remove(store: Store, run: Run) -> None:
-    erase(store, run.id, ["even/0000.png"], "request 17")
+    erase(store, run.id, Selection(names=("even/0000.png",)), "request 17")
 
 
 def test_erasing(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:

@@ -16,7 +16,8 @@ from lsb.config import BudgetConfig
         ({"ok": 90, "failed": 5, "quarantined": 5}, 1.0, 0.04, "5 of 100 planned records quarantined .5.0%.*allows 4"),
         ({"failed": 5}, 0.05, 1.0, None),
         ({"failed": 6}, 0.05, 1.0, "6 of 100 usable"),
-        ({"quarantined": 100}, 0.0, 1.0, None),
+        ({"ok": 1, "quarantined": 99}, 0.0, 1.0, None),
+        ({"ok": 1, "failed": 49, "quarantined": 50}, 0.1, 0.2, "49 of 50 usable .*; 50 of 100 planned .*allows 20.0%"),
         ({}, 0.0, 0.0, None),
     ],
 )
@@ -31,6 +32,21 @@ def test_shares_are_of_what_could_have_gone_well(
         assert excess
         assert re.search(words, excess)
         assert "budget.max_" in excess
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"quarantined": 100}, "^none of 100 records could be translated.*name stays where it was$"),
+        ({"failed": 60, "quarantined": 40}, "^none of 100 .*; 60 of 60 usable records failed"),
+        ({"quarantined": 99}, None),  # one is still to be tried
+        ({"quarantined": 99, "ok": 1}, None),
+        ({"quarantined": 99, "erased": 1}, None),  # there was a picture
+    ],
+)
+def test_a_run_without_a_single_picture_is_beyond_every_budget(counts: dict[str, int], words: str | None) -> None:
+    excess = over_budget(BudgetConfig(), counts, planned=100)
+    assert re.search(words, excess or "") if words else excess is None
 
 
 def test_nothing_planned_is_within_any_budget() -> None:

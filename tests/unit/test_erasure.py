@@ -20,6 +20,7 @@ from lsb.page import gather_report
 from lsb.publish import latest_snapshot, manifest_table, publish
 from lsb.records import record_id
 from lsb.report import render_report
+from lsb.selection import Selection
 from lsb.sharding import Run, open_log, pending
 from lsb.status import status
 from lsb.storage import layout
@@ -90,7 +91,7 @@ def test_the_image_its_features_and_the_pages_are_gone_and_all_else_stays(
     first = latest_snapshot(store, run)
     assert first is not None
     assert RECORD in features_of(store, run)
-    result = erase(store, run.id, [KEY], "request 17")
+    result = erase(store, run.id, Selection(names=(KEY,)), "request 17")
     assert result.records == {RECORD: KEY}
     assert (result.runs, result.other_runs, result.without_image) == ((run.id,), (), 0)
     assert {before["output_key"], first.report_key} < set(result.files)
@@ -124,18 +125,18 @@ def test_the_image_its_features_and_the_pages_are_gone_and_all_else_stays(
 def test_a_dry_run_lists_what_then_goes_and_writes_nothing(store: LocalStore, done: tuple[Run, Store]) -> None:
     run, _ = done
     before = store.list()
-    planned = erase(store, run.id, ["odd/*"], "request 17", dry_run=True)
+    planned = erase(store, run.id, Selection(match=("odd/*",)), "request 17", dry_run=True)
     assert store.list() == before
-    result = erase(store, run.id, ["odd/*"], "request 17")
+    result = erase(store, run.id, Selection(match=("odd/*",)), "request 17")
     assert (planned.files, planned.records) == (result.files, result.records)
     assert len(planned.records) == 3
 
 
 def test_an_erasure_can_be_repeated(store: LocalStore, done: tuple[Run, Store]) -> None:
     run, _ = done
-    erase(store, run.id, [KEY], "request 17")
+    erase(store, run.id, Selection(names=(KEY,)), "request 17")
     before = store.list()
-    again = erase(store, run.id, [RECORD], "request 18")
+    again = erase(store, run.id, Selection(names=(RECORD,)), "request 18")
     assert (again.records, again.files, again.snapshots) == ({RECORD: KEY}, (), {})
     assert store.list() == before
     assert row_of(store, run)["error_detail"] == "request 17"
@@ -144,11 +145,11 @@ def test_an_erasure_can_be_repeated(store: LocalStore, done: tuple[Run, Store]) 
 def test_one_erasure_after_another(store: LocalStore, done: tuple[Run, Store]) -> None:
     run, _ = done
     for index, key in enumerate(["even/0000.png", "even/0002.png", "even/0004.png", "odd/0001.png"]):
-        erase(store, run.id, [key], f"request {index}")
+        erase(store, run.id, Selection(names=(key,)), f"request {index}")
     assert intact(store, run).checked["snapshots"] == 5
     assert len(features_of(store, run)) == 2
     assert status(store, run).records["erased"] == 4
-    erase(store, run.id, ["*"], "all")
+    erase(store, run.id, Selection(match=("*",)), "all")
     assert len(features_of(store, run)) == 0
     intact(store, run)
 
@@ -160,9 +161,9 @@ def test_copies_of_one_image_are_erased_together_or_not_at_all(store: LocalStore
     translate_all(store, run, sources)
     before = store.list()
     with pytest.raises(UsageError, match=r"belongs to 1 more records of run \S+ with the same bytes \(copy\.png\)"):
-        erase(store, run.id, [KEY], "request 17")
+        erase(store, run.id, Selection(names=(KEY,)), "request 17")
     assert store.list() == before
-    result = erase(store, run.id, [KEY, "copy.png"], "request 17")
+    result = erase(store, run.id, Selection(names=(KEY, "copy.png")), "request 17")
     assert (len(result.records), len(result.files), result.snapshots) == (2, 1, {})
     assert verify(store, run.id).exit_code == 11  # nothing is published yet, and nothing is wrong
 
@@ -172,19 +173,37 @@ def test_records_without_an_image(store: LocalStore, tmp_path: Path) -> None:
     (folder / "bad.png").write_bytes(b"no image")
     run, sources = start(store, folder)
     translate_all(store, run, sources)
-    result = erase(store, run.id, ["bad.png"], "request 17")
+    result = erase(store, run.id, Selection(names=("bad.png",)), "request 17")
     assert (result.records, result.without_image, result.files) == ({}, 1, ())
 
 
 @pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "x" * 201])
 def test_a_reason_is_one_short_line(store: LocalStore, done: tuple[Run, Store], reason: str) -> None:
     with pytest.raises(UsageError, match="give a reason"):
-        erase(store, done[0].id, [KEY], reason)
+        erase(store, done[0].id, Selection(names=(KEY,)), reason)
 
 
 def test_nobody_is_meant(store: LocalStore, done: tuple[Run, Store]) -> None:
-    with pytest.raises(UsageError, match=r"no record of run \S+ is meant by nobody"):
-        erase(store, done[0].id, ["nobody"], "request 17")
+    with pytest.raises(UsageError, match=r"no record of run \S+ has the id or the source key 'nobody'"):
+        erase(store, done[0].id, Selection(names=("nobody",)), "request 17")
+    with pytest.raises(UsageError, match="say whose images"):
+        erase(store, done[0].id, Selection(), "request 17")
+
+
+def test_a_name_that_reads_like_a_pattern_erases_only_what_is_called_so(store: LocalStore, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, name in enumerate(("img[1].png", "img1.png", "img?.png")):
+        (folder / name).write_bytes(encode(picture(index), "png"))
+    run, sources = start(store, folder)
+    translate_all(store, run, sources)
+    planned = erase(store, run.id, Selection(names=("img[1].png",)), "request 17", dry_run=True)
+    assert list(planned.records.values()) == ["img[1].png"]
+    erase(store, run.id, Selection(names=("img[1].png",)), "request 17")
+    statuses = {row["source_key"]: row["status"] for row in manifest_table(store, run, partial=True).to_pylist()}
+    assert statuses == {"img[1].png": "erased", "img1.png": "ok", "img?.png": "ok"}
+    with pytest.raises(UsageError, match="--match"):
+        erase(store, run.id, Selection(names=("img*",)), "request 17")
 
 
 def test_another_transform_of_the_same_picture_is_named_and_not_touched(
@@ -193,7 +212,7 @@ def test_another_transform_of_the_same_picture_is_named_and_not_touched(
     run, sources = done
     other, _ = start(store, tmp_path / "images", shard_size=3, tau=1.0)
     translate_all(store, other, sources)
-    result = erase(store, run.id, [KEY], "request 17")
+    result = erase(store, run.id, Selection(names=(KEY,)), "request 17")
     assert (result.runs, result.other_runs) == ((run.id,), (other.id,))
     assert verify(store, other.id).erased == ()
 
@@ -206,7 +225,7 @@ def test_a_page_that_was_made_before_is_not_published(store: LocalStore, done: t
     class Slow(LocalStore):
         def create(self, key: str, data: bytes) -> None:
             if "/snapshots/log/" in key and not erased:
-                erased.append(erase(store, run.id, [KEY], "request 17"))
+                erased.append(erase(store, run.id, Selection(names=(KEY,)), "request 17"))
             super().create(key, data)
 
     erased: list[Erased] = []
@@ -230,7 +249,7 @@ def test_a_page_that_was_published_meanwhile_goes_too(store: LocalStore, done: t
             super().create(key, data)
 
     published: list[Any] = []
-    result = erase(Slow(store.root), run.id, [KEY], "request 17")
+    result = erase(Slow(store.root), run.id, Selection(names=(KEY,)), "request 17")
     assert published[0].report_key in result.files
     intact(store, run)
 
@@ -245,7 +264,7 @@ def test_what_clean_up_condemned_meanwhile_is_written_again(store: LocalStore, d
             super().create(key, data)
 
     swept: list[Any] = []
-    erase(Slow(store.root), run.id, [KEY], "request 17")
+    erase(Slow(store.root), run.id, Selection(names=(KEY,)), "request 17")
     assert swept[0].counts()["attempts"] == 1
     assert len(features_of(store, run)) == 5
     intact(store, run)
@@ -255,12 +274,12 @@ def test_a_file_that_is_erased_but_still_there_is_told(store: LocalStore, done: 
     run, _ = done
     output = row_of(store, run)["output_key"]
     data = store.read(output)
-    erase(store, run.id, [KEY], "request 17")
+    erase(store, run.id, Selection(names=(KEY,)), "request 17")
     store.write(output, data)
     verdict = verify(store, run.id)
     assert verdict.exit_code == 11
     assert [finding.key for finding in verdict.findings] == [output]
-    assert erase(store, run.id, [KEY], "request 17").files == (output,)
+    assert erase(store, run.id, Selection(names=(KEY,)), "request 17").files == (output,)
     intact(store, run)
     store.write(output, data)
     assert cleaned(store) == [output]
@@ -269,7 +288,7 @@ def test_a_file_that_is_erased_but_still_there_is_told(store: LocalStore, done: 
 def test_an_erasure_excuses_nothing_else(store: LocalStore, done: tuple[Run, Store]) -> None:
     run, _ = done
     other = row_of(store, run, record_id("even/0004.png"))["output_key"]
-    erase(store, run.id, [KEY], "request 17")
+    erase(store, run.id, Selection(names=(KEY,)), "request 17")
     data = store.read(other)
     store.delete(other)
     assert [(finding.kind, finding.key) for finding in verify(store, run.id).findings] == [("tampered", other)]
@@ -339,7 +358,7 @@ def test_a_carried_image_is_erased_wherever_it_is_carried(
     third = next_run(store, sources)  # not published yet
     assert status(store, third).carried == 7
 
-    result = erase(store, run.id if named == "maker" else second.id, [KEY], "request 17")
+    result = erase(store, run.id if named == "maker" else second.id, Selection(names=(KEY,)), "request 17")
     assert set(result.runs) == {run.id, second.id, third.id}
     assert result.snapshots.keys() == {run.id, second.id}
     assert current_run(store, run.job) == second.id
@@ -372,6 +391,6 @@ def test_a_copy_of_a_carried_image_in_another_run(store: LocalStore, done: tuple
     (tmp_path / "images" / "copy.png").write_bytes(encode(picture(2), "png"))
     second = next_run(store, sources)
     assert row_of(store, second)["output_key"] != row_of(store, second, record_id("copy.png"))["output_key"]
-    result = erase(store, run.id, [KEY], "request 17")
+    result = erase(store, run.id, Selection(names=(KEY,)), "request 17")
     assert (set(result.runs), result.other_runs) == ({run.id, second.id}, (second.id,))
     assert row_of(store, second, record_id("copy.png"))["status"] == "ok"

@@ -120,6 +120,26 @@ def test_a_job_whose_entry_is_missing_gets_it(store: LocalStore, begun: tuple[Ru
     assert current_run(store, "invert") == run.id
 
 
+@pytest.mark.parametrize("broken", ["quarantined", "failed"])
+def test_a_run_without_a_picture_never_takes_the_jobs_name(store: LocalStore, tmp_path: Path, broken: str) -> None:
+    good = make_images(tmp_path / "good", 2)
+    first, sources = start(store, good)
+    translate_all(store, first, sources)
+    publish(store, first, METRICS, b"page")
+    folder = make_images(tmp_path / "bad", 3)
+    if broken == "quarantined":
+        for path in folder.rglob("*.png"):
+            path.write_bytes(b"no picture")
+    run, sources = start(store, folder)
+    if broken == "failed":
+        for path in folder.rglob("*.png"):
+            path.unlink()
+    translate_all(store, run, sources)
+    snapshot = publish(store, run, METRICS, b"page")
+    assert snapshot.counts == {broken: 3}
+    assert current_run(store, "invert") == first.id
+
+
 def test_a_folder_that_somebody_crashed_in_is_left_alone(store: LocalStore, begun: tuple[Run, Store]) -> None:
     run, sources = begun
     translate_all(store, run, sources)

@@ -73,7 +73,7 @@ def test_by_default_failures_and_records_without_a_row(store: LocalStore, run: R
         (Selection(codes=("translate_error",)), "none"),
         (Selection(statuses=("pending",)), "pending"),
         (Selection(shards=("00002",)), "pending"),
-        (Selection(records=("*",)), "both"),
+        (Selection(match=("*",)), "both"),
     ],
 )
 def test_each_list_narrows_the_choice(store: LocalStore, run: Run, selection: Selection, expected: str) -> None:
@@ -85,9 +85,15 @@ def test_each_list_narrows_the_choice(store: LocalStore, run: Run, selection: Se
 def test_records_are_meant_by_id_and_by_pattern(store: LocalStore, run: Run) -> None:
     everything = choose(store, run, Selection())
     one = next(iter(everything.sources))
-    assert keys(choose(store, run, Selection(records=(one,)))) == {everything.sources[one]}
-    odd = keys(choose(store, run, Selection(records=("odd/*", one))))
+    assert keys(choose(store, run, Selection(names=(one,)))) == {everything.sources[one]}
+    odd = keys(choose(store, run, Selection(names=(one,), match=("odd/*",))))
     assert odd == {key for key in keys(everything) if key.startswith("odd/")} | {everything.sources[one]}
+
+
+def test_a_name_in_another_shard_is_somebody_and_is_not_chosen(store: LocalStore, run: Run) -> None:
+    one = min(planned(store, run, "00002"))
+    assert choose(store, run, Selection(names=(one,), shards=("00001",))).records == 0
+    assert keys(choose(store, run, Selection(names=(one,), shards=("00002",)))) == {one}
 
 
 def test_failures_that_are_not_retryable_are_left_out_unless_asked_for(
@@ -116,7 +122,8 @@ def test_failures_that_are_not_retryable_are_left_out_unless_asked_for(
     [
         (Selection(shards=("7",)), "has no shard 7; it has 3, from 00000"),
         (Selection(statuses=("ok",)), "status ok cannot be run again; allowed are failed and pending"),
-        (Selection(records=("cats/*",)), r"no record that run .* is meant by cats/\*"),
+        (Selection(match=("cats/*",)), r"no record that run \S+ translates has a source key that matches 'cats/\*'"),
+        (Selection(names=("odd/*", "bad.png")), r"no record that run .* source key 'odd/\*', 'bad.png'; .* --match"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(store: LocalStore, run: Run, selection: Selection, words: str) -> None:
@@ -125,7 +132,7 @@ def test_what_cannot_be_meant_is_refused(store: LocalStore, run: Run, selection:
 
 
 def test_what_is_chosen_is_exactly_what_is_done(store: LocalStore, run: Run, folder: Path, tmp_path: Path) -> None:
-    chosen = choose(store, run, Selection(records=("odd/*",)))
+    chosen = choose(store, run, Selection(match=("odd/*",)))
     before = {row["record_id"]: row for row in manifest_table(store, run, partial=True).to_pylist()}
     assert what_is_left(store, run, chosen) == chosen.shards
     log = tmp_path / "side.log"
