@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import tomllib
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
-from lsb.isolation import isolate_children
+from lsb.isolation import isolate_children, private_folder
 
 DEFAULTS: Mapping[str, str] = {
     # No telemetry.
@@ -40,33 +41,55 @@ def prepare(*, verbose: bool = False, environment: MutableMapping[str, str] = os
 
     Args:
         verbose: let Prefect's own log lines reach the terminal.
+
+    Raises:
+        ResourceError: the folder for our own state is somebody else's, or cannot be made.
     """
     isolate_children(environment)
     for name, value in DEFAULTS.items():
         environment.setdefault(name, value)
     environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "DEBUG" if verbose else "CRITICAL")
+    environment["PREFECT_PROFILES_PATH"] = str(_profiles(environment))
     if not home_is_writable(environment):
-        state = Path(tempfile.gettempdir()) / f"lsb-{os.getuid()}"
-        environment.setdefault("PREFECT_HOME", str(state / "prefect"))
+        state = _state(environment)
         environment.setdefault("HF_HOME", str(state / "huggingface"))
         environment.setdefault("MPLCONFIGDIR", str(state / "matplotlib"))
-    _fix_profiles(environment)
-    if home := environment.get("PREFECT_HOME"):
-        # Prefect makes the folder but not those above it. One that cannot be made is reported by our server.
-        with suppress(OSError):
-            Path(home).mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _fix_profiles(environment: MutableMapping[str, str]) -> None:
-    """Name what Prefect would otherwise look for in the working folder, or relative to whatever that is by then."""
-    if home := environment.get("PREFECT_HOME"):
-        environment["PREFECT_HOME"] = str(Path(home).expanduser().absolute())
-    default = Path(environment.get("PREFECT_HOME") or Path(environment.get("HOME", "/"), ".prefect")) / "profiles.toml"
-    profiles = Path(environment.get("PREFECT_PROFILES_PATH") or default).expanduser()
-    environment["PREFECT_PROFILES_PATH"] = str(profiles.absolute())
+    named = environment.get("PREFECT_HOME") or active_profile(environment).get("PREFECT_HOME")
+    home = Path(named or _state(environment) / "prefect").expanduser().absolute()
+    environment["PREFECT_HOME"] = str(home)
+    # Prefect makes the folder but not those above it. One that cannot be made is reported by our server.
+    with suppress(OSError):
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def home_is_writable(environment: Mapping[str, str]) -> bool:
     """Whether the user's home directory exists and can be written to."""
     home = environment.get("HOME", "")
     return bool(home) and os.path.isdir(home) and os.access(home, os.W_OK)
+
+
+def _state(environment: Mapping[str, str]) -> Path:
+    """The folder for what we keep between commands; nobody else can write or read it."""
+    given = environment.get("XDG_STATE_HOME", "")
+    if os.path.isabs(given):
+        path = Path(given, "lsb")
+    elif home_is_writable(environment):
+        path = Path(environment["HOME"]).absolute() / ".local" / "state" / "lsb"
+    else:
+        path = Path(tempfile.gettempdir()) / f"lsb-{os.geteuid()}"
+    return private_folder(path, "set XDG_STATE_HOME, or PREFECT_HOME, HF_HOME and MPLCONFIGDIR, to folders of yours")
+
+
+def _profiles(environment: Mapping[str, str]) -> Path:
+    """The user's own profiles of Prefect, which Prefect would otherwise look for in the working folder first."""
+    home = environment.get("PREFECT_HOME") or Path(environment.get("HOME") or "/", ".prefect")
+    return Path(environment.get("PREFECT_PROFILES_PATH") or Path(home, "profiles.toml")).expanduser().absolute()
+
+
+def active_profile(environment: Mapping[str, str]) -> dict[str, str]:
+    """The settings of the user's active profile; empty if there is none, or no file that can be read."""
+    try:
+        found = tomllib.loads(_profiles(environment).read_text(encoding="utf-8"))
+        return dict(found["profiles"][environment.get("PREFECT_PROFILE") or found["active"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,9 +1,14 @@
-"""Python processes that we start must not import what happens to lie in the working folder."""
+"""What others must not get into our hands: modules in the working folder, what lies in folders of our own."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import MutableMapping
+from contextlib import suppress
+from pathlib import Path
+
+from lsb.errors import ResourceError
 
 
 def isolate_children(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -13,3 +18,33 @@ def isolate_children(environment: MutableMapping[str, str] = os.environ) -> None
     tracker, spawned children): a `signal.py` there would run. The variable reaches all of them.
     """
     environment["PYTHONSAFEPATH"] = "1"
+
+
+def private_folder(path: Path, instead: str) -> Path:
+    """A folder that is ours alone (mode 700), made if it is missing.
+
+    Args:
+        instead: what to set in order to use another, for the message.
+
+    Raises:
+        ResourceError: it cannot be made; or what is there is a link, no folder, somebody else's, or one to which others
+            can write, so that its files may not be ours.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()
+    except OSError as error:
+        raise ResourceError(f"cannot make the folder {path}: {error.strerror}; {instead}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        reason = "is no folder"
+    elif found.st_uid != os.geteuid():
+        reason = "belongs to another user"
+    elif found.st_mode & 0o022:
+        reason = "can be written to by other users (to keep it: chmod 700, once you know all that is in it)"
+    else:
+        if found.st_mode & 0o055:
+            path.chmod(0o700)
+        return path
+    raise ResourceError(f"{path} {reason}, so what lies in it is not trusted; {instead}")

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lsb.errors import ModelError, StoreError, UnsafeWeightsError
+from lsb.isolation import private_folder
 from lsb.models.files import COMPONENTS, PICKLES, is_part
 from lsb.records import digest_of
 from lsb.storage.store import Entry, open_s3
@@ -78,7 +79,8 @@ def _copy(store: S3Store, parts: list[Entry]) -> Path:
     """The folder of a complete copy; two processes at it at once make two, one of which stays."""
     from huggingface_hub.constants import HF_HOME
 
-    kept = Path(HF_HOME, "lsb", digest_of([[store.uri, entry.key, entry.size, entry.etag] for entry in sorted(parts)]))
+    folder = private_folder(Path(HF_HOME, "lsb"), "set HF_HOME to a folder of yours")
+    kept = folder / digest_of([[store.uri, entry.key, entry.size, entry.etag] for entry in sorted(parts)])
     if kept.is_dir():
         return kept
     logger.info("copying %d files from %s to %s", len(parts), store.uri, kept)
