@@ -8,38 +8,62 @@
       source: {images: images/flat-train, token: "<flat>", initial: flat icon}
       target: {images: images/3d-train, token: "<3d>", initial: 3d icon}
 
-A relative path is relative to the configuration file. Secrets come from the environment, never from here.
+A relative path is relative to the configuration file, and a leading `~` is a home directory. Secrets come from the
+environment, never from here.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from lsb.bridge.settings import BridgeSettings
 from lsb.errors import BridgeError, ConfigError
+from lsb.redaction import holds_secret, without_secrets
+from lsb.settings_file import SettingsFile, named, read_settings
 
-_CREDENTIALS = re.compile(r"[A-Za-z0-9+.-]+://[^/]*@")
+_VARIABLE = re.compile(r"\$[A-Za-z_]")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\..*)?")
+_LONGEST_SHOWN = 80
+
+
+def _location(value: str) -> str:
+    """A path, URI or hub id that means what it says; a leading `~` is replaced."""
+    if not value.strip() or not value.isprintable():
+        raise ValueError("must be a path or a URI, without control characters")
+    if holds_secret(value):
+        raise ValueError("a URI must not hold credentials or a signed query; they come from the environment")
+    if _VARIABLE.match(value):
+        raise ValueError("variables are not filled in here; write the path itself, or ./ before a name that begins so")
+    if not value.startswith("~"):
+        return value
+    expanded = os.path.expanduser(value)
+    if expanded.startswith("~"):
+        raise ValueError("no such home directory; write ./ before a name that begins with ~")
+    return expanded
+
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+Location = Annotated[str, AfterValidator(_location)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seconds = Annotated[float, Field(gt=0, le=10**8)]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SourceConfig(Frozen):
     """The images to translate."""
 
     domain: Name
-    path: str
+    path: Location
     read: Literal["full", "listing"] = "full"
 
 
@@ -48,8 +72,8 @@ class DomainPrompt(Frozen):
 
     domain: Name | None = None
     text: str | None = None
-    file: str | None = None
-    images: str | None = None
+    file: Location | None = None
+    images: Location | None = None
     token: str = Field(default="<domain>", pattern=r"^<[a-z0-9-]+>$")
     initial: str = "picture"
     vectors: int = Field(default=1, ge=1, le=16)
@@ -70,16 +94,16 @@ class PromptsConfig(Frozen):
 class LearningConfig(Frozen):
     """Textual inversion: the new token's vectors are trained, nothing else."""
 
-    steps: int = Field(default=500, ge=1)
-    batch: int = Field(default=8, ge=1)
+    steps: Count = 500
+    batch: Count = 8
     learning_rate: float = Field(default=5e-3, gt=0)
     templates: tuple[str, ...] = ("{token}", "a {token}", "a picture of {token}", "a picture in the style of {token}")
     sigma_min: float = Field(default=0.3, gt=0)
     sigma_max: float = Field(default=4.0, gt=0)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    validate_every: int = Field(default=50, ge=1)
-    patience: int = Field(default=5, ge=1)
-    max_images: int = Field(default=1000, ge=2)
+    validate_every: Count = 50
+    patience: Count = 5
+    max_images: int = Field(default=1000, ge=2, le=10**9)
 
     @model_validator(mode="after")
     def _templates_name_the_token(self) -> LearningConfig:
@@ -99,19 +123,19 @@ class ExecutionConfig(Frozen):
 
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch: int = Field(default=8, ge=1)
-    shard_size: int = Field(default=1000, ge=1)
-    workers: int = Field(default=1, ge=1)
-    commit_seconds: float = Field(default=120, gt=0)
-    hang_seconds: float = Field(default=1800, gt=0)
+    batch: Count = 8
+    shard_size: Count = 1000
+    workers: Count = 1
+    commit_seconds: Seconds = 120
+    hang_seconds: Seconds = 1800
 
 
 class EvaluateConfig(Frozen):
     """What the translations are compared with. Both are folders laid out like the source."""
 
-    target: str | None = None
-    truth: str | None = None
-    sample: int = Field(default=10_000, ge=1)
+    target: Location | None = None
+    truth: Location | None = None
+    sample: Count = 10_000
 
 
 class BudgetConfig(Frozen):
@@ -129,16 +153,16 @@ class JobConfig(Frozen):
     """One translation job from end to end."""
 
     name: Name
-    store: str
-    model: str
+    store: Location
+    model: Location
     revision: str | None = None  # of a hub id
     strict: bool = False  # demand that the revision is a full commit
-    loras: tuple[str, ...] = ()  # .safetensors files, added to the model's weights in this order
+    loras: tuple[Location, ...] = ()  # .safetensors files, added to the model's weights in this order
     source: SourceConfig
     prompts: PromptsConfig
     learning: LearningConfig = LearningConfig()
     bridge: BridgeSettings = BridgeSettings()
-    seed: str = Field(default="0", pattern=r"^[0-9]{1,20}$")
+    seed: str = Field(default="0", pattern=r"^[0-9]{1,20}$", coerce_numbers_to_str=True)
     execution: ExecutionConfig = ExecutionConfig()
     output: OutputConfig = OutputConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -156,28 +180,19 @@ def load_config(path: str | Path) -> JobConfig:
     Raises:
         ConfigError: no such file, not YAML, or a field outside what is allowed; `field` names it.
     """
-    file = Path(path)
+    found = read_settings(Path(path))
     try:
-        raw = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read configuration {file}: {error.strerror}; check the path", field="") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{file} is not valid YAML: {reason}", field="") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{file} must hold a mapping of settings, got {type(raw).__name__}", field="")
-    try:
-        config = JobConfig.model_validate(raw)
+        config = JobConfig.model_validate(found.values)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{file}: {field}: {_reason(first)}{more}", field=field) from error
+        first, *others = error.errors()
+        field = named(first["loc"])
+        more = f"; wrong as well: {', '.join(named(other['loc']) for other in others)}" if others else ""
+        raise ConfigError(f"{found.at(first['loc'])}: {field}: {_reason(first)}{more}", field=field) from error
     except BridgeError as error:
-        raise ConfigError(f"{file}: bridge.{error.field}: {error}", field=f"bridge.{error.field}") from error
-    if bad := _with_credentials(config.model_dump()):
-        raise ConfigError(f"{file}: {bad}: a URI must not hold credentials; they come from the environment", field=bad)
-    return _anchored(config, file.resolve().parent)
+        place = ("bridge", error.field)
+        raise ConfigError(f"{found.at(place)}: {named(place)}: {error}", field=named(place)) from error
+    _refuse_octal(found, config)
+    return _anchored(config, found.path.resolve().parent)
 
 
 def _reason(error: ErrorDetails) -> str:
@@ -185,23 +200,38 @@ def _reason(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return "this setting is missing; it is required"
     if error["type"] == "extra_forbidden":
-        model: Any = JobConfig
-        for part in error["loc"][:-1]:
-            model = model.model_fields[str(part)].annotation
-        return f"no such setting; allowed are {', '.join(model.model_fields)}"
-    return f"{error['msg']}, got {error['input']!r}"
+        allowed = _settings_at(error["loc"][:-1])
+        near = get_close_matches(str(error["loc"][-1]), allowed, n=1)
+        return (
+            "no such setting" + (f"; did you mean {near[0]}?" if near else "") + f"; allowed are {', '.join(allowed)}"
+        )
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    given = error["input"]
+    if isinstance(given, dict | list) or given is None:
+        return f"{error['msg']}, got {'nothing' if given is None else type(given).__name__}"
+    shown = without_secrets(str(given))
+    return f"{error['msg']}, got {shown[:_LONGEST_SHOWN]}{'…' if len(shown) > _LONGEST_SHOWN else ''}"
 
 
-def _with_credentials(settings: Mapping[str, Any], path: str = "") -> str | None:
-    """The first setting that is a URI with a user's name or password, None if there is none."""
-    for name, value in settings.items():
-        place = f"{path}{name}"
-        if isinstance(value, Mapping) and (found := _with_credentials(value, f"{place}.")):
-            return found
-        for text in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(text, str) and _CREDENTIALS.match(text):
-                return place
-    return None
+def _settings_at(place: tuple[str | int, ...]) -> list[str]:
+    """The names of the settings that may stand at a place."""
+    model: Any = JobConfig
+    for part in place:
+        model = model.model_fields[str(part)].annotation
+    return list(model.model_fields)
+
+
+def _refuse_octal(found: SettingsFile, config: JobConfig) -> None:
+    """Numbers that some readers of YAML take for octal ones."""
+    for place, text in found.texts():
+        value: Any = config
+        for part in place:
+            value = value[part] if isinstance(part, int) else getattr(value, part)
+        if isinstance(value, int | float) and _LEADING_ZERO.fullmatch(text):
+            raise ConfigError(
+                f"{found.at(place)}: {named(place)}: {text} begins with 0; leave it out", field=named(place)
+            )
 
 
 def _anchored(config: JobConfig, folder: Path) -> JobConfig:
@@ -216,7 +246,7 @@ def _anchored(config: JobConfig, folder: Path) -> JobConfig:
     def anchor_model(value: str) -> str:
         # A hub id (`owner/name`) is told from a path by whether the path exists.
         anchored = Path(os.path.normpath(folder / value))
-        return str(anchored) if anchored.exists() or value.startswith((".", "/")) else value
+        return str(anchored) if os.path.exists(anchored) or value.startswith((".", "/")) else value
 
     def domain(prompt: DomainPrompt) -> DomainPrompt:
         return prompt.model_copy(update={"file": anchor(prompt.file), "images": anchor(prompt.images)})

@@ -6,9 +6,11 @@ import re
 
 LIMIT = 200
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s]*|[^/\s:@]+:(?!\d+/)\S*?)@")  # a password may hold slashes
 _QUERY = re.compile(r"(?<=\?)[^\s'\"]*=[^\s'\"]*")
-_ASSIGNED = re.compile(r"(?i)\b(\w*(?:secret|token|passw(?:or)?d|api[_-]?key|access[_-]?key)\w*)(['\"]?\s*[=:]\s*)\S+")
+_WORDS = r"\w*(?:secret|passw(?:or)?d|api[_-]?key|access[_-]?key)\w*"
+_ASSIGNED = re.compile(rf"(?i)\b({_WORDS}|\w*token\w*(?=['\"]?\s*=))(['\"]?\s*[=:]\s*)\S+")
+_TOKEN = re.compile(r"(?i)\b(\w*token\w*)(['\"]?\s*:\s*)\S+")
 _KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bhf_[A-Za-z0-9]{16,}\b")
 _QUOTED_PATH = re.compile(r"(['\"])(?:file://)?(?:/|[A-Za-z]:\\)[^'\"]*\1")
 _PATH = re.compile(r"(?<![\w:/.<>])(?:file://)?(?:/[^\s'\",;:()]+|[A-Za-z]:\\[^\s'\",;]+)")
@@ -16,11 +18,25 @@ _PATH = re.compile(r"(?<![\w:/.<>])(?:file://)?(?:/[^\s'\",;:()]+|[A-Za-z]:\\[^\
 
 def redact(text: str) -> str:
     """At most 200 characters of `text` on one line; absolute paths become `<path>`, secrets `<secret>`."""
-    line = " ".join(text.split())
-    line = _CREDENTIALS.sub("<secret>@", line)
-    line = _QUERY.sub("<secret>", line)
-    line = _ASSIGNED.sub(r"\1\2<secret>", line)
-    line = _KEY_ID.sub("<secret>", line)
+    line = _TOKEN.sub(r"\1\2<secret>", without_secrets(" ".join(text.split())))
     line = _QUOTED_PATH.sub("<path>", line)
     line = _PATH.sub("<path>", line)
     return line if len(line) <= LIMIT else line[: LIMIT - 1] + "…"
+
+
+def without_secrets(text: str) -> str:
+    """`text` with `<secret>` in place of what looks like a password, a key or a signed query; paths stay.
+
+    A `token:` stays as well: it is a setting of ours, and no secret.
+    """
+    text = _CREDENTIALS.sub("<secret>@", text)
+    text = _QUERY.sub("<secret>", text)
+    text = _ASSIGNED.sub(r"\1\2<secret>", text)
+    return _KEY_ID.sub("<secret>", text)
+
+
+def holds_secret(location: str) -> bool:
+    """Whether a path, a URI or a hub id has a user's name, a password, a query or a key in it."""
+    if "://" not in location:
+        return _KEY_ID.search(location) is not None
+    return bool(_CREDENTIALS.search(location) or _QUERY.search(location) or _KEY_ID.search(location))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,17 @@ JOB = {
     "source": {"domain": "cats", "path": "images"},
     "prompts": {"source": {"text": "a cat"}, "target": {"images": "../dogs", "token": "<dogs>", "initial": "dog"}},
 }
+_HEAD = """\
+# the same in nine lines
+name: cats-to-dogs
+store: store
+model: ./model
+
+source: {domain: cats, path: images}
+prompts:
+  source: {text: a cat}
+  target: {images: ../dogs, token: <dogs>, initial: dog}
+"""
 
 
 def written(folder: Path, **changes: object) -> Path:
@@ -62,7 +75,13 @@ def test_uris_stay_as_they_are(tmp_path: Path) -> None:
     [
         ({"store": "s3://AKIA:hunter2@bucket/lsb"}, "store"),
         ({"source": {"domain": "cats", "path": "s3://AKIA:hunter2@bucket"}}, "source.path"),
-        ({"loras": ["a.safetensors", "s3://AKIA:hunter2@bucket/b.safetensors"]}, "loras"),
+        ({"source": {"domain": "cats", "path": "s3://AKIA:hun/ter2@bucket/cats"}}, "source.path"),
+        ({"source": {"domain": "cats", "path": "https://host/a?X-Amz-Signature=hunter2"}}, "source.path"),
+        ({"source": "s3://AKIA:hunter2@bucket/cats"}, "source"),
+        ({"model": "s3://bucket/model?X-Amz-Credential=a&X-Amz-Signature=hunter2"}, "model"),
+        ({"model": "hf_hunter2hunter2hunter2"}, "model"),
+        ({"evaluate": {"truth": "https://ann:hunter2@host/truth"}}, "evaluate.truth"),
+        ({"loras": ["a.safetensors", "s3://AKIA:hunter2@bucket/b.safetensors"]}, "loras.1"),
     ],
 )
 def test_credentials_are_refused_and_not_repeated(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
@@ -92,6 +111,16 @@ def test_unset_settings_have_the_paper_s_values(tmp_path: Path) -> None:
         ({"bridge": {"nfe": 1}}, "bridge.nfe", "got 1|is 1"),
         ({"execution": {"batch": 0}}, "execution.batch", "got 0"),
         ({"seed": "-3"}, "seed", "-3"),
+        ({"learing": {}}, "learing", "did you mean learning?"),
+        ({"execution": {"batch": 0, "workers": 0}, "seed": "x"}, "seed", "wrong as well: execution.batch, execution.w"),
+        ({"execution": {"batch": True}}, "execution.batch", "got true"),
+        ({"execution": {"batch": 10**30}}, "execution.batch", "less than or equal to 1000000000"),
+        ({"execution": {"commit_seconds": 1e300}}, "execution.commit_seconds", "less than or equal"),
+        ({"model": None}, "model", "got nothing"),
+        ({"store": ""}, "store", "must be a path"),
+        ({"source": {"domain": "cats", "path": "a\0b"}}, "source.path", "without control characters"),
+        ({"store": "$HOME/lsb"}, "store", "variables are not filled in"),
+        ({"store": "~nobody-of-this-name/lsb"}, "store", "no such home"),
         ({"learning": {"templates": ["a picture"]}}, "learning", "lacks {token}"),
         ({"prompts": {"source": {"text": "a", "file": "b"}, "target": {"text": "c"}}}, "prompts.source", "exactly one"),
     ],
@@ -103,6 +132,143 @@ def test_a_wrong_field_is_named_with_what_is_allowed(
     assert error.field == field
     assert any(word in str(error) for word in words.split("|"))
     assert error.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("execution: {batch: 2}\nexecution: {shard_size: 7}\n", 11, "execution is given twice, first in line 10"),
+        ("execution: {batch: 2, batch: 2}", 10, "execution.batch is given twice, first in line 10"),
+        ("name: other", 10, "name is given twice, first in line 2"),
+        ("execution:\n  device: ${DEVICE}", 11, r"execution.device: \$\{...\} is not filled in"),
+        ("budget: {max_failed_fraction: .nan}", 10, "budget.max_failed_fraction: .*got .nan"),
+        ("budget: {max_failed_fraction: nan}", 10, "budget.max_failed_fraction: .*finite.*got nan"),
+        ("execution: {commit_seconds: .inf}", 10, "execution.commit_seconds: .*got .inf"),
+        ("execution: {hang_seconds: 1e999}", 10, "execution.hang_seconds: .*finite.*got 1e999"),
+        ("bridge: {tau: .inf}", 10, "bridge.tau: .*got .inf"),
+        ("bridge: {tau: inf}", 10, "bridge.tau: tau is inf"),
+        ("execution: {batch: 010}", 10, "execution.batch: 010 begins with 0"),
+        ("bridge: {tau: 010}", 10, "bridge.tau: 010 begins with 0"),
+        ("learning: {templates: ['{token}', '${x}']}", 10, r"learning.templates.1: \$\{...\} is not"),
+        ("execution: {batch: 12:30}", 10, "execution.batch: .*got 12:30"),
+        ("execution: {batch: 0x10}", 10, "execution.batch: .*got 0x10"),
+        ("execution: {batch: 1e3}", 10, "execution.batch: .*got 1e3"),
+        ("execution: &quick {batch: 2}", 10, "anchors and aliases"),
+        ("evaluate: {sample: 3}\nlearning:\n  <<: *quick", 12, "anchors and aliases"),
+        ("learning: {<<: {steps: 3}}", 10, "learning.<<: no such setting"),
+        ("learning: " + "[" * 30 + "]" * 30, 10, "nested more than 20 deep"),
+        ("learning: " + "[" * 60000, 10, "nested more than 20 deep"),
+        ("execution:\n\tbatch: 2", 11, "not valid YAML"),
+        ("execution: !!python/object:os.system {}", 10, "the tag .*os.system is not read"),
+        ("execution: {batch: !include other.yaml}", 10, "execution.batch: the tag !include is not read"),
+        ("? [a, b]\n: c", 10, "must be a word"),
+        ('execution: {device: "\x07"}', 10, "is not allowed in YAML"),
+        ("---\nname: other", 10, "expected a single document"),
+        ("- a", 10, "not valid YAML"),
+    ],
+)
+def test_what_somebody_could_read_otherwise_is_refused_with_its_line(
+    tmp_path: Path, text: str, line: int, words: str
+) -> None:
+    """The file's first nine lines are a job's."""
+    path = tmp_path / "job.yaml"
+    path.write_text(_HEAD + text + "\n")
+    error = refused(path)
+    assert str(error).startswith(f"{path}, line {line}: ")
+    assert re.search(words, str(error).removeprefix(f"{path}, line {line}: "))
+    assert len(str(error)) < 500
+    assert error.exit_code == 2
+
+
+@pytest.mark.parametrize("written_so", ["42", "'42'", '"42"', "!!str 42"])
+def test_a_seed_needs_no_quotes(tmp_path: Path, written_so: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"{_HEAD}seed: {written_so}\n")
+    assert load_config(path).model_dump() == load_config(written(tmp_path, seed="42")).model_dump()
+    assert JobConfig.model_validate(JOB | {"seed": 42}).seed == "42"
+
+
+@pytest.mark.parametrize("text", ["007", "no", "on", "12:30", "2024-01-01", "3", "1e3", "0x10", "1_000"])
+def test_a_text_is_what_stands_there(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(_HEAD.replace("text: a cat", f"text: {text}"))
+    assert load_config(path).prompts.source.text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("yes", True), ("on", True), ("true", True), ("no", False), ("off", False)]
+)
+def test_a_switch_is_on_or_off(tmp_path: Path, text: str, value: bool) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"{_HEAD}strict: {text}\n")
+    assert load_config(path).strict is value
+
+
+def test_every_setting_means_the_same_written_out(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path))
+    dumped = config.model_dump(mode="json")
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(dumped))
+    assert load_config(tmp_path / "all.yaml") == config
+    times = {"nfe": 3, "solver": "euler", "grid": "tuned", "times": [0.2, 0.5, 0.98]}
+    assert load_config(written(tmp_path, bridge=times)).bridge.times == (0.2, 0.5, 0.98)
+
+
+def test_a_leading_tilde_is_a_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "model").mkdir(parents=True)
+    target = {"images": "~/dogs"}
+    config = load_config(
+        written(
+            tmp_path,
+            store="~/lsb",
+            model="~/model",
+            loras=["~/look.safetensors"],
+            source={"domain": "cats", "path": "~"},
+            prompts={"source": {"file": "~/cat.safetensors"}, "target": target},
+            evaluate={"target": "~/t", "truth": "./~/u"},
+        )
+    )
+    home = str(tmp_path / "home")
+    assert (config.store, config.model, config.source.path) == (f"{home}/lsb", f"{home}/model", home)
+    assert config.loras == (f"{home}/look.safetensors",)
+    assert (config.prompts.source.file, config.prompts.target.images) == (f"{home}/cat.safetensors", f"{home}/dogs")
+    assert (config.evaluate.target, config.evaluate.truth) == (f"{home}/t", str(tmp_path / "~" / "u"))
+
+
+def test_a_byte_order_mark_and_other_line_ends_are_no_matter(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + _HEAD.replace("\n", "\r\n").encode())
+    assert load_config(path) == load_config(written(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is empty"),
+        (b"# only a remark\n", "is empty"),
+        (b"a: b\nc: \xff\n", "line 2: not UTF-8"),
+        ("name: x".encode("utf-16"), "line 1: not UTF-8"),
+        (b"just a word", "not a single value"),
+        (b"- a\n- b\n", "not a list"),
+        (b"a" * 300_000, "has more than 256 KiB"),
+    ],
+)
+def test_what_is_no_job_is_refused_in_one_line(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(data)
+    assert words in str(refused(path))
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    assert "is a folder" in str(refused(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no regular file" in str(refused(tmp_path / "pipe"))
+    assert "check the path" in str(refused(tmp_path / ("x" * 300)))
+    assert "check the path" in str(refused(Path("a\0b")))
+
+
+def test_a_name_too_long_for_a_folder_is_no_bug(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, model="x" * 300)).model == "x" * 300
 
 
 def test_what_is_no_mapping_or_no_yaml_is_refused(tmp_path: Path) -> None:
