@@ -71,7 +71,7 @@ class Hints:
             return Counter()
         self.write((), tries)  # an object of our own tells what time it is on the store's clock
         hints = self.store.list(folder)
-        now = max(entry.modified for entry in hints)
+        now = max((entry.modified for entry in hints), default=0.0)  # clean-up may have taken all of them meanwhile
         wanted = set(pending)
         found: Counter[str] = Counter()
         for entry in (entry for entry in hints if entry.key != own):

@@ -51,6 +51,16 @@ def test_an_attempt_has_one_small_hint_written_over_before_each_batch(store: Loc
     assert store.list() == before
 
 
+def test_hints_that_are_cleaned_up_meanwhile_name_nobody(store: LocalStore) -> None:
+    class Swept(LocalStore):
+        def write(self, key: str, data: bytes) -> None:
+            for entry in self.list():
+                self.delete(entry.key)
+
+    hints(store, "a").write(["r1"], {})
+    assert hints(Swept(store.root), "b").suspects(["r1"], {}, LONG) == {}
+
+
 def test_suspects_are_records_without_a_row_in_the_last_batch_of_another_attempt(store: LocalStore) -> None:
     first = hints(store, "a")
     first.write(["r1", "r2"], {})
