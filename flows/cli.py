@@ -64,7 +64,7 @@ def run(
     if dry_run:
         from lsb.dry_run import dry_run as resolve
 
-        render.show(render.dry_run(resolve(job, options)), as_json=json)
+        render.show(render.dry_run(resolve(job, options, resume=run_in(job, resume))), as_json=json)
         return
     with _prefect(verbose):
         from flows.translate import translate_dataset

@@ -70,7 +70,7 @@ def translate_shards(config: JobConfig, run_id: str, left: Left, watched: bool) 
     outer.progress.start(STAGE, sum(map(len, todo.values())))
     budget = config.budget if watched else BudgetConfig(max_failed_fraction=1, max_quarantined_fraction=1)
     tally = Tally(budget, run.plan["records"], counts_by_shard(store, run))
-    with interruptible() as interruption, interruption.patience(), workers_for(config, run_id):
+    with interruptible() as interruption, interruption.patience(), workers_for(config, run):
 
         def stop() -> bool:
             return interruption() or tally.spent is not None or outer.stop()

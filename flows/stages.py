@@ -12,7 +12,7 @@ from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.ingest import Dataset
-from lsb.job import device_of, planned_run, stored_prompts
+from lsb.job import check_resumed, device_of, planned_run, stored_prompts
 from lsb.models.load import identify
 from lsb.publish import Snapshot
 from lsb.sharding import Run, open_run
@@ -86,6 +86,9 @@ def publish_only(config: JobConfig, resume: str | None = None) -> JobResult:
 
 def _planned(config: JobConfig, resume: str | None) -> Run:
     store = open_store(config.store)
-    if resume is not None:
-        return open_run(store, resume)
-    return planned_run(store, config, identify(config.model, **config.model_options))
+    identity = identify(config.model, **config.model_options)
+    if resume is None:
+        return planned_run(store, config, identity)
+    run = open_run(store, resume)
+    check_resumed(run, config, identity)
+    return run

@@ -17,11 +17,12 @@ from lsb.attestation import environment_signer
 from lsb.budget import over_budget
 from lsb.config import JobConfig
 from lsb.errors import BudgetExceededError
-from lsb.job import device_of, object_uri
+from lsb.job import check_resumed, device_of, object_uri
 from lsb.lineage import RunOptions
+from lsb.models.load import identify
 from lsb.publish import Snapshot
 from lsb.rerun import Chosen, what_is_left
-from lsb.sharding import Run
+from lsb.sharding import Run, open_run
 from lsb.storage.layout import run_folder
 from lsb.storage.store import open_store
 from tasks.evaluate import evaluate_run
@@ -65,6 +66,9 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
     """
     environment_signer()  # a key that cannot sign is better known now than after the last image
     device_of(config)
+    if resume is not None:  # so is that these settings are not the run's
+        run = open_run(open_store(config.store), resume)
+        check_resumed(run, config, identify(config.model, **config.model_options))
     with observing(config), interruptible():
         dataset = ingest_source(config)
         source = optimise_prompt(config, "source", options.refit)

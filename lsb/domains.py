@@ -88,7 +88,7 @@ def provide_prompt(
         SourceError: no usable images to learn from.
     """
     domain = domain_of(config, side)
-    wanted = _wanted(config, side)
+    wanted = wanted_prompt(config, side)
     if wanted.images is None:
         return _given(store, domain, wanted)
     sources = open_sources(wanted.images)
@@ -120,7 +120,7 @@ def find_prompt(
 ) -> StoredPrompt | None:
     """The stored prompt of one side, or None if it has yet to be learned."""
     domain = domain_of(config, side)
-    wanted = _wanted(config, side)
+    wanted = wanted_prompt(config, side)
     if wanted.images is None:
         return _given(store, domain, wanted)
     dataset = ingest(open_sources(wanted.images), f"{domain}-learning", store, progress=progress)
@@ -139,13 +139,19 @@ def read_prompt(store: Store, key: str) -> Prompt:
     return from_bytes(data)
 
 
-def _wanted(config: JobConfig, side: Side) -> DomainPrompt:
+def given_prompt(wanted: DomainPrompt) -> Prompt:
+    """The prompt of a text or a file; PromptError if the file is unusable."""
+    prompt = load_prompt(wanted.file) if wanted.file else Prompt(template=wanted.text or "")
+    return replace(prompt, prefix=wanted.prefix or prompt.prefix)
+
+
+def wanted_prompt(config: JobConfig, side: Side) -> DomainPrompt:
+    """What the configuration says of a side's prompt."""
     return config.prompts.source if side == "source" else config.prompts.target
 
 
 def _given(store: Store, domain: str, wanted: DomainPrompt) -> StoredPrompt:
-    prompt = load_prompt(wanted.file) if wanted.file else Prompt(template=wanted.text or "")
-    return _keep(store, domain, replace(prompt, prefix=wanted.prefix or prompt.prefix), {"origin": "given"})
+    return _keep(store, domain, given_prompt(wanted), {"origin": "given"})
 
 
 def _recipe(config: JobConfig, wanted: DomainPrompt, dataset: Dataset, identity: ModelIdentity) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from lsb.config import JobConfig
 from lsb.domains import SIDES, domain_of
 from lsb.errors import NotFoundError
 from lsb.ingest import ingest, open_sources, read_records
-from lsb.job import device_of, refuse_store_among_pictures, run_spec
+from lsb.job import check_resumed, device_of, refuse_store_among_pictures, run_spec
 from lsb.lineage import RunOptions, planned_as, restriction, settled_prompt
 from lsb.models.load import identify
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action
-from lsb.sharding import make_plan, pending, read_plan
+from lsb.sharding import check_frozen, make_plan, open_run, pending, read_plan
 from lsb.storage.scratch import ScratchStore
 from lsb.storage.store import open_store
 
@@ -40,8 +40,18 @@ class DryRun:
     transform_id: str | None
 
 
-def dry_run(config: JobConfig, options: RunOptions = RunOptions(), progress: Progress = NoProgress()) -> DryRun:
-    """Resolve a job without writing anything: what would be written goes to memory."""
+def dry_run(
+    config: JobConfig,
+    options: RunOptions = RunOptions(),
+    progress: Progress = NoProgress(),
+    *,
+    resume: str | None = None,
+) -> DryRun:
+    """Resolve a job without writing anything: what would be written goes to memory.
+
+    Args:
+        resume: id of a run that must be the one; FrozenSettingsError names what differs.
+    """
     refuse_store_among_pictures(config)
     device_of(config)
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
@@ -49,6 +59,8 @@ def dry_run(config: JobConfig, options: RunOptions = RunOptions(), progress: Pro
         open_sources(config.source.path), config.source.domain, store, read=config.source.read, progress=progress
     )
     identity = identify(config.model, **config.model_options)
+    if resume is not None:
+        check_resumed(open_run(store, resume), config, identity)
     found = {
         side: settled_prompt(store, config, side, identity, refit=options.refit, progress=progress) for side in SIDES
     }
@@ -57,6 +69,8 @@ def dry_run(config: JobConfig, options: RunOptions = RunOptions(), progress: Pro
     if (source := found["source"]) is not None and (target := found["target"]) is not None:
         only = restriction(store, options)
         spec = run_spec(config, dataset, source, target, identity, fresh=options.fresh, only=only)
+        if resume is not None:
+            check_frozen(open_run(store, resume), spec)
         run = planned_as(store, spec)
     plan = read_plan(store, run) if run else make_plan(read_records(store, dataset), config.execution.shard_size)
     return DryRun(

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from lsb.attestation import Signer
 from lsb.config import JobConfig
-from lsb.domains import StoredPrompt
-from lsb.errors import ConfigError, NotFoundError, UnfinishedError, UsageError
+from lsb.domains import SIDES, Side, StoredPrompt, given_prompt, wanted_prompt
+from lsb.errors import ConfigError, NotFoundError, PromptError, UnfinishedError, UsageError
 from lsb.ingest import Dataset, ingest, open_sources
-from lsb.lineage import settled_prompt
+from lsb.lineage import learned_with, settled_prompt
 from lsb.models.device import usable_device
 from lsb.models.protocol import ModelIdentity
 from lsb.progress import NoProgress, Progress
 from lsb.publish import Snapshot, current_heads, latest_snapshot, publish
-from lsb.sharding import Run, RunSpec, open_run, refuse_other, run_id
+from lsb.sharding import Run, RunSpec, frozen_parts, open_run, refuse_differences, run_id
 from lsb.storage.layout import run_file
 from lsb.storage.overlap import refuse_overlap
 from lsb.storage.snapshots import current_run
@@ -115,20 +115,58 @@ def device_of(config: JobConfig, number: int = 0) -> str:
 def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
     """Refuse to go on with a run whose images these settings or this model would not make.
 
+    Where folders lie may differ, what the images in them are learned or translated with may not.
+
     Raises:
         FrozenSettingsError: `fields` names each setting that differs.
+        PromptError: a prompt's file is unusable, and it is not the one that the run was planned with.
     """
-    prompts = run.transform["prompts"]
+    before = learned_with(run)
     transform = transform_settings(
         identity,
-        prompts["source"],
-        prompts["target"],
+        _prompt_asked_for(run, before, config, "source"),
+        _prompt_asked_for(run, before, config, "target"),
         config.bridge,
         config.seed,
         config.execution.dtype,
         config.output.format,
     )
-    refuse_other(run, job=config.name, transform=transform)
+    asked = {"job": config.name, "dataset": {"name": config.source.domain}, "transform": transform}
+    frozen = {**frozen_parts(run), "dataset": {"name": run.dataset["name"]}}
+    learned = [side for side in SIDES if wanted_prompt(config, side).images is not None]
+    if before is not None and learned:
+        asked |= _learned_by(config, learned)
+        frozen |= _learned_by(before, learned)
+    refuse_differences(run, frozen, asked)
+
+
+def check_resumed(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
+    """`check_same_transform`, and that the plan was asked for with these settings; errors likewise."""
+    check_same_transform(run, config, identity)
+    plan = frozen_parts(run)["plan"]
+    refuse_differences(run, {"plan": plan}, {"plan": {**plan, "shard_size": config.execution.shard_size}})
+
+
+def _prompt_asked_for(run: Run, before: JobConfig | None, config: JobConfig, side: Side) -> str:
+    """The id of the prompt that a configuration gives; the run's own where prompts are learned, or its file is gone."""
+    wanted, frozen = wanted_prompt(config, side), str(run.transform["prompts"][side])
+    if wanted.images is not None:
+        return frozen
+    try:
+        return given_prompt(wanted).id
+    except PromptError:
+        if before is None or wanted_prompt(before, side) != wanted:
+            raise
+        return frozen
+
+
+def _learned_by(config: JobConfig, sides: Sequence[Side]) -> dict[str, Any]:
+    """The settings that prompts are learned with, wherever the images lie."""
+    prompts = {}
+    for side in sides:
+        settings = wanted_prompt(config, side).model_dump(mode="json")
+        prompts[side] = {**settings, "images": settings["images"] is not None}
+    return {"prompts": prompts, "learning": config.learning.model_dump(mode="json")}
 
 
 def object_uri(store: Store, key: str) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsb.carrying import parent_reference, read_manifest, reference
 from lsb.config import JobConfig
-from lsb.domains import Side, StoredPrompt, domain_of, find_prompt, read_prompt
+from lsb.domains import Side, StoredPrompt, domain_of, find_prompt, read_prompt, wanted_prompt
 from lsb.errors import TamperedError, UsageError
 from lsb.models.protocol import ModelIdentity
 from lsb.progress import NoProgress, Progress
@@ -53,16 +53,13 @@ def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: Mode
 
     New images alone must not give a new prompt: it would be another transform, and nothing could be carried.
     """
-    settings = config.model_dump(mode="json")
-    if settings["prompts"][side]["images"] is None:
+    if wanted_prompt(config, side).images is None:
         return None
     for run in runs_of_job(store, config.name):
-        if run.config is None or run.model["digest"] != identity.digest:
+        before = learned_with(run)
+        if before is None or run.model["digest"] != identity.digest:
             continue
-        before = JobConfig.model_validate(run.config)
-        if domain_of(before, side) == domain_of(config, side) and _learning(run.config, side) == _learning(
-            settings, side
-        ):
+        if _learning(before, side) == _learning(config, side):
             read_prompt(store, run.prompts[side])
             return StoredPrompt(domain_of(config, side), run.transform["prompts"][side], run.prompts[side])
     return None
@@ -125,6 +122,24 @@ def _published(store: Store, job: str) -> Iterator[tuple[Run, Snapshot]]:
         yield run, snapshot
 
 
-def _learning(settings: dict[str, Any], side: Side) -> list[Any]:
-    """What a learned prompt depends on beside model and pictures."""
-    return [settings["prompts"][side], settings["learning"], settings["seed"], settings["execution"]["dtype"]]
+def learned_with(run: Run) -> JobConfig | None:
+    """Of the configuration that a run was planned with what prompts depend on, the rest at its defaults; None without.
+
+    Settings that came later have their defaults, and those that this version does not know are of no concern here.
+    """
+    frozen = run.config or {}
+    parts: dict[str, Any] = {
+        name: frozen.get(name) for name in ("name", "store", "model", "prompts", "learning", "seed")
+    }
+    for name, fields in (("source", ("domain", "path")), ("execution", ("dtype",))):
+        parts[name] = {field: frozen.get(name, {}).get(field) for field in fields}
+    try:
+        return JobConfig.model_validate(parts)
+    except ValidationError:
+        return None
+
+
+def _learning(config: JobConfig, side: Side) -> list[Any]:
+    """What a learned prompt depends on beside model and pictures, and the name it is kept under."""
+    prompt, dtype = wanted_prompt(config, side), config.execution.dtype
+    return [domain_of(config, side), prompt, config.learning, config.seed, dtype]

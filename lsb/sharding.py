@@ -244,24 +244,28 @@ def check_frozen(run: Run, spec: RunSpec) -> None:
     Raises:
         FrozenSettingsError: `fields` names each setting that differs, such as `transform.bridge.tau`.
     """
-    refuse_other(
-        run,
-        job=spec.job,
-        dataset={"version": spec.dataset.version},
-        transform=spec.transform,
-        plan=plan_settings(spec),
-    )
+    wanted = {
+        "job": spec.job,
+        "dataset": {"version": spec.dataset.version},
+        "transform": spec.transform,
+        "plan": plan_settings(spec),
+    }
+    refuse_differences(run, frozen_parts(run), wanted)
 
 
-def refuse_other(run: Run, **wanted: Any) -> None:
-    """`check_frozen` for some of the parts: `job`, `dataset`, `transform`, `plan`."""
-    frozen = {
+def frozen_parts(run: Run) -> dict[str, Any]:
+    """What a run's id is made of, by the names that `check_frozen` gives to settings."""
+    return {
         "job": run.job,
         "dataset": {"version": run.dataset["version"]},
         "transform": run.transform,
         "plan": settings_of(run.plan),
     }
-    places = sorted(_differences({name: frozen[name] for name in wanted}, wanted))
+
+
+def refuse_differences(run: Run, frozen: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run if some part of `wanted` is another one in `frozen`; error as of `check_frozen`."""
+    places = sorted(_differences({name: frozen[name] for name in wanted}, dict(wanted)))
     if places:
         fields = [".".join(place) for place in places]
         before, asked = _at(frozen, places[0]), _at(wanted, places[0])

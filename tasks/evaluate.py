@@ -21,13 +21,14 @@ from tasks.worker import backbone_for, extractor_for
 def evaluate_run(config: JobConfig, run_id: str) -> dict[str, Any]:
     """The content of metrics.json for what is committed."""
     store = open_store(config.store)
+    run = open_run(store, run_id)
     measures = evaluate(
         store,
-        open_run(store, run_id),
+        run,
         open_sources(config.source.path),
         open_sources(config.evaluate.target) if config.evaluate.target else None,
         open_sources(config.evaluate.truth) if config.evaluate.truth else None,
-        backbone_for(config),
+        backbone_for(config, run),
         extractor_for(config),
         config.evaluate.sample,
         progress=observer().progress,

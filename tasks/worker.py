@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 import torch
 
 from lsb.config import JobConfig
-from lsb.domains import read_prompt
 from lsb.errors import UnfinishedError
 from lsb.execution import describe
 from lsb.ingest import open_sources
@@ -22,18 +21,28 @@ from lsb.metrics.scores import Scorer
 from lsb.model_process import START_SECONDS, Model, ModelProcess
 from lsb.models.load import load_backbone
 from lsb.models.protocol import Backbone
-from lsb.sharding import open_run
+from lsb.run_model import check_model, run_translator
+from lsb.sharding import Run, open_run
 from lsb.storage.store import open_store
-from lsb.translate import Translator
 from lsb.worker import Worker
 
 LARGEST_EXTRACTOR_BATCH = 32
 
 
-def backbone_for(config: JobConfig) -> Backbone:
-    """The job's model, loaded once per process."""
-    device = device_of(config)
-    return _backbone(config.model, device, config.execution.dtype, **config.model_options)
+def backbone_for(config: JobConfig, run: Run | None = None) -> Backbone:
+    """The job's model, loaded once per process.
+
+    Args:
+        run: whose model it must be, in whose dtype; None before there is a run.
+
+    Raises:
+        ModelError: what lies where the configuration says is not the run's model.
+    """
+    dtype = run.transform["dtype"] if run else config.execution.dtype
+    backbone = _backbone(config.model, device_of(config), dtype, **config.model_options)
+    if run:
+        check_model(run, backbone.identity)
+    return backbone
 
 
 @lru_cache(maxsize=1)
@@ -57,9 +66,9 @@ def _extractor(device: str, batch: int) -> EfficientNetLite0:
 class Workers:
     """What translates shards: for each that is under way a process with the model, lent and given back."""
 
-    def __init__(self, config: JobConfig, run_id: str) -> None:
+    def __init__(self, config: JobConfig, run: Run) -> None:
         self._config = config
-        self._run_id = run_id
+        self._run = run
         self._lock = threading.Lock()
         self._closed = False
         self._models: list[ModelProcess] = []
@@ -89,7 +98,7 @@ class Workers:
         config, number = self._config, len(self._models)
         device = device_of(config, number)
         model = ModelProcess(
-            partial(_load, config, self._run_id, device),
+            partial(_load, config, self._run.id, device),
             batch=config.execution.batch,
             limit=config.execution.hang_seconds,
             # CUDA does not survive a fork, not even a server's that has done no more than count devices.
@@ -99,7 +108,7 @@ class Workers:
         return Worker(
             model,
             open_sources(config.source.path),
-            describe(device, config.execution.dtype, config.execution.batch),
+            describe(device, self._run.transform["dtype"], config.execution.batch),
             truth=open_sources(config.evaluate.truth) if config.evaluate.truth else None,
             scorer=model,
             feature_sample=config.evaluate.sample,
@@ -111,9 +120,9 @@ _WORKERS: ContextVar[Workers] = ContextVar("workers")
 
 
 @contextmanager
-def workers_for(config: JobConfig, run_id: str) -> Iterator[None]:
+def workers_for(config: JobConfig, run: Run) -> Iterator[None]:
     """Tasks inside share the processes with the model, which end with the block."""
-    workers = Workers(config, run_id)
+    workers = Workers(config, run)
     token = _WORKERS.set(workers)
     try:
         yield
@@ -128,20 +137,13 @@ def workers() -> Workers:
 
 
 def _load(config: JobConfig, run_id: str, device: str) -> Model:
-    """In the process: everything that makes pictures."""
+    """In the process: everything that makes pictures. What fixes their pixels is the run's."""
     if config.execution.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.execution.workers))
     store = open_store(config.store)
     run = open_run(store, run_id)
-    backbone = _backbone(config.model, device, config.execution.dtype, **config.model_options)
-    translator = Translator(
-        backbone,
-        read_prompt(store, run.prompts["source"]),
-        read_prompt(store, run.prompts["target"]),
-        settings=config.bridge,
-        seed=config.seed,
-        batch=config.execution.batch,
-    )
+    backbone = _backbone(config.model, device, run.transform["dtype"], **config.model_options)
+    translator = run_translator(store, run, backbone, config.execution.batch)
     return Model(translator, Scorer(_extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))))
 
 

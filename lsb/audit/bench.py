@@ -11,18 +11,16 @@ import torch
 
 from lsb.audit.replay import Bench, replay
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Finding, Verdict
-from lsb.bridge.settings import BridgeSettings
-from lsb.domains import read_prompt
 from lsb.errors import ModelError, SourceError, UnverifiableError
 from lsb.execution import describe
 from lsb.ingest import open_sources
 from lsb.models.load import identify, load_backbone
 from lsb.models.protocol import Backbone
+from lsb.run_model import check_model, run_translator
 from lsb.sharding import Run, open_run
 from lsb.storage.layout import run_file
 from lsb.storage.store import Store
 from lsb.transform import TRANSFORM_VERSION
-from lsb.translate import Translator
 
 
 def add_replay(
@@ -70,16 +68,8 @@ class _Workbench:
         """A translator for the conditions of `row`; on the CPU where its device is not here."""
         recorded = str(row["device"]).split(":", 1)[0]
         device = recorded if recorded == "cuda" and torch.cuda.is_available() else "cpu"
-        transform = self.run.transform
-        translator = Translator(
-            self._backbone(device),
-            read_prompt(self.store, self.run.prompts["source"]),
-            read_prompt(self.store, self.run.prompts["target"]),
-            settings=BridgeSettings.model_validate(transform["bridge"]),
-            seed=transform["seed"],
-            batch=row["batch"],
-        )
-        return Bench(translator, describe(device, transform["dtype"], row["batch"]))
+        translator = run_translator(self.store, self.run, self._backbone(device), row["batch"])
+        return Bench(translator, describe(device, self.run.transform["dtype"], row["batch"]))
 
     def _backbone(self, device: str) -> Backbone:
         options = {**self._options, "device": device, "dtype": self.run.transform["dtype"]}
@@ -101,9 +91,5 @@ class _Workbench:
             identity = identify(self.model, **options)
         except ModelError as error:
             raise ModelError(f"{error.message}; give the place of the run's model with --model") from error
-        if identity.digest != named["digest"]:
-            raise ModelError(
-                f"{self.model} is not the model of the run: its digest is {identity.digest[:16]}…, the run's "
-                f"{(named['digest'] or '')[:16]}…; give the right one with --model, and its LoRA files with --lora"
-            )
+        check_model(self.run, identity, "give the right one with --model, and its LoRA files with --lora")
         return options

@@ -124,7 +124,7 @@ def test_a_replay_needs_the_model_of_the_run(finished: Job, tmp_path: Path, caps
     assert "--model" in nowhere.complaint
     other = lsb(capsys, "verify", run_of(finished), "--replay", "1", "--model", tiny_model(tmp_path / "other", seed=1))
     assert other.code == 3
-    assert "not the model of the run" in other.complaint
+    assert "is not the model of run" in other.complaint
 
 
 def test_a_replay_after_tampering_translates_nothing(
@@ -177,11 +177,16 @@ def test_the_metrics_hold_the_reference_rows(finished: Job) -> None:
     assert {"translation", "source", "source_vae", "target_vae", "source_colour"} <= rows
 
 
-def test_a_run_refuses_to_resume_with_other_settings(finished: Job, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["translate"], ["evaluate"], ["publish"]])
+def test_a_run_refuses_to_resume_with_other_settings(
+    finished: Job, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
     other = finished.changed("other", bridge__tau=0.7)
-    answer = lsb(capsys, "run", other.config, "--resume", run_of(finished).name)
+    files = finished.files()
+    answer = lsb(capsys, *command, other.config, "--resume", run_of(finished).name)
     assert answer.code == 2
-    assert "tau" in answer.complaint
+    assert "transform.bridge.tau" in answer.complaint
+    assert finished.files() == files
 
 
 def test_quarantine_beyond_the_budget_ends_with_4_after_everything_is_published(
