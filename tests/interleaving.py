@@ -15,7 +15,7 @@ from typing import Any
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError
 from lsb.records import sha256
-from lsb.storage.store import Entries, Entry
+from lsb.storage.store import Entries, Entry, Names, folders_of
 
 
 class Fate(StrEnum):
@@ -70,6 +70,9 @@ class MemoryStore:
             for key, (data, modified) in list(self.objects.items())
             if key.startswith(folder) and not (hidden and key.startswith(hidden))
         )
+
+    def folders(self, beginning: str) -> Names:
+        return sorted(folders_of(list(self.objects), beginning))
 
 
 class Actor:
@@ -128,6 +131,10 @@ class View:
     def list(self, prefix: str = "") -> Entries:
         self._actor.before(f"list {prefix}")
         return self._store.list(prefix)
+
+    def folders(self, beginning: str) -> Names:
+        self._actor.before(f"folders {beginning}")
+        return self._store.folders(beginning)
 
     def write(self, key: str, data: bytes) -> None:
         self._change(f"write {key}", lambda: self._store.write(key, data))

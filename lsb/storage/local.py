@@ -24,7 +24,7 @@ from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
 from lsb.storage.folders import NoExclusiveNameError, folder, make_root, name_exclusively, sync
 from lsb.storage.layout import TEMPORARY, temporary_name
 from lsb.storage.probe import prove_conditional_create
-from lsb.storage.store import Entries, Entry, validate_key, validate_path
+from lsb.storage.store import Entries, Entry, Names, validate_key, validate_path
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,16 @@ class LocalStore:
                         etag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
                         entries.append(Entry(start + name, found.st_size, etag, found.st_mtime))
         return sorted(entries, key=attrgetter("key"))
+
+    def folders(self, beginning: str) -> Names:
+        above, slash, start = beginning.rpartition("/")
+        top = self.root / validate_path(above) if above else self.root
+        try:
+            with self._one_line("list", above), os.scandir(top) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except NotFoundError:  # a folder that is not there holds none
+            return []
+        return sorted(above + slash + name for name in names if name.startswith(start))
 
     @contextmanager
     def _built(self, data: bytes) -> Iterator[tuple[int, str]]:

@@ -41,7 +41,7 @@ from s3fs import S3FileSystem
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
 from lsb.storage.layout import TEMPORARY
 from lsb.storage.probe import prove_conditional_create
-from lsb.storage.store import Entries, Entry, validate_key, validate_path
+from lsb.storage.store import Entries, Entry, Names, validate_key, validate_path
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,17 @@ class S3Store:
                 if key and not key.endswith("/") and not hidden:
                     entries.append(Entry(key, item["Size"], item["ETag"].strip('"'), item["LastModified"].timestamp()))
         return sorted(entries)
+
+    def folders(self, beginning: str) -> Names:
+        top = self._key(beginning)
+        found: Names = []
+        page: dict[str, Any] = {"IsTruncated": True}
+        while page.get("IsTruncated"):
+            token = page.get("NextContinuationToken")
+            more = {"ContinuationToken": token} if token else {}
+            page = self._ask("list", beginning, "list_objects_v2", Prefix=top, Delimiter="/", MaxKeys=PAGE, **more)
+            found += [item["Prefix"][len(self._key("")) : -1] for item in page.get("CommonPrefixes", [])]
+        return sorted(found)
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key

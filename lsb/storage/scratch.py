@@ -6,7 +6,7 @@ import hashlib
 import time
 
 from lsb.errors import AlreadyExistsError, NotFoundError
-from lsb.storage.store import Entries, Entry, Store, validate_key
+from lsb.storage.store import Entries, Entry, Names, Store, folders_of, validate_key
 
 
 class ScratchStore:
@@ -56,3 +56,7 @@ class ScratchStore:
         ]
         kept = [entry for entry in under if entry.key not in self._written and entry.key not in self._deleted]
         return sorted([*kept, *mine])
+
+    def folders(self, beginning: str) -> Names:
+        under = self._under.folders(beginning) if self._under else []
+        return sorted({*under, *folders_of(self._written, beginning)})

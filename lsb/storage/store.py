@@ -7,6 +7,7 @@ exactly one of many writers. Every claim of the ledger rests on `create`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -32,6 +33,7 @@ class Entry:
 
 
 Entries = list[Entry]
+Names = list[str]
 
 
 class Store(Protocol):
@@ -69,6 +71,13 @@ class Store(Protocol):
         """Every object whose key starts with the folder `prefix`, recursively, in key order; `.tmp` only if named."""
         ...
 
+    def folders(self, beginning: str) -> Names:
+        """Every folder whose path begins with this text and has no slash after it, in order; nothing below is read.
+
+        `runs/a-` gives `runs/a-1` and `runs/a-2`. On a file system there may be empty ones among them.
+        """
+        ...
+
 
 def validate_key(key: str) -> str:
     """`key` itself if an object may be written there.
@@ -86,6 +95,12 @@ def validate_path(key: str) -> str:
     if any(part in ("", ".", "..") for part in key.split("/")) or "\0" in key:
         raise StoreError(f"key {key!r} is not allowed: it must be relative, without '.' and '..' parts", key=key)
     return key
+
+
+def folders_of(keys: Iterable[str], beginning: str) -> set[str]:
+    """What `Store.folders` gives where these are all keys."""
+    start = len(beginning)
+    return {key[: key.index("/", start)] for key in keys if key.startswith(beginning) and "/" in key[start:]}
 
 
 def open_store(uri: str, *, create: bool = False) -> Store:

@@ -65,6 +65,9 @@ def test_a_listing_of_several_pages(store: S3Store, monkeypatch: pytest.MonkeyPa
         store.write(key, b"")
     assert [entry.key for entry in store.list()] == keys
     assert [entry.key for entry in store.list("a")] == keys
+    for number in range(5):
+        store.write(f"b-{number}/x", b"")
+    assert store.folders("b-") == [f"b-{number}" for number in range(5)]
 
 
 @pytest.mark.parametrize(

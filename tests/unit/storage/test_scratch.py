@@ -56,3 +56,11 @@ def test_a_prefix_is_a_folder() -> None:
     scratch.write("a/b", b"")
     scratch.write("ab/c", b"")
     assert [entry.key for entry in scratch.list("a")] == ["a/b"]
+
+
+def test_folders_are_those_of_both_layers(under: LocalStore) -> None:
+    under.write("runs/a-1/x", b"")
+    scratch = ScratchStore(under)
+    scratch.write("runs/a-2/x", b"")
+    assert scratch.folders("runs/a") == ["runs/a-1", "runs/a-2"]
+    assert ScratchStore(None).folders("runs/") == []

@@ -95,6 +95,15 @@ def test_a_listing_is_recursive_sorted_and_of_folders(store: Store) -> None:
     assert store.list("a")[0].size == 2
 
 
+def test_folders_are_named_without_what_is_below_them(store: Store) -> None:
+    for key in ["runs/a-1/run.json", "runs/a-1/x/y", "runs/a-2/x/y/z", "runs/a-3", "runs/b-1/run.json", "other/a-1/x"]:
+        store.write(key, b"1")
+    assert store.folders("runs/a-") == ["runs/a-1", "runs/a-2"]
+    assert store.folders("runs/") == ["runs/a-1", "runs/a-2", "runs/b-1"]
+    assert store.folders("run") == ["runs"]
+    assert (store.folders("runs/c"), store.folders("nothing/")) == ([], [])
+
+
 def test_a_listing_shows_what_others_wrote_since(store: Store, store_uri: str) -> None:
     assert store.list("a") == []
     open_store(store_uri).write("a/1", b"1")
