@@ -43,20 +43,31 @@ def read_manifest(store: Store, named: Mapping[str, Any], *, columns: list[str] 
     return read_table(read_checked(store, named["manifest"], named["manifest_sha256"]), MANIFEST, columns=columns)
 
 
-def unchanged(store: Store, parent: Mapping[str, Any], records: pa.Table) -> pa.Array:
-    """For each record whether the parent has a final row of it that was made from the same bytes.
-
-    Bytes are the same if their digests are; where the data set was made from a listing, if size and etag are.
+def carried_by(store: Store, parent: Mapping[str, Any], records: pa.Table) -> pa.Array:
+    """For each record whether a run with this parent carries it.
 
     Args:
         parent: what `parent_reference` gives.
         records: of schema RECORDS.
     """
     rows = read_manifest(store, parent, columns=["record_id", "status", "source_sha256"])
-    rows = rows.filter(pc.is_in(rows["status"], pa.array(FINAL)))
     listed = read_table(
         read_checked(store, parent["plan"], parent["plan_sha256"]), PLAN, columns=["record_id", "bytes", "etag"]
     )
+    return unchanged(rows, listed, records)
+
+
+def unchanged(rows: pa.Table, listed: pa.Table, records: pa.Table) -> pa.Array:
+    """For each record whether there is a final row of it that was made from the same bytes.
+
+    Bytes are the same if their digests are; where the data set was made from a listing, if size and etag are.
+
+    Args:
+        rows: `record_id`, `status`, `source_sha256` of a run's rows.
+        listed: `record_id`, `bytes`, `etag` of that run's plan.
+        records: of schema RECORDS.
+    """
+    rows = rows.filter(pc.is_in(rows["status"], pa.array(FINAL)))
     place = _places(records["record_id"], rows["record_id"])
     seen = _places(records["record_id"], listed["record_id"])
     same_digest = pc.equal(records["sha256"], rows["source_sha256"].take(place))

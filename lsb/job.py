@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,14 +17,26 @@ from lsb.ingest import Dataset, ingest, open_sources
 from lsb.lineage import learned_with, settled_prompt
 from lsb.models.device import usable_device
 from lsb.models.protocol import ModelIdentity
+from lsb.parents import runs_of_job
 from lsb.progress import NoProgress, Progress
 from lsb.publish import Snapshot, current_heads, latest_snapshot, publish
-from lsb.sharding import Run, RunSpec, frozen_parts, open_run, refuse_differences, run_id
+from lsb.sharding import (
+    Run,
+    RunSpec,
+    frozen_parts,
+    open_run,
+    plan_settings,
+    refuse_differences,
+    run_id,
+    settings_of,
+)
 from lsb.storage.layout import run_file
 from lsb.storage.overlap import refuse_overlap
 from lsb.storage.snapshots import current_run
 from lsb.storage.store import Store
-from lsb.transform import transform_settings
+from lsb.transform import transform_id, transform_settings
+
+logger = logging.getLogger(__name__)
 
 
 def run_spec(
@@ -220,8 +233,16 @@ def current_snapshot(
 
 
 def may_take_the_name(store: Store, run: Run) -> bool:
-    """Whether the job's name may go to a run that somebody finished by itself: never back from a newer one."""
-    return current_run(store, run.job) in (None, run.id, run.parent and run.parent["run"])
+    """Whether the job's name may go to a run that somebody finished by itself: never back from a newer one.
+
+    It may from a run that this one goes on from, directly or through others that were cut off.
+    """
+    current = current_run(store, run.job)
+    while current not in (None, run.id):
+        if run.parent is None:
+            return False
+        run = open_run(store, run.parent["run"])
+    return True
 
 
 def stored_prompts(
@@ -234,10 +255,11 @@ def stored_prompts(
 
 
 def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run:
-    """The run that data and settings stand for, as they are now.
+    """The run that these settings stand for: that of the data as they are now or, if these have changed since, the one
+    that was planned last.
 
     Raises:
-        UsageError: it has not been planned.
+        UsageError: none has been planned.
     """
     refuse_store_among_pictures(config)
     sources = open_sources(config.source.path)
@@ -246,6 +268,13 @@ def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run
     if prompts is None:
         raise UsageError("the prompts of this job have not been learned yet; run `lsb optimise` on it first")
     spec = run_spec(config, dataset, *prompts, identity)
-    if not store.exists(run_file(run_id(spec))):
-        raise UsageError(f"run {run_id(spec)} has not been planned yet; run `lsb plan` on this job first")
-    return open_run(store, run_id(spec))
+    if store.exists(run_file(run_id(spec))):
+        return open_run(store, run_id(spec))
+    asked = (dataset.name, transform_id(spec.transform), plan_settings(spec))
+    for run in runs_of_job(store, config.name):
+        if (run.dataset["name"], run.transform_id, settings_of(run.plan)) == asked:
+            logger.warning(
+                "%s has changed since run %s was planned, which goes on as it is", config.source.path, run.id
+            )
+            return run
+    raise UsageError(f"run {run_id(spec)} has not been planned yet; run `lsb plan` on this job first")

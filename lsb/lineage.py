@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lsb.carrying import parent_reference, read_manifest, reference
+from lsb.attestation import Signer
+from lsb.carrying import read_manifest, reference
 from lsb.config import JobConfig
 from lsb.domains import Side, StoredPrompt, domain_of, find_prompt, read_prompt, wanted_prompt
-from lsb.errors import TamperedError, UsageError
+from lsb.errors import UsageError
 from lsb.models.protocol import ModelIdentity
+from lsb.parents import find_parent, runs_of_job
 from lsb.progress import NoProgress, Progress
 from lsb.publish import latest_snapshot
 from lsb.selection import Selection
 from lsb.sharding import Run, RunSpec, create_run, open_run, run_id
 from lsb.storage.layout import run_file
-from lsb.storage.snapshots import Snapshot, SnapshotLog, job_chain
 from lsb.storage.store import Store
-from lsb.transform import transform_id
 
 
 class RunOptions(BaseModel):
@@ -51,7 +50,8 @@ def settled_prompt(
 def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: ModelIdentity) -> StoredPrompt | None:
     """The learned prompt of the job's newest run with the same model and settings of learning, whatever its images.
 
-    New images alone must not give a new prompt: it would be another transform, and nothing could be carried.
+    New images alone must not give a new prompt: it would be another transform, and nothing could be carried. A run that
+    was only planned counts, too: what it has committed is to be carried.
     """
     if wanted_prompt(config, side).images is None:
         return None
@@ -65,23 +65,18 @@ def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: Mode
     return None
 
 
-def planned_as(store: Store, spec: RunSpec) -> Run:
-    """The run of `spec`, made if it does not exist; a new one goes on from the job's newest run that it can.
+def planned_as(store: Store, spec: RunSpec, signer: Signer | None = None) -> Run:
+    """The run of `spec`, made if it does not exist; a new one goes on from the run of the job that carries most.
 
     That choice is not part of the run's id: the same command leads to the same run before and after it is finished,
     whatever else the job's name stood for meanwhile. What was chosen first is frozen in `run.json`.
+
+    Args:
+        signer: signs what is published of a run that was cut off.
     """
     if not store.exists(run_file(run_id(spec))) and not spec.fresh and spec.only is None:
-        spec = replace(spec, parent=find_parent(store, spec))
+        spec = replace(spec, parent=find_parent(store, spec, signer))
     return create_run(store, spec)
-
-
-def find_parent(store: Store, spec: RunSpec) -> dict[str, Any] | None:
-    """The newest published run of the job over the same data set's name with the same transform; None without one."""
-    for run, snapshot in _published(store, spec.job):
-        if run.transform_id == transform_id(spec.transform) and run.dataset["name"] == spec.dataset.name:
-            return parent_reference(snapshot, run.plan)
-    return None
 
 
 def restriction(store: Store, options: RunOptions) -> dict[str, Any] | None:
@@ -99,27 +94,6 @@ def restriction(store: Store, options: RunOptions) -> dict[str, Any] | None:
     named = reference(snapshot)
     chosen = options.selection.settled(read_manifest(store, named), f"record of run {other.id}")
     return {**named, "selection": chosen.model_dump(mode="json", exclude_defaults=True)}
-
-
-def runs_of_job(store: Store, job: str) -> Iterator[Run]:
-    """The runs that a job's name stood for, each once, the newest first."""
-    return (run for run, _ in _published(store, job))
-
-
-def _published(store: Store, job: str) -> Iterator[tuple[Run, Snapshot]]:
-    """Those runs with the snapshot that the job's log named last."""
-    seen: set[str] = set()
-    for link in reversed(job_chain(store, job).links()):
-        name = link.document["run"]
-        if name in seen:
-            continue
-        seen.add(name)
-        run = open_run(store, name)
-        history = SnapshotLog(store, run.id, run.sha256).history()
-        snapshot = history.find(link.document["snapshot"], link.document["snapshot_sha256"])
-        if snapshot is None:
-            raise TamperedError(f"{link.key} names a snapshot of run {name} that is not there", key=link.key)
-        yield run, snapshot
 
 
 def learned_with(run: Run) -> JobConfig | None:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.carrying import read_manifest, unchanged
+from lsb.carrying import carried_by, read_manifest
 from lsb.errors import (
     AlreadyExistsError,
     ConfigError,
@@ -119,7 +119,7 @@ def plan_of(store: Store, records: pa.Table, settings: Mapping[str, Any], parent
         records = records.filter(pc.is_in(records["record_id"], chosen.combine_chunks()))
         if not records.num_rows:
             raise UsageError(f"no record of run {only['run']} in this data set is meant by {only['selection']}")
-    carried = None if parent is None else unchanged(store, parent, records)
+    carried = None if parent is None else carried_by(store, parent, records)
     return make_plan(records, settings["shard_size"], carried)
 
 
@@ -200,7 +200,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         "target": spec.target,
         "parent": None if spec.parent is None else dict(spec.parent),
         "config": None if spec.config is None else dict(spec.config),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     try:
         store.create(layout.run_file(name), seal(document))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
+from lsb.attestation import environment_signer
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
 from lsb.ingest import Dataset
@@ -24,7 +25,8 @@ def plan_run(
     resume: str | None = None,
     options: RunOptions = RunOptions(),
 ) -> Run:
-    """The run of these settings, made if it does not exist.
+    """The run of these settings, made if it does not exist. What a run before it that was cut off has committed is
+    published first, if the new one goes on from it.
 
     Args:
         resume: id of a run that must be the one; FrozenSettingsError names what differs.
@@ -34,7 +36,7 @@ def plan_run(
     only = restriction(store, options)
     spec = run_spec(config, dataset, source, target, identity, fresh=options.fresh, only=only)
     if resume is None:
-        return planned_as(store, spec)
+        return planned_as(store, spec, environment_signer())
     run = open_run(store, resume)
     check_frozen(run, spec)
     return run

@@ -138,6 +138,16 @@ def run_folder(run_id: str) -> str:
     return f"runs/{run_id}"
 
 
+def runs_of_job(job: str) -> str:
+    """What the folders of a job's runs begin with, and those of jobs whose names begin with this one and a dash."""
+    return f"runs/{job}-"
+
+
+def job_of(run_id: str) -> str | None:
+    """The job's name in a run's id; None if it is none."""
+    return run_id.rpartition("-")[0] if _RUN_ID.fullmatch(run_id) else None
+
+
 def run_file(run_id: str) -> str:
     return f"{run_folder(run_id)}/run.json"
 

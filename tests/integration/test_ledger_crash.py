@@ -19,14 +19,17 @@ import pytest
 from lsb.audit import Verdict, verify
 from lsb.cleanup import HINTS, clean_up
 from lsb.erasure import erase
+from lsb.images import encode
 from lsb.ingest import ingest, open_sources
+from lsb.lineage import planned_as
 from lsb.publish import latest_snapshot, manifest_table, publish
 from lsb.selection import Selection
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, RunSpec, create_run, open_log, pending
+from lsb.sharding import Run, RunSpec, create_run, open_log, pending, run_id
 from lsb.storage import layout
+from lsb.storage.snapshots import current_run
 from lsb.storage.store import Store, open_store
-from tests.ledger import Inverter, make_images, run_spec, start, translate_all, worker
+from tests.ledger import Inverter, make_images, picture, run_spec, start, translate_all, worker
 
 # A server without threads does the forking: this process may have some from other tests.
 FORKS = multiprocessing.get_context("forkserver")
@@ -192,6 +195,40 @@ def test_planning(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> 
         run = create_run(left_behind, spec)
         assert finish(left_behind, run, sources).orphans == ()
     assert steps == 3
+
+
+def go_on(store: Store, spec: RunSpec) -> None:
+    planned_as(store, spec)
+
+
+def test_planning_after_a_run_that_was_cut_off(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
+    """A snapshot of what the run before has committed, like any other; then the plan, run.json."""
+    folder = make_images(tmp_path / "images", IMAGES)
+    before, sources = start(store, folder, shard_size=IMAGES)
+    stopping = worker(sources, Inverter(BATCH))
+    run_shard(store, before, "00000", stopping, stop=lambda: True)
+    (folder / "new.png").write_bytes(encode(picture(IMAGES), "png"))
+    spec = run_spec(store, sources)
+    for left_behind, steps in crashes(go_on, spec):
+        seen = latest_snapshot(left_behind, before)
+        assert (seen is not None) == (steps >= 5)
+        verdict = verify(left_behind, before.id)
+        assert (damage(verdict), verdict.exit_code) == ([], 11)
+        assert left_behind.exists(layout.run_file(run_id(spec))) == (steps >= 7)
+        # The next command comes to the same run, which goes on from the same snapshot.
+        run = planned_as(left_behind, spec)
+        assert run.parent is not None
+        assert (run.parent["run"], run.parent["snapshot"], run.plan["carried"]) == (before.id, 0, BATCH)
+        assert seen in (None, latest_snapshot(left_behind, before))
+        assert finish(left_behind, run, sources).checked["carried rows"] == BATCH
+        assert current_run(left_behind, run.job) == run.id
+        orphans = set(verify(left_behind, before.id).orphans)
+        assert len(orphans) == (0 if seen else steps)
+        assert clean_now(left_behind) == orphans
+        assert verify(left_behind, run.id).exit_code == 0
+        # So does whoever finishes the one that was cut off.
+        assert finish(left_behind, before, sources).checked["snapshots"] == 2
+    assert steps == 5 + 2 + 1
 
 
 def test_cleaning_up(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:

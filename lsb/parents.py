@@ -1,0 +1,187 @@
+"""Which of a job's runs a new one goes on from, whether they were finished or cut off.
+
+What is committed is carried through snapshots only. So a run that was cut off is published first, as far as it came:
+without measures, without pictures on its page, and without the job's name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.attestation import Signer
+from lsb.carrying import FINAL, parent_reference, read_manifest, reference, unchanged
+from lsb.errors import LsbError, TamperedError, UnverifiableError, UsageError
+from lsb.manifest import Gates, collect
+from lsb.page import gather_report
+from lsb.publish import current_heads, latest_snapshot, publish
+from lsb.records import Status
+from lsb.report import render_report
+from lsb.sharding import Run, RunSpec, open_run, read_plan, read_records
+from lsb.storage import layout
+from lsb.storage.scratch import ScratchStore
+from lsb.storage.seal import well_formed
+from lsb.storage.snapshots import Snapshot, job_chain
+from lsb.storage.store import Store
+from lsb.transform import transform_id
+
+logger = logging.getLogger(__name__)
+
+CUT_OFF = "The run was cut off; what it had committed by then is published for the run after it to go on from"
+Damaged = Callable[[str, LsbError], None]
+
+
+def runs_of_job(store: Store, job: str, damaged: Damaged = lambda run_id, error: None) -> list[Run]:
+    """A job's runs over whole data sets, published or only planned, the newest first.
+
+    Takes one listing of the folders and one request for each run of the job.
+
+    Args:
+        damaged: told of each run that cannot be read; it is left out.
+
+    Raises:
+        TamperedError, UnverifiableError: one that cannot be read has been published under the job's name.
+    """
+    found: list[tuple[float, str, Run]] = []
+    for folder in store.folders(layout.runs_of_job(job)):
+        run_id = folder.rpartition("/")[2]
+        if layout.job_of(run_id) != job:
+            continue
+        try:
+            run = open_run(store, run_id)
+            with well_formed(layout.run_file(run_id)):
+                found.append((datetime.fromisoformat(run.created).timestamp(), run_id, run))
+        except UsageError:  # a plan of which no run was made
+            continue
+        except (TamperedError, UnverifiableError) as error:
+            _refuse_if_published(store, job, run_id, error)
+            damaged(run_id, error)
+    return [run for *_, run in sorted(found, key=lambda item: item[:2], reverse=True) if "only" not in run.plan]
+
+
+def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> dict[str, Any] | None:
+    """What a new run goes on from: of the job's runs over the same data set's name with the same transform the one that
+    carries most, then the newest; None without one.
+
+    What of it is committed and in no snapshot yet is published first. A run that cannot be read is left out with a
+    warning, unless it has been published under the job's name.
+
+    Args:
+        signer: signs the snapshot of a run that was cut off.
+
+    Raises:
+        TamperedError, UnverifiableError: a run that was published is not what was written.
+    """
+    wanted = (transform_id(spec.transform), spec.dataset.name)
+    runs = [run for run in runs_of_job(store, spec.job, _left_out) if (run.transform_id, run.dataset["name"]) == wanted]
+    search = _Search(store, read_records(store, spec.dataset), {run.id: run for run in runs})
+    for run in runs:
+        try:
+            search.look_at(run)
+        except (TamperedError, UnverifiableError) as error:
+            _refuse_if_published(store, spec.job, run.id, error)
+            _left_out(run.id, error)
+    best = search.best
+    if best is None:
+        return None
+    snapshot = best.snapshot or _publish_what_is_committed(store, best.run, signer)
+    return parent_reference(snapshot, best.run.plan)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A run and what can be carried from it; `snapshot` is None if more is committed than its last one says."""
+
+    run: Run
+    snapshot: Snapshot | None
+    carries: int
+
+
+@dataclass
+class _Search:
+    """Looks at runs from the newest to the oldest, and reads the rows of those alone that may carry more than the best
+    so far."""
+
+    store: Store
+    records: pa.Table
+    runs: dict[str, Run]
+    best: _Candidate | None = None
+    superseded: set[str] = field(default_factory=set)  # runs that another one has gone on from
+    bounds: dict[str, int] = field(default_factory=dict)  # run -> the most that it may carry
+
+    def look_at(self, run: Run) -> None:
+        """Make `run` the best one if it carries more than those before it."""
+        usable = pc.sum(pc.equal(self.records["status"], Status.OK.value)).as_py() or 0
+        if not self._may_be_best(run, min(run.plan["records"], usable)):
+            return
+        snapshot = latest_snapshot(self.store, run)
+        if snapshot is not None and self._says_all(run, snapshot):
+            self._supersede_parent_of(run)
+            if not self._may_be_best(run, sum(snapshot.counts.get(status, 0) for status in FINAL)):
+                return
+            columns = ["record_id", "status", "source_sha256", "carried_from"]
+            rows = read_manifest(self.store, reference(snapshot), columns=columns)
+        else:
+            collected = collect(self.store, run, gates=Gates())
+            if snapshot is None and not collected.heads:
+                return  # it has nothing of its own: its parent has as much
+            self._supersede_parent_of(run)
+            snapshot, rows = None, collected.rows
+        same = unchanged(rows, read_plan(self.store, run), self.records)
+        carried = rows.filter(pc.is_in(rows["record_id"], self.records["record_id"].combine_chunks().filter(same)))
+        if (snapshot or carried.num_rows) and self._may_be_best(run, carried.num_rows):
+            self.best = _Candidate(run, snapshot, carried.num_rows)
+        self._bound_ancestors(run, carried)
+
+    def _may_be_best(self, run: Run, most: int) -> bool:
+        most = self.bounds[run.id] = min(most, self.bounds.get(run.id, most))
+        return self.best is None or most > self.best.carries
+
+    def _says_all(self, run: Run, snapshot: Snapshot) -> bool:
+        """Whether nothing was committed since; of a run that another has gone on from, what was is made again."""
+        final = sum(snapshot.counts.get(status, 0) for status in FINAL) == snapshot.planned
+        return final or run.id in self.superseded or current_heads(self.store, run) == snapshot.heads
+
+    def _supersede_parent_of(self, run: Run) -> None:
+        if run.parent is not None:
+            self.superseded.add(run.parent["run"])
+
+    def _bound_ancestors(self, run: Run, carried: pa.Table) -> None:
+        """What the runs before `run` may carry, given the rows that it carries.
+
+        An ancestor has of these only those that were there before, and beside them at most what was not carried on.
+        """
+        made = Counter(pc.fill_null(carried["carried_from"], run.id).to_pylist())
+        most = carried.num_rows
+        while run.parent is not None and (before := self.runs.get(run.parent["run"])) is not None:
+            most += before.plan["records"] - run.plan.get("carried", 0) - made[run.id]
+            self.bounds[before.id] = min(most, self.bounds.get(before.id, most))
+            run = before
+
+
+def _publish_what_is_committed(store: Store, run: Run, signer: Signer | None) -> Snapshot:
+    # A page without pictures: whoever plans shows none, needs no sources, and gets in the way of no erasure.
+    page = gather_report(store, run, None, ScratchStore(None), stopped=CUT_OFF)
+    report = render_report(replace(page, erasures={})).encode()
+    return publish(store, run, {}, report, partial=True, named=False, signer=signer)
+
+
+def _refuse_if_published(store: Store, job: str, run_id: str, error: LsbError) -> None:
+    """Raise what is wrong with a run that the job's name has stood for: others may rely on it, and should know."""
+    if run_id in {link.document["run"] for link in job_chain(store, job).links()}:
+        raise type(error)(
+            f"{error.message}; the run has been published, so nothing goes on from it unseen: see `lsb verify` of "
+            f"{run_id}, or start anew with --fresh",
+            **error.details,
+        ) from error
+
+
+def _left_out(run_id: str, error: LsbError) -> None:
+    logger.warning("nothing is carried from run %s, which was never published: %s", run_id, error)
