@@ -1,56 +1,74 @@
-"""Prefect ignores keys that it does not know, so these files are held to the known ones."""
+"""The files for containers, as far as they can be checked without one. Prefect's: tests/e2e/test_deployments.py."""
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
-from prefect.utilities.importtools import import_object
 
-from lsb.config import JobConfig
+from lsb import errors
 
-FOLDER = Path(__file__).parents[3] / "deployments"
-KEYS = {
-    "name", "description", "tags", "version", "entrypoint", "enforce_parameter_schema", "parameters",
-    "concurrency_limit", "schedules", "work_pool", "triggers",
-}  # fmt: skip
-SCHEDULE_KEYS = {"cron", "timezone", "slug", "active", "parameters", "day_or", "max_scheduled_runs"}
+REPOSITORY = Path(__file__).parents[3]
+FOLDER = REPOSITORY / "deployments"
 
 
-def deployments() -> list[dict[str, Any]]:
-    read = yaml.safe_load((FOLDER / "prefect.yaml").read_text())
-    assert read.keys() <= {"name", "prefect-version", "build", "push", "pull", "deployments"}
-    found: list[dict[str, Any]] = read["deployments"]
-    return found
+def cluster_job() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((FOLDER / "kubernetes" / "job.yaml").read_text())
+    return read
 
 
-@pytest.mark.parametrize("deployment", deployments(), ids=lambda deployment: deployment["name"])
-class TestDeployment:
-    def test_every_key_is_one_that_prefect_reads(self, deployment: dict[str, Any]) -> None:
-        assert deployment.keys() <= KEYS
-        assert deployment["concurrency_limit"].keys() == {"limit", "collision_strategy"}
-        assert deployment["concurrency_limit"]["collision_strategy"] in ("CANCEL_NEW", "ENQUEUE")
-        assert deployment["work_pool"].keys() <= {"name", "work_queue_name", "job_variables"}
-        for schedule in deployment["schedules"]:
-            assert {"cron", "timezone", "slug"} <= schedule.keys() <= SCHEDULE_KEYS
-
-    def test_the_entry_point_is_a_flow_that_takes_the_parameters(self, deployment: dict[str, Any]) -> None:
-        module, _, name = deployment["entrypoint"].rpartition(":")
-        flow = import_object(f"{module.removesuffix('.py').replace('/', '.')}.{name}")
-        assert (FOLDER.parent / module).is_file()
-        assert deployment["parameters"].keys() <= set(flow.parameters.properties)
-        assert flow.validate_parameters(deployment["parameters"])["config"].name
-
-    def test_paths_are_absolute(self, deployment: dict[str, Any]) -> None:
-        config = JobConfig.model_validate(deployment["parameters"]["config"])
-        for path in (config.store, config.model, config.source.path):
-            assert path.startswith("/") or "://" in path
+def dockerfile() -> Iterator[tuple[str, list[str]]]:
+    """Its instructions with their words, continued lines joined."""
+    text = (FOLDER / "Dockerfile").read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            instruction, *words = line.split()
+            yield instruction, words
 
 
-def test_the_cluster_job_reads_credentials_from_a_secret_only() -> None:
-    job = yaml.safe_load((FOLDER / "kubernetes" / "job.yaml").read_text())
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert "env" not in container
-    assert container["envFrom"] == [{"secretRef": {"name": "lsb-store"}}]
+def exit_codes(kind: type[errors.LsbError] = errors.LsbError) -> set[int]:
+    return {kind.exit_code}.union(*(exit_codes(below) for below in kind.__subclasses__()))
+
+
+class TestTheClusterJob:
+    def test_it_reads_credentials_from_a_secret_only(self) -> None:
+        (container,) = cluster_job()["spec"]["template"]["spec"]["containers"]
+        assert "env" not in container
+        assert container["envFrom"] == [{"secretRef": {"name": "lsb-store"}}]
+
+    def test_it_gives_up_where_trying_again_cannot_help(self) -> None:
+        (rule,) = cluster_job()["spec"]["podFailurePolicy"]["rules"]
+        assert rule["action"] == "FailJob"
+        hopeless = (errors.UsageError, errors.BudgetExceededError, errors.TamperedError)
+        assert set(rule["onExitCodes"]["values"]) == {kind.exit_code for kind in hopeless} <= exit_codes()
+        assert errors.UnfinishedError.exit_code not in rule["onExitCodes"]["values"]
+
+    def test_what_it_mounts_is_there_and_what_it_watches_is_its_container(self) -> None:
+        pod = cluster_job()["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        (rule,) = cluster_job()["spec"]["podFailurePolicy"]["rules"]
+        assert rule["onExitCodes"]["containerName"] == container["name"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        assert pod["restartPolicy"] == "Never"  # a podFailurePolicy demands it
+
+
+class TestTheDockerfile:
+    def test_every_file_that_it_copies_is_there_and_reaches_the_build(self) -> None:
+        let_in = [line[1:] for line in (FOLDER / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"]
+        copied = [source for instruction, words in dockerfile() if instruction == "COPY" for source in words[:-1]]
+        assert {"pyproject.toml", "lsb", "tasks", "flows"} <= set(copied)
+        for source in copied:
+            assert (REPOSITORY / source).exists(), source
+            assert any(fnmatch(source, pattern) for pattern in let_in), source
+
+    def test_what_it_installs_and_starts_is_declared(self) -> None:
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+        words = [word for instruction, line in dockerfile() if instruction == "RUN" for word in line]
+        assert "'.[s3]'" in words
+        assert "s3" in project["optional-dependencies"]
+        assert next(line for instruction, line in dockerfile() if instruction == "ENTRYPOINT") == ['["lsb"]']
+        assert "lsb" in project["scripts"]

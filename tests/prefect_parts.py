@@ -1,0 +1,234 @@
+"""A Prefect server and a process worker as operators start them, in a folder of their own, on a free port.
+
+with PrefectServer(folder) as server:
+    server.command("work-pool", "create", "lsb", "--type", "process")
+    server.deploy(file, "nightly")
+    with Worker(server):
+        ...
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEPLOYMENT_FILE = REPOSITORY / "deployments" / "prefect.yaml"
+PREFECT = [sys.executable, "-P", "-m", "prefect"]
+POOL = "lsb"
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+START_SECONDS = 180
+
+
+def wait_until(what: str, found: Callable[[], Any], seconds: float) -> Any:
+    """The first true answer of `found`; TimeoutError that names `what` if there is none in time."""
+    until = time.monotonic() + seconds
+    while not (answer := found()):
+        if time.monotonic() > until:
+            raise TimeoutError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.2)
+    return answer
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    """SIGTERM, and SIGKILL for what is left then of it and of all that it has started."""
+    family = _family(process)
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    _kill(family)
+    process.wait()
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for a process and all that it has started, as if the machine had lost power."""
+    _kill(_family(process))
+    process.wait()
+
+
+def _family(process: subprocess.Popen[bytes]) -> list[int]:
+    with suppress(psutil.NoSuchProcess):
+        return [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    return [process.pid]
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class PrefectServer:
+    """`prefect server start`. What it keeps, its log, and the environment of its clients lie in `folder`."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self._port = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.environment = {
+            **mine,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", "")))),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "NO_PROXY": "127.0.0.1",
+            "NO_COLOR": "1",
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    def __enter__(self) -> PrefectServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._http.close()
+
+    @property
+    def log(self) -> str:
+        """All that it has said."""
+        return (self.folder / "server.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start it on its port and wait until it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(self._port), "--no-ui"]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until("the Prefect server answers", self._answers, START_SECONDS)
+
+    def stop(self) -> None:
+        """End it by its pid."""
+        if self._process is not None:
+            end(self._process)
+            self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL for it and its children."""
+        assert self._process is not None
+        kill(self._process)
+        self._process = None
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A `prefect` command as a user of this server gives it, away from the repository."""
+        return subprocess.run(
+            [*PREFECT, "--no-prompt", *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def deploy(self, file: Path, name: str) -> dict[str, Any]:
+        """`prefect deploy`; the deployment as the server then has it."""
+        done = self.command("deploy", "--prefect-file", str(file), "--name", name)
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+        (found,) = self.post("deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+        return dict(found)
+
+    def get(self, path: str) -> Any:
+        """What the API answers to a GET."""
+        answer = self._http.get(f"/{path}")
+        answer.raise_for_status()
+        return answer.json()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """What the API answers to a POST."""
+        answer = self._http.post(f"/{path}", json=body)
+        answer.raise_for_status()
+        return answer.json()
+
+    def delete(self, path: str) -> None:
+        """A DELETE."""
+        self._http.delete(f"/{path}").raise_for_status()
+
+    def runs(self, deployment: str, **filters: Any) -> list[dict[str, Any]]:
+        """The flow runs of a deployment, those that are to start first at the head."""
+        body = {
+            "deployments": {"id": {"any_": [deployment]}},
+            "flow_runs": filters,
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        return list(self.post("flow_runs/filter", body))
+
+    def state(self, run: str) -> str:
+        """The name of a flow run's state."""
+        return str(self.get(f"flow_runs/{run}")["state_name"])
+
+    def trigger(self, deployment: str, **body: Any) -> str:
+        """A flow run beside the schedule; its id."""
+        return str(
+            self.post(f"deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}, **body})["id"]
+        )
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(self.log)
+        with suppress(httpx.HTTPError):
+            return self._http.get("/health").is_success
+        return False
+
+
+class Worker:
+    """`prefect worker start`, with the limit that docs/operations.md names."""
+
+    def __init__(self, server: PrefectServer, name: str = "worker", limit: int = 1) -> None:
+        command = [*PREFECT, "worker", "start", "--pool", POOL, "--name", name, "--limit", str(limit)]
+        self._log = server.folder / f"{name}.log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=server.environment, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end(self.process)
+
+    @property
+    def log(self) -> str:
+        """All that it and its flow runs have said."""
+        return self._log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """SIGKILL for it and all that it has started."""
+        kill(self.process)
+
+
+def deployment_file(target: Path, config: Mapping[str, Any], cron: str | None = "* * * * *") -> Path:
+    """The project's own file with another job and another time, None for no schedule; nothing else is changed."""
+    content = yaml.safe_load(DEPLOYMENT_FILE.read_text())
+    (deployment,) = content["deployments"]
+    deployment["parameters"] = {"config": dict(config)}
+    if cron is None:
+        deployment["schedules"] = []
+    else:
+        deployment["schedules"][0]["cron"] = cron
+    target.write_text(yaml.safe_dump(content, sort_keys=False))
+    return target
