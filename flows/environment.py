@@ -34,6 +34,7 @@ DEFAULTS: Mapping[str, str] = {
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
 }
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def prepare(*, verbose: bool = False, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -46,6 +47,11 @@ def prepare(*, verbose: bool = False, environment: MutableMapping[str, str] = os
         ResourceError: the folder for our own state is somebody else's, or cannot be made.
     """
     isolate_children(environment)
+    # A proxy for this machine itself is never meant; Prefect's events would go through it.
+    around = [name.strip() for name in (environment.get("no_proxy") or environment.get("NO_PROXY") or "").split(",")]
+    if "*" not in around:
+        around += [name for name in LOOPBACK if name not in around]
+        environment["no_proxy"] = environment["NO_PROXY"] = ",".join(filter(None, around))
     for name, value in DEFAULTS.items():
         environment.setdefault(name, value)
     environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "DEBUG" if verbose else "CRITICAL")

@@ -10,26 +10,42 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import local_server
+from lsb.errors import ResourceError
+
 PROGRAM = """
 import sys, time
 from flows.environment import prepare
 prepare()
+import httpx
 from prefect import flow, task
+from prefect.settings import PREFECT_API_URL
 from flows.local_server import prefect_server
+from lsb.errors import LsbError
 
 @task
 def one(number: int) -> int:
     return number
 
-@flow
+@flow(log_prints=True)
 def many() -> int:
+    print("a line for the log")
     return sum(one.map(range(30)).result())
 
-with prefect_server():
-    assert many() == 435
-    if "wait" in sys.argv:
-        print("ready", flush=True)
-        time.sleep(600)
+try:
+    with prefect_server():
+        assert many() == 435
+        address = PREFECT_API_URL.value()
+        print(httpx.get(f"{address}/flow_runs/count", trust_env=False).status_code, flush=True)
+        if "wait" in sys.argv:
+            print("ready", flush=True)
+            time.sleep(600)
+except LsbError as error:
+    print(error)
+    sys.exit(error.exit_code)
 """
 
 
@@ -52,16 +68,87 @@ def servers(home: Path) -> list[int]:
     return found
 
 
-def test_it_leaves_nothing_behind_and_keeps_every_task_run(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment(tmp_path), capture_output=True, text=True, check=False
+def run(home: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command, sys.executable, "-c", PROGRAM],
+        env={**environment(home), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+PROXIES = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9", "no_proxy": "example.org"}
+
+
+@pytest.mark.parametrize("proxies", [{}, PROXIES], ids=["direct", "proxies"])
+def test_it_leaves_nothing_behind_and_keeps_every_task_run(tmp_path: Path, proxies: dict[str, str]) -> None:
+    done = run(tmp_path, **proxies)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "401\n", "")  # the answer to one without the secret
     assert servers(tmp_path) == []
     with sqlite3.connect(tmp_path / "prefect.db") as database:
         ((count,),) = database.execute("select count(*) from task_run where state_type = 'COMPLETED'")
+        lines = database.execute("select message from log").fetchall()
     database.close()
     assert count == 30
+    assert ("a line for the log",) in lines
+    assert (tmp_path / "lsb-server.log").read_text() == ""
+
+
+def test_its_secret_is_in_no_arguments(tmp_path: Path) -> None:
+    process, _ = local_server._start(tmp_path, "lsb:known-to-the-test")
+    try:
+        (server,) = servers(tmp_path)
+        assert b"known-to-the-test" not in Path(f"/proc/{server}/cmdline").read_bytes()
+        assert b"known-to-the-test" in Path(f"/proc/{server}/environ").read_bytes()  # which only its owner may read
+    finally:
+        local_server._stop(process)
+    assert b"known-to-the-test" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_database_of_another_version_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "prefect.db"
+    with sqlite3.connect(path) as database:
+        database.execute("create table alembic_version (version_num varchar(32))")
+        database.execute("insert into alembic_version values ('deadbeef0000')")
+    database.close()
+    done = run(tmp_path)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (3, "", 1)
+    assert "another version of Prefect" in done.stdout
+    assert str(path) in done.stdout
+    assert "deadbeef0000" in (tmp_path / "lsb-server.log").read_text()
+    with sqlite3.connect(path) as database:
+        assert database.execute("select * from alembic_version").fetchall() == [("deadbeef0000",)]
+    database.close()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    # No file grows beyond 64 KiB, and Python ignores the signal that says so.
+    done = run(tmp_path, "bash", "-c", 'ulimit -f 64; exec "$0" "$@"')
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (3, "", 1)
+    assert "cannot be used" in done.stdout
+    assert "make room" in done.stdout
+
+
+@pytest.mark.parametrize("where", ["environment", "profile"])
+def test_a_named_server_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    url = "http://user:hidden@127.0.0.1:9/api"
+    profiles = tmp_path / "profiles.toml"
+    if where == "environment":
+        monkeypatch.setenv("PREFECT_API_URL", url)
+    else:
+        monkeypatch.setenv("PREFECT_PROFILES_PATH", str(profiles))
+    begun = time.monotonic()
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(ResourceError) as caught,
+        local_server.prefect_server(),
+    ):
+        pass
+    assert time.monotonic() - begun < 10
+    assert "127.0.0.1:9" in str(caught.value)
+    assert "hidden" not in str(caught.value)
+    assert ("environment variable PREFECT_API_URL" if where == "environment" else str(profiles)) in str(caught.value)
 
 
 def test_it_ends_when_its_process_is_killed(tmp_path: Path) -> None:
@@ -69,6 +156,7 @@ def test_it_ends_when_its_process_is_killed(tmp_path: Path) -> None:
         [sys.executable, "-c", PROGRAM, "wait"], env=environment(tmp_path), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
+        assert process.stdout.readline() == "401\n"
         ready = process.stdout.readline()
         running = servers(tmp_path)
         process.send_signal(signal.SIGKILL)
