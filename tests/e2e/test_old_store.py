@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from tests.e2e.jobs import lsb
 
@@ -105,6 +106,19 @@ def test_a_run_that_was_cut_off_is_finished(old: Path, command: str, capsys: pyt
     assert (Path(answer.json["run"]).name, answer.json["translated"], answer.json["carried"]) == (CUT_OFF, 2, 5)
     assert answer.json["counts"] == {"ok": 8, "quarantined": 1, "erased": 1}
     assert lsb(capsys, "verify", run).code == 0
+
+
+def test_the_next_night_carries_what_was_committed(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (24, 32), "teal").save(old / "inbox" / "icon-9.png")
+    answer = lsb(capsys, "run", job_of(old, CUT_OFF), "--json")
+    assert answer.code == 0, answer.err
+    assert Path(answer.json["run"]).name not in VERDICTS
+    assert (answer.json["translated"], answer.json["carried"]) == (3, 7)
+    assert answer.json["counts"] == {"ok": 9, "quarantined": 1, "erased": 1}
+    parent = run_file(old, Path(answer.json["run"]).name)["parent"]
+    assert (parent["run"], parent["snapshot"]) == (CUT_OFF, 0)
+    for run, code in {**VERDICTS, Path(answer.json["run"]).name: 0}.items():
+        assert lsb(capsys, "verify", old / "store" / "runs" / run).code == code
 
 
 def test_a_finished_job_is_still_finished(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
