@@ -30,7 +30,7 @@ from lsb.records import Action, Status, digest_of, sha256
 from lsb.selection import Selection
 from lsb.storage import layout
 from lsb.storage.commit_log import ShardLog, read_checked
-from lsb.storage.schemas import PLAN, read_table, write_table
+from lsb.storage.schemas import PLAN, RECORDS, read_table, write_table
 from lsb.storage.seal import seal, unseal, well_formed
 from lsb.storage.store import Store
 from lsb.transform import transform_id
@@ -164,9 +164,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
     """
     name = run_id(spec)
     if store.exists(layout.run_file(name)):
-        run = open_run(store, name)
-        check_frozen(run, spec)
-        return run
+        return _checked(store, name, spec)
     plan = plan_of(store, read_records(store, spec.dataset), plan_settings(spec), spec.parent)
     data = write_table(plan, PLAN)
     plan_key = layout.plan_file(name, sha256(data))
@@ -206,11 +204,19 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         store.create(layout.run_file(name), seal(document))
     except AlreadyExistsError:
         logger.info("run %s was created by somebody else meanwhile", name)
-    # Clean-up deletes plans without a run after a day; it may have taken ours for one.
-    if not store.exists(plan_key):
-        store.write(plan_key, data)
+    return _checked(store, name, spec)
+
+
+def _checked(store: Store, name: str, spec: RunSpec) -> Run:
+    """The run that is there, if it is the one that `spec` describes, with its plan."""
     run = open_run(store, name)
     check_frozen(run, spec)
+    # Clean-up deletes plans without a run after a day. It may have taken this one for such, and so may have died.
+    if not store.exists(run.plan["key"]):
+        records = read_table(read_checked(store, run.dataset["key"], run.dataset["sha256"]), RECORDS)
+        data = write_table(plan_of(store, records, settings_of(run.plan), run.parent), PLAN)
+        if sha256(data) == run.plan["sha256"]:
+            store.write(run.plan["key"], data)
     return run
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.e2e.jobs import PICTURES, SIZE, Job, lsb
+from tests.e2e.jobs import PICTURES, SIZE, Job, log_entries, lsb, start_lsb
+from tests.e2e.test_interruption import wait_for_commits
 
 
 @pytest.mark.usefixtures("server")
@@ -67,3 +70,67 @@ def test_chosen_records_with_other_settings_are_a_run_of_their_own(
     assert lsb(capsys, "verify", answer.json["run"]).code == 0
     assert lsb(capsys, "run", job.config, "--json").json["run"] == first.json["run"]
     assert "name it with --records-from" in lsb(capsys, "run", job.config, "--flag", "flat_output").complaint
+
+
+@pytest.mark.usefixtures("server")
+def test_a_night_that_was_cut_off_and_then_new_data(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is committed is carried, with the prompt that the first night learned from fewer pictures."""
+    nightly = job.changed(
+        "nightly",
+        prompts__source={"images": str(job.source), "token": "<flat>", "initial": "icon"},
+        learning={"steps": 2, "batch": 2, "validate_every": 2},
+        bridge__nfe=40,
+        execution__batch=1,
+        execution__commit_seconds=0.001,
+        evaluate={"sample": 1},
+    )
+    killed = start_lsb("run", nightly.config)
+    wait_for_commits(killed, nightly.store, 2)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    (first,) = (nightly.store / "runs").iterdir()
+    committed = lsb(capsys, "status", first, "--json").json["records"]["ok"]
+    entries = log_entries(nightly.store)
+
+    Image.new("RGB", (SIZE, SIZE), "teal").save(job.source / "new.png")
+    files = nightly.files()
+    dry = lsb(capsys, "run", nightly.config, "--dry-run", "--json")
+    assert (dry.json["carried"], dry.json["parent"], dry.json["prompts_to_learn"]) == (committed, first.name, [])
+    assert nightly.files() == files
+    answer = lsb(capsys, "run", nightly.config, "--json")
+    assert (answer.code, answer.json["carried"]) == (0, committed), answer.err
+    assert answer.json["counts"] == {"ok": PICTURES, "quarantined": 1}
+    second = Path(answer.json["run"])
+    assert (lsb(capsys, "verify", second).code, lsb(capsys, "verify", first).code) == (0, 11)
+    assert {path: data for path, data in log_entries(nightly.store).items() if first in path.parents} == entries
+    # Whoever finishes the first night measures and publishes it, and the name stays with the second.
+    finished = lsb(capsys, "rerun", first, "--json")
+    assert (finished.code, finished.json["snapshot"]) == (0, 1), finished.err
+    assert lsb(capsys, "verify", first).code == 0
+    names = sorted((nightly.store / "jobs" / "tiny" / "log").iterdir())
+    assert [json.loads(path.read_text())["run"] for path in names] == [second.name]
+
+
+@pytest.mark.usefixtures("server")
+def test_stages_go_on_with_the_planned_run_though_a_file_was_moved(
+    job: Job, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    staged = job.changed("staged", budget={"max_failed_fraction": 0.2}, evaluate={"sample": 2})
+    assert lsb(capsys, "ingest", staged.config).code == 0
+    assert lsb(capsys, "plan", staged.config).code == 0
+    (planned,) = (staged.store / "runs").iterdir()
+    (job.source / "group-0" / "02.png").rename(job.source / "moved.png")
+    translated = lsb(capsys, "translate", staged.config, "--json")
+    assert (translated.code, Path(translated.json["run"])) == (0, planned), translated.err
+    assert f"has changed since run {planned.name} was planned" in caplog.text
+    assert lsb(capsys, "evaluate", staged.config).code == 0
+    published = lsb(capsys, "publish", staged.config, "--json")
+    assert (published.code, Path(published.json["run"])) == (0, planned), published.err
+    assert published.json["counts"] == {"ok": PICTURES - 2, "quarantined": 1, "failed": 1}
+    assert list((staged.store / "runs").iterdir()) == [planned]
+    # Other settings are another run, which nobody has planned.
+    other = lsb(capsys, "translate", staged.changed("other", bridge__tau=0.7).config)
+    assert (other.code, "has not been planned yet" in other.complaint) == (2, True)
+    # The next whole command takes the file where it is now.
+    answer = lsb(capsys, "run", staged.config, "--json")
+    assert (answer.json["translated"], answer.json["carried"]) == (1, PICTURES - 2)

@@ -1,7 +1,8 @@
 """No course of events breaks the ledger's promises; and each rule of the protocol is needed for that.
 
 Two workers, clean-up and a publisher run their real code, request by request, in whatever order and with whatever
-requests lost, late or cut off by death. Clean-up spares nothing for its age, which is the worst that could happen.
+requests lost, late or cut off by death. Clean-up spares nothing for its age, which is the worst that could happen. So
+do a worker, a publisher, clean-up, somebody who erases an image, and two who plan the next run over more images.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -19,13 +22,17 @@ from PIL import Image
 
 from lsb.attempt import Attempt
 from lsb.audit import verify
+from lsb.carrying import read_manifest
 from lsb.cleanup import clean_up
-from lsb.errors import AlreadyExistsError, LsbError, StoreBusyError
+from lsb.erasure import erase
+from lsb.errors import AlreadyExistsError, LsbError, StoreBusyError, UsageError
 from lsb.images import encode
+from lsb.lineage import planned_as
 from lsb.publish import manifest_table, publish
 from lsb.records import sha256
+from lsb.selection import Selection
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, create_run, open_log, pending
+from lsb.sharding import Run, RunSpec, create_run, open_log, pending, read_plan
 from lsb.storage import chain, layout
 from lsb.storage.chain import Chain, Link
 from lsb.storage.commit_log import ShardLog
@@ -49,15 +56,18 @@ class Tinter:
         return [image.point(lambda value: value ^ self.tint) for image in images]
 
 
-def begin() -> tuple[MemoryStore, Run, MemoryStore]:
-    """A planned run in a store, and its sources."""
+def begin() -> tuple[MemoryStore, Run, MemoryStore, RunSpec]:
+    """A planned run in a store, its sources, and what the next run is to be, for which there is one picture more."""
     sources, store = MemoryStore(), MemoryStore()
     for index in range(IMAGES):
         sources.write(f"{index}.png", encode(picture(index, (4, 4)), "png"))
-    return store, create_run(store, run_spec(store, sources, shard_size=IMAGES)), sources
+    run = create_run(store, run_spec(store, sources, shard_size=IMAGES))
+    sources.write(f"{IMAGES}.png", encode(picture(IMAGES, (4, 4)), "png"))
+    return store, run, sources, run_spec(store, sources, shard_size=IMAGES)
 
 
-PLANNED, RUN, SOURCES = begin()
+PLANNED, RUN, SOURCES, NEXT = begin()
+ERASED = Selection(names=("0.png",))
 
 
 def work(name: str, tint: int) -> Callable[[View], Any]:
@@ -74,20 +84,34 @@ def release(store: View) -> None:
     publish(store, RUN, {"rows": []}, b"page", partial=True)
 
 
+def erase_one(store: View) -> None:
+    with suppress(UsageError):  # it has no row yet
+        erase(store, RUN.id, ERASED, "request 17")
+
+
+def plan_next(store: View) -> Run:
+    return planned_as(store, NEXT)
+
+
 def all_that_is_named_is_there(store: MemoryStore) -> None:
-    """At every moment: what an entry names, or a snapshot, lies there as it was named."""
+    """At every moment: what an entry names, or a snapshot, lies there as it was named, or was erased."""
+    named: dict[str, str] = {}
+    erased: set[str] = set()
     for key, (data, _) in store.objects.items():
         if "/log/" not in key or not key.startswith("runs/"):
             continue
         entry = json.loads(data)
-        if entry["kind"] == "condemn":
-            continue
         folder = key.split("/log/")[0]
+        if entry["kind"] == "condemn":
+            gone = entry["erased"] if "erased" in entry else (entry["erasure"] or {"erased": []})["erased"]
+            erased.update(f"{folder}/{name}" for name in gone)
+            continue
         if entry["kind"] == "snapshot":
             folder += f"/{entry['folder']:08d}"
-        for name, digest in entry["files"].items():
-            assert f"{folder}/{name}" in store.objects, f"{key} names {name}, which is gone"
-            assert sha256(store.read(f"{folder}/{name}")) == digest, f"{key} names {name}, which is another"
+        named |= {f"{folder}/{name}": digest for name, digest in entry["files"].items()}
+    for key in named.keys() - erased:
+        assert key in store.objects, f"{key} is named by an entry and gone"
+        assert sha256(store.read(key)) == named[key], f"{key} is another than an entry names"
 
 
 def course_of(tape: Sequence[int], *, conditional: bool = True) -> None:
@@ -128,12 +152,60 @@ def course_of(tape: Sequence[int], *, conditional: bool = True) -> None:
             assert actor.result.commits == makers[name], f"{name} miscounts its commits\n{story}"
 
 
+def course_of_planning(tape: Sequence[int]) -> None:
+    """Likewise, while two plan the next run, which goes on from this one, and an image is erased."""
+    store = MemoryStore(dict(PLANNED.objects))
+    world = World(store, all_that_is_named_is_there)
+    planners = [world.add(name, plan_next) for name in ("planner", "other planner")]
+    world.add("ann", work("ann", 1))
+    world.add("clean-up", clean)
+    world.add("publisher", release)
+    world.add("eraser", erase_one)
+    world.play(iter(tape), FAULTS)
+    story = "\n".join(world.course)
+    assert world.broken is None, f"{world.broken}\n{story}"
+    for actor in world.actors:
+        expected = not isinstance(actor.result, BaseException) or isinstance(actor.result, StoreBusyError | Death)
+        assert expected, f"{actor.name} ended with {actor.result!r}\n{story}"
+
+    last = Worker(translator=Tinter(3), sources=SOURCES, execution=EXECUTION)
+    try:
+        following = planned_as(store, NEXT)
+        for run in (RUN, following):  # the first one goes on after the next was planned
+            for shard in run.shards():
+                run_shard(store, run, shard, last)
+            publish(store, run, {"rows": []}, b"page")
+        erase(store, RUN.id, ERASED, "request 17")
+        clean_up(store, older_than=-1, least=-1)
+    except LsbError as error:
+        raise AssertionError(f"nobody can finish it: {error!r}\n{story}") from error
+    for planner in planners:
+        assert isinstance(planner.result, BaseException) or planner.result == following, story
+    for run, images in ((RUN, IMAGES), (following, IMAGES + 1)):
+        verdict = verify(store, run.id)
+        assert verdict.findings == (), f"{verdict.findings}\n{story}"
+        assert verdict.orphans == (), f"{verdict.orphans}\n{story}"
+        rows = {row["source_key"]: row["status"] for row in manifest_table(store, run).to_pylist()}
+        assert (len(rows), set(rows.values()) <= {"ok", "erased"}) == (images, True), story
+    # All that the parent's snapshot holds is carried, and nothing else.
+    carried = read_plan(store, following)
+    carried = carried.filter(pc.equal(carried["action"], "carry"))["key"].to_pylist()
+    held = [] if following.parent is None else read_manifest(store, following.parent)["source_key"].to_pylist()
+    assert carried == held, story
+    assert following.parent is None or following.parent["run"] == RUN.id, story
+    seen["carried"].add(len(carried))
+    seen["snapshots"].add(verify(store, RUN.id).checked["snapshots"])
+
+
+seen: dict[str, set[int]] = {"carried": set(), "snapshots": set()}  # by the courses of one exploration
+
+
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain.time, "sleep", lambda seconds: None)
 
 
-def explore(examples: int, **more: Any) -> None:
+def explore(examples: int, course: Callable[..., None] = course_of, **more: Any) -> None:
     @settings(
         derandomize=True,
         max_examples=examples,
@@ -144,13 +216,22 @@ def explore(examples: int, **more: Any) -> None:
     )
     @given(TAPES)
     def holds(tape: list[int]) -> None:
-        course_of(tape, **more)
+        course(tape, **more)
 
     holds()
 
 
 def test_no_course_of_events_breaks_a_promise() -> None:
     explore(150)
+
+
+def test_no_course_of_events_breaks_a_promise_while_the_next_run_is_planned() -> None:
+    for numbers in seen.values():
+        numbers.clear()
+    explore(100, course_of_planning)
+    # They do come in the middle of the other's work.
+    assert seen["carried"] >= {0, 1, IMAGES}
+    assert len(seen["snapshots"]) > 1
 
 
 def no_attempt_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,20 @@ def test_the_same_command_finds_the_same_run(store: LocalStore, folder: Path) ->
     assert {entry.key: entry.etag for entry in store.list("runs")} == before
 
 
+def test_a_plan_that_clean_up_took_for_one_without_a_run_is_put_back(store: LocalStore, folder: Path) -> None:
+    run, sources = start(store, folder)
+    plan = store.read(run.plan["key"])
+    store.delete(run.plan["key"])
+    with pytest.raises(TamperedError, match=r"plan-.* is missing"):
+        read_plan(store, run)
+    assert create_run(store, run_spec(store, sources)) == run
+    assert store.read(run.plan["key"]) == plan
+    store.write(run.plan["key"], b"another")
+    create_run(store, run_spec(store, sources))
+    with pytest.raises(TamperedError, match=r"plan-.* differs"):
+        read_plan(store, run)
+
+
 def test_other_data_settings_or_shard_sizes_are_other_runs(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder)
     ids = {run.id, start(store, folder, shard_size=6)[0].id, start(store, folder, tau=2.0)[0].id}
