@@ -33,9 +33,14 @@ def reference(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def parent_reference(snapshot: Snapshot, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """How `run.json` names its parent, whose own plan says how each source looked in the listing."""
-    return {**reference(snapshot), "plan": plan["key"], "plan_sha256": plan["sha256"]}
+def parent_reference(snapshot: Snapshot, plan: Mapping[str, Any], *, same_decoding: bool) -> dict[str, Any]:
+    """How `run.json` names its parent, whose own plan says how each source looked in the listing.
+
+    Args:
+        same_decoding: whether pictures are decoded as they were when the parent was planned.
+    """
+    named = {"plan": plan["key"], "plan_sha256": plan["sha256"], "same_decoding": same_decoding}
+    return {**reference(snapshot), **named}
 
 
 def read_manifest(store: Store, named: Mapping[str, Any], *, columns: list[str] | None = None) -> pa.Table:
@@ -54,18 +59,21 @@ def carried_by(store: Store, parent: Mapping[str, Any], records: pa.Table) -> pa
     listed = read_table(
         read_checked(store, parent["plan"], parent["plan_sha256"]), PLAN, columns=["record_id", "bytes", "etag"]
     )
-    return unchanged(rows, listed, records)
+    return unchanged(rows, listed, records, parent.get("same_decoding"))
 
 
-def unchanged(rows: pa.Table, listed: pa.Table, records: pa.Table) -> pa.Array:
-    """For each record whether there is a final row of it that was made from the same bytes.
+def unchanged(rows: pa.Table, listed: pa.Table, records: pa.Table, same_decoding: bool | None) -> pa.Array:
+    """For each record whether there is a row of it that was made from the same bytes and still holds.
 
-    Bytes are the same if their digests are; where the data set was made from a listing, if size and etag are.
+    Bytes are the same if their digests are; where the data set was made from a listing, if size and etag are. A
+    quarantined row holds no more if ingest has taken the picture since, as it has each usable record with a digest, or
+    if the pictures of a listing are decoded in another way now.
 
     Args:
         rows: `record_id`, `status`, `source_sha256` of a run's rows.
         listed: `record_id`, `bytes`, `etag` of that run's plan.
         records: of schema RECORDS.
+        same_decoding: see `parent_reference`; None in runs of versions that carried quarantined rows in any case.
     """
     rows = rows.filter(pc.is_in(rows["status"], pa.array(FINAL)))
     place = _places(records["record_id"], rows["record_id"])
@@ -75,6 +83,9 @@ def unchanged(rows: pa.Table, listed: pa.Table, records: pa.Table) -> pa.Array:
         pc.equal(records["bytes"], listed["bytes"].take(seen)), pc.equal(records["etag"], listed["etag"].take(seen))
     )
     same = pc.if_else(pc.is_null(records["sha256"]), same_listing, same_digest)
+    if same_decoding is not None:
+        refused = pc.equal(rows["status"].take(place), Status.QUARANTINED.value)
+        same = pc.and_not(same, pc.and_(refused, pc.is_valid(records["sha256"]) if same_decoding else True))
     return pa.chunked_array(pc.and_(pc.is_valid(place), pc.fill_null(same, False))).combine_chunks()
 
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from lsb.attestation import Signer
 from lsb.carrying import FINAL, parent_reference, read_manifest, reference, unchanged
 from lsb.errors import LsbError, TamperedError, UnverifiableError, UsageError
+from lsb.images import decoding_version
 from lsb.manifest import Gates, collect
 from lsb.page import gather_report
 from lsb.publish import current_heads, latest_snapshot, publish
@@ -92,7 +93,7 @@ def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> di
     if best is None:
         return None
     snapshot = best.snapshot or _publish_what_is_committed(store, best.run, signer)
-    return parent_reference(snapshot, best.run.plan)
+    return parent_reference(snapshot, best.run.plan, same_decoding=_decoded_as_now(best.run))
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class _Search:
                 return  # it has nothing of its own: its parent has as much
             self._supersede_parent_of(run)
             snapshot, rows = None, collected.rows
-        same = unchanged(rows, read_plan(self.store, run), self.records)
+        same = unchanged(rows, read_plan(self.store, run), self.records, _decoded_as_now(run))
         carried = rows.filter(pc.is_in(rows["record_id"], self.records["record_id"].combine_chunks().filter(same)))
         if (snapshot or carried.num_rows) and self._may_be_best(run, carried.num_rows):
             self.best = _Candidate(run, snapshot, carried.num_rows)
@@ -164,6 +165,10 @@ class _Search:
             most += before.plan["records"] - run.plan.get("carried", 0) - made[run.id]
             self.bounds[before.id] = min(most, self.bounds.get(before.id, most))
             run = before
+
+
+def _decoded_as_now(run: Run) -> bool:
+    return run.decoding == decoding_version()
 
 
 def _publish_what_is_committed(store: Store, run: Run, signer: Signer | None) -> Snapshot:

@@ -24,6 +24,7 @@ from lsb.errors import (
     TamperedError,
     UsageError,
 )
+from lsb.images import decoding_version
 from lsb.ingest import Dataset, read_records
 from lsb.models.protocol import ModelIdentity
 from lsb.records import Action, Status, digest_of, sha256
@@ -81,6 +82,7 @@ class Run:
     sha256: str  # of run.json
     config: dict[str, Any] | None = None  # the job's settings when it was planned; paths, never a secret
     parent: dict[str, Any] | None = None  # what `lsb.carrying.parent_reference` returns
+    decoding: str | None = None  # the version of decoding then; None in runs of versions that did not say
 
     def shards(self) -> list[str]:
         """The names of all shards in order."""
@@ -198,6 +200,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         "target": spec.target,
         "parent": None if spec.parent is None else dict(spec.parent),
         "config": None if spec.config is None else dict(spec.config),
+        "decoding": decoding_version(),
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     try:

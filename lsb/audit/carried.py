@@ -75,6 +75,11 @@ def _inspect_reference(seen: Inspection, run: Run, named: Mapping[str, Any]) -> 
         key = layout.numbered(layout.snapshot_log(other.id), named["snapshot"])
         if found is None or any(named[name] != value for name, value in reference(found).items()):
             seen.find(TAMPERED, key, f"{key} is not the snapshot that {layout.run_file(run.id)} names")
+        if named.get("same_decoding", run.decoding == other.decoding) != (run.decoding == other.decoding):
+            file = layout.run_file(run.id)
+            seen.find(
+                TAMPERED, file, f"{file} does not say of run {other.id} whether it decoded pictures in the same way"
+            )
     with seen.guard(named["manifest"]):
         read_manifest(seen.store, named, columns=["record_id"])
         seen.checked["snapshots of other runs"] += 1

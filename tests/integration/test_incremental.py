@@ -38,8 +38,10 @@ from lsb.selection import Selection
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, RunSpec, create_run, open_run, pending, read_plan
 from lsb.status import status
+from lsb.storage.layout import run_file
 from lsb.storage.local import LocalStore
 from lsb.storage.scratch import ScratchStore
+from lsb.storage.seal import seal, unseal
 from lsb.storage.snapshots import SnapshotLog, current_run, job_chain
 from tests.ledger import Inverter, make_images, picture, run_spec, worker
 from tests.tiny import tiny_model
@@ -585,6 +587,38 @@ def test_only_the_rows_of_runs_that_may_carry_more_are_read(job: Pipeline) -> No
     assert set(store.manifests) == {nights[-2].id}  # what the last night carries
 
 
+def test_what_was_refused_is_tried_again_once_pictures_are_decoded_in_another_way(
+    job: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = job.plan(read="listing")
+    job.finish(first)
+    job.add(70)
+    for module in ("sharding", "parents"):
+        monkeypatch.setattr(f"lsb.{module}.decoding_version", lambda: "of tomorrow")
+    second = job.plan(read="listing")
+    assert {key for key, action in job.actions(second).items() if action == "translate"} == {"new-70.png", "bad.png"}
+    job.finish(second)
+    assert job.rows(second)["bad.png"]["carried_from"] is None
+    job.add(71)
+    third = job.plan(read="listing")
+    assert job.actions(third)["bad.png"] == "carry"
+    job.finish(third)
+    assert [job.verdict(run) for run in (first, second, third)] == [0, 0, 0]
+
+
+def test_how_a_parent_decoded_is_checked(job: Pipeline, first: Run) -> None:
+    job.add(70)
+    second = job.plan()
+    job.finish(second)
+    key = run_file(second.id)
+    document = unseal(job.store.read(key), key=key, schema="lsb.run/1")
+    assert document["parent"]["same_decoding"] is True
+    document["parent"]["same_decoding"] = False
+    job.store.write(key, seal(document))
+    messages = [finding.message for finding in verify(job.store, second.id).findings]
+    assert any("whether it decoded pictures in the same way" in message for message in messages)
+
+
 class Nights:
     """A job whose target prompt is learned from the folder that it translates; files are added to that every night."""
 
@@ -722,7 +756,6 @@ def test_the_plan_of_a_run_that_carries_can_be_worked_out_again(job: Pipeline, f
     from lsb.records import sha256
     from lsb.storage import layout
     from lsb.storage.schemas import PLAN, write_table
-    from lsb.storage.seal import seal, unseal
 
     job.change()
     second = job.plan()
