@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import PIL
-from PIL import Image, ImageCms, UnidentifiedImageError, features
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
 
+from lsb import png
+from lsb.damage import DamagedError, TruncatedError, check_tiff
 from lsb.errors import ImageError
 
 if TYPE_CHECKING:  # loading it takes seconds, and who checks digests needs none of it
@@ -40,7 +42,7 @@ ERROR_CODES = {
 }
 
 # Rises when `decode` takes or refuses other files than before, or gives other pixels.
-_RULES = 1
+_RULES = 2
 _CODECS = ("libjpeg_turbo", "jpg", "zlib_ng", "zlib", "webp", "libtiff", "avif", "littlecms2")
 # EPS and the like, which start other programs, are left out.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -100,6 +102,9 @@ def decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
             return _decode(data)
         except (ImageError, MemoryError):
             raise
+        except DamagedError as error:
+            code = "truncated" if isinstance(error, TruncatedError) else "corrupt"
+            raise _image_error(code, str(error)) from error
         except UnidentifiedImageError as error:
             if data.startswith(_STARTS) or data[8:12] == b"WEBP" or data[4:12] == b"ftypavif":
                 raise _image_error("corrupt", "its header cannot be read") from error
@@ -201,17 +206,28 @@ def _image_error(code: str, detail: str) -> ImageError:
 
 
 def _decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
+    profile = None
     Image.init()  # registers the formats; only the first call does anything
+    if data.startswith(png.SIGNATURE):
+        _check_size(*png.size(data))
+        data, profile = png.checked(data)
     with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
         width, height = opened.size
-        if width * height > MAX_PIXELS:
-            raise _image_error("too_large", f"{width} x {height}")
+        _check_size(width, height)
         info = ImageInfo(opened.format or "", opened.mode, width, height, _orientation(opened))
+        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+            check_tiff(data, opened.tag_v2, width * height)
         opened.load()
         # Pillow turns TIFF files by itself while loading and then forgets the tag.
         turn = _TRANSPOSITIONS.get(_orientation(opened))
-        picture = _onto_white(_colours(opened), _alpha(opened))
+        profile = profile or opened.info.get("icc_profile")
+        picture = _onto_white(_colours(opened, profile), _alpha(opened))
     return (picture if turn is None else picture.transpose(turn)), info
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise _image_error("too_large", f"{width} x {height}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -223,10 +239,9 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _TRANSPOSITIONS else 1
 
 
-def _colours(image: Image.Image) -> Image.Image:
+def _colours(image: Image.Image, profile: bytes | None) -> Image.Image:
     """The colour channels as 8-bit sRGB, transparency ignored."""
     plain = _eight_bit(image)
-    profile = image.info.get("icc_profile")
     converted = _to_srgb(plain, profile) if profile else None
     return converted if converted is not None else plain.convert("RGB")
 

@@ -1,0 +1,46 @@
+"""Damage of the pixels that a format shows though its decoder does not look."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lsb.errors import ImageError
+from lsb.images import decode
+from tests.bombs import saved
+
+NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("compression", ["tiff_adobe_deflate", "tiff_deflate"])
+@pytest.mark.parametrize("strip", [65536, 2000])
+def test_damaged_pixels_of_a_deflated_tiff_are_refused(
+    compression: str, strip: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = saved(NOISE, "TIFF", compression=compression, strip_size=strip)
+    expected = decode(whole)[0].tobytes()
+    assert expected == NOISE.tobytes()
+    rng = random.Random(0)
+    for place in range(300, len(whole) - 400, 97):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.randrange(8)
+        with pytest.raises(ImageError):
+            decode(bytes(damaged))
+    with pytest.raises(ImageError):
+        decode(whole[:5000] + bytes(512) + whole[5512:])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "LAB", "YCbCr", "LA"])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_every_tiff_that_pillow_writes_is_taken(mode: str, compression: str) -> None:
+    grey = Image.linear_gradient("L").resize((33, 21))
+    levels = np.asarray(grey)
+    special = {"I;16": levels.astype(np.uint16), "I": levels.astype(np.int32), "F": levels.astype(np.float32) / 255}
+    colour = Image.merge("RGB", [grey, grey.rotate(180), grey])
+    image = Image.fromarray(special[mode]) if mode in special else (colour if mode == "LAB" else grey).convert("RGB")
+    if mode not in special and mode != "LAB":
+        image = image.convert(mode)
+    assert decode(saved(image, "TIFF", compression=compression))[0].size == (33, 21)
