@@ -82,7 +82,9 @@ def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> di
     """
     wanted = (transform_id(spec.transform), spec.dataset.name)
     runs = [run for run in runs_of_job(store, spec.job, _left_out) if (run.transform_id, run.dataset["name"]) == wanted]
-    search = _Search(store, read_records(store, spec.dataset), {run.id: run for run in runs})
+    records = read_records(store, spec.dataset)
+    usable = records.filter(pc.equal(records["status"], Status.OK.value))
+    search = _Search(store, usable, {run.id: run for run in runs})
     for run in runs:
         try:
             search.look_at(run)
@@ -111,7 +113,7 @@ class _Search:
     so far."""
 
     store: Store
-    records: pa.Table
+    records: pa.Table  # those that can be carried: the usable ones
     runs: dict[str, Run]
     best: _Candidate | None = None
     superseded: set[str] = field(default_factory=set)  # runs that another one has gone on from
@@ -119,13 +121,13 @@ class _Search:
 
     def look_at(self, run: Run) -> None:
         """Make `run` the best one if it carries more than those before it."""
-        usable = pc.sum(pc.equal(self.records["status"], Status.OK.value)).as_py() or 0
-        if not self._may_be_best(run, min(run.plan["records"], usable)):
+        if not self._may_be_best(run, min(_usable(run), self.records.num_rows)):
             return
         snapshot = latest_snapshot(self.store, run)
         if snapshot is not None and self._says_all(run, snapshot):
             self._supersede_parent_of(run)
-            if not self._may_be_best(run, sum(snapshot.counts.get(status, 0) for status in FINAL)):
+            unusable = run.plan["records"] - _usable(run)
+            if not self._may_be_best(run, sum(snapshot.counts.get(status, 0) for status in FINAL) - unusable):
                 return
             columns = ["record_id", "status", "source_sha256", "carried_from"]
             rows = read_manifest(self.store, reference(snapshot), columns=columns)
@@ -162,9 +164,14 @@ class _Search:
         made = Counter(pc.fill_null(carried["carried_from"], run.id).to_pylist())
         most = carried.num_rows
         while run.parent is not None and (before := self.runs.get(run.parent["run"])) is not None:
-            most += before.plan["records"] - run.plan.get("carried", 0) - made[run.id]
+            most += _usable(before) - run.plan.get("carried", 0) - made[run.id]
             self.bounds[before.id] = min(most, self.bounds.get(before.id, most))
             run = before
+
+
+def _usable(run: Run) -> int:
+    """Records that a run has or may have a row of for others to carry: all but those that its ingest set aside."""
+    return int(run.plan["records"]) - int(run.plan.get("quarantined", 0))
 
 
 def _decoded_as_now(run: Run) -> bool:

@@ -72,7 +72,7 @@ class Run:
     transform: dict[str, Any]
     transform_id: str
     model: dict[str, str | None]  # id, revision, digest
-    plan: dict[str, Any]  # key, sha256, records, shards, carried, and the plan's settings
+    plan: dict[str, Any]  # key, sha256, records, shards, carried, quarantined, and the plan's settings
     prompts: dict[str, str]  # "source" and "target" -> key
     files: dict[str, str]  # SHA-256 of the prompts and of how they were learned, by key
     source: str
@@ -191,6 +191,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
             "records": plan.num_rows,
             "shards": pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
             "carried": pc.sum(pc.equal(plan["action"], Action.CARRY.value)).as_py() or 0,
+            "quarantined": pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0,
             **plan_settings(spec),
         },
         "prompts": dict(spec.prompts),
