@@ -18,7 +18,7 @@ export PREFECT_HOME ?= $(CURDIR)/out/prefect
 export HF_HOME ?= $(CURDIR)/out/cache/huggingface
 export MPLCONFIGDIR ?= $(CURDIR)/out/cache/matplotlib
 
-.PHONY: help install demo test test-long chaos check format quality data train clean
+.PHONY: help install demo test test-long nightly chaos check format quality data train clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -46,6 +46,9 @@ test: $(STAMP)  ## run the tests
 
 test-long: $(STAMP)  ## run the tests that take more than a minute, and only those
 	@$(BIN)/python -m pytest -m long
+
+nightly: $(STAMP)  ## fifteen nights, one a minute, with Prefect's server, worker and schedule, while things go wrong
+	@PYTHONPATH=. $(BIN)/python benchmarks/nightly.py
 
 chaos: $(STAMP)  ## translate the emoji on S3 while processes are killed at random (a few minutes)
 	@$(BIN)/python examples/emoji/unpack.py

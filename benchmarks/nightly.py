@@ -1,0 +1,309 @@
+"""Fifteen minutes of nights, one a minute, with the real parts, while all goes wrong that does go wrong.
+
+    make nightly                                                   or, with options:
+    PYTHONPATH=. python benchmarks/nightly.py --minutes 15 --json
+
+A Prefect server, a process worker, `deployments/prefect.yaml` with a cron of every minute, and an inbox in which
+pictures come, go and change while it is read; one file is broken, one is no picture. Once the worker is killed with its
+run, once a run is cut off by SIGTERM; then more pictures come. At the end a last night, and an account made from the
+store alone: every file that was listed has its row, nothing was translated twice that need not be, all verifies. Ends
+with 0 if the account holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from PIL import Image, ImageDraw
+
+from lsb.errors import LsbError
+from lsb.sharding import Run, pending
+from lsb.storage.schemas import RECORDS, read_table
+from lsb.storage.store import open_store
+from tests.nights import Account, account_of, committed, runs_of
+from tests.prefect_parts import ENDED, POOL, PrefectServer, Worker, deployment_file, wait_until
+from tests.tiny import IMAGE_SIZE, tiny_model
+
+JOB = "nightly"
+FIRST_PICTURES = 12
+MANY_PICTURES = 12  # come at once before a night that is to be cut off
+SECONDS_BETWEEN_CHANGES = 8.0
+LONGEST_NIGHT = 300.0
+BROKEN, NO_PICTURE = "broken.png", "notes.txt"
+
+
+@dataclass
+class Inbox:
+    """A folder of pictures, and when each of them came and went or changed."""
+
+    folder: Path
+    chance: random.Random
+    here: dict[str, datetime] = field(default_factory=dict)  # since when, as it is
+    gone: list[tuple[str, datetime, datetime]] = field(default_factory=list)  # from, until
+    made: int = 0
+
+    def open(self) -> None:
+        """The first pictures, one broken file and one that is no picture."""
+        self.folder.mkdir()
+        (self.folder / NO_PICTURE).write_text("what these pictures are")
+        self._put(BROKEN, b"\x89PNG\r\n\x1a\n and then nothing")
+        self.add(FIRST_PICTURES)
+
+    def add(self, number: int) -> None:
+        """New pictures, each with a name and colours of its own."""
+        for _ in range(number):
+            self.made += 1
+            self._put(f"{self.made:04d}.png", self._picture())
+
+    def change(self) -> None:
+        """One or two come, and now and then one goes or becomes another picture."""
+        self.add(self.chance.choice((1, 2)))
+        pictures = sorted(self.here.keys() - {BROKEN})
+        if self.chance.random() < 0.5:
+            name = self.chance.choice(pictures)
+            (self.folder / name).unlink()
+            self.gone.append((name, self.here.pop(name), datetime.now(UTC)))
+        if self.chance.random() < 0.3:
+            name = self.chance.choice(sorted(self.here.keys() - {BROKEN}))
+            self.gone.append((name, self.here[name], datetime.now(UTC)))
+            self._put(name, self._picture())
+
+    def lay_there(self, since: datetime, until: datetime) -> set[str]:
+        """What lay there unchanged all that time: a listing made meanwhile must have it."""
+        periods = [*self.gone, *((name, came, datetime.now(UTC)) for name, came in self.here.items())]
+        return {name for name, came, went in periods if came < since and went > until}
+
+    def _put(self, name: str, data: bytes) -> None:
+        arriving = self.folder.with_name("arriving")
+        arriving.write_bytes(data)
+        arriving.rename(self.folder / name)
+        self.here[name] = datetime.now(UTC)
+
+    def _picture(self) -> bytes:
+        picture = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), "white")
+        corner, colour = self.chance.randrange(2, 12), tuple(self.chance.randrange(256) for _ in range(3))
+        pen = ImageDraw.Draw(picture)
+        shape = self.chance.choice((pen.ellipse, pen.rectangle))
+        shape((corner, corner, corner + self.chance.randrange(8, 18), corner + 12), fill=colour)
+        drawn = self.folder.with_name("drawn.png")
+        picture.save(drawn)
+        return drawn.read_bytes()
+
+
+class Trial:
+    """The parts, and what is done to them."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.inbox = Inbox(folder / "inbox", random.Random(seed))
+        self.server = PrefectServer(folder / "server", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+        self.store_uri = str(folder / "store")
+        self.deployment = ""
+        self.worker: Worker | None = None
+        self.deeds: list[dict[str, Any]] = []
+        self._began = time.monotonic()
+        self._changed = self._began
+
+    def settings(self) -> dict[str, Any]:
+        """The job: learned prompts, small shards, frequent commits, so many evaluations that it can be hit."""
+        looks = {name: self._look(name) for name in ("flat", "3d")}
+        return {
+            "name": JOB,
+            "store": self.store_uri,
+            "model": str(tiny_model(self.folder / "model")),
+            "source": {"domain": "flat", "path": str(self.inbox.folder)},
+            "prompts": {
+                "source": {"images": looks["flat"], "token": "<flat>", "initial": "flat icon"},
+                "target": {"domain": "3d", "images": looks["3d"], "token": "<3d>", "initial": "3d icon"},
+            },
+            "learning": {"steps": 4, "batch": 2, "validate_every": 2},
+            "bridge": {"tau": 0.6, "nfe": 40},
+            "execution": {"batch": 2, "shard_size": 4, "device": "cpu", "commit_seconds": 1},
+            "evaluate": {"target": looks["3d"], "sample": 16},
+            "budget": {"max_failed_fraction": 0.5},  # a picture that goes before its turn is a failed record
+        }
+
+    def run(self, minutes: float) -> tuple[Account, dict[str, Any]]:
+        """All of it; the account, and what else there is to tell."""
+        self.inbox.open()
+        with self.server:
+            self.server.command("work-pool", "create", POOL, "--type", "process")
+            file = deployment_file(self.folder / "prefect.yaml", self.settings())
+            self.deployment = self.server.deploy(file, JOB)["id"]
+            self._start_worker("first")
+            try:
+                self._until(0.3 * minutes)
+                self._kill_the_worker()
+                self._until(0.6 * minutes)
+                self._cut_a_night_off()
+                self._until(minutes)
+                self._last_night()
+            finally:
+                if self.worker is not None:
+                    self.worker.__exit__()
+            runs = self.server.runs(self.deployment)
+        account = account_of(open_store(self.store_uri), JOB)
+        account.problems += self._unseen(runs)
+        told = {
+            "minutes": round((time.monotonic() - self._began) / 60, 1),
+            "deeds": self.deeds,
+            "pictures_made": self.inbox.made,
+            "pictures_gone_or_changed": len(self.inbox.gone),
+            "flow_runs": dict(Counter(run["state_name"] for run in runs if run["start_time"])),
+        }
+        return account, told
+
+    def _look(self, name: str) -> str:
+        folder = self.folder / name
+        looks = Inbox(folder, random.Random(name))
+        folder.mkdir()
+        looks.add(8)
+        return str(folder)
+
+    def _until(self, minutes: float) -> None:
+        while time.monotonic() < self._began + 60 * minutes:
+            self._let_time_pass()
+
+    def _let_time_pass(self) -> None:
+        time.sleep(0.2)
+        if time.monotonic() - self._changed > SECONDS_BETWEEN_CHANGES:
+            self._changed = time.monotonic()
+            self.inbox.change()
+
+    def _start_worker(self, name: str) -> None:
+        self.worker = Worker(self.server, name)
+
+    def _newest(self) -> tuple[Run | None, int]:
+        """The run that was planned last, and how many pictures it has committed."""
+        with suppress(LsbError):  # no store yet, or what is being written just now
+            store = open_store(self.store_uri)
+            if runs := runs_of(store, JOB):
+                newest = max(runs, key=lambda run: run.created)
+                return newest, len(committed(store, newest))
+        return None, 0
+
+    def _wait_for_the_middle(self) -> Run:
+        """Many pictures come; the night that sees them commits, and has more to do."""
+        before, had = self._newest()
+        self.inbox.add(MANY_PICTURES)
+        until = time.monotonic() + LONGEST_NIGHT
+        while time.monotonic() < until:
+            self._let_time_pass()
+            run, has = self._newest()
+            grows = run is not None and has > (had if before is not None and run.id == before.id else 0)
+            if run is not None and grows and pending(open_store(self.store_uri), run):
+                return run
+        raise TimeoutError("no night was seen in the middle of its work")
+
+    def _deed(self, what: str, run: Run) -> None:
+        store = open_store(self.store_uri)
+        left = sum(map(len, pending(store, run).values()))
+        done = len(committed(store, run))
+        minute = round((time.monotonic() - self._began) / 60, 1)
+        self.deeds.append({"what": what, "minute": minute, "run": run.id, "committed": done, "left": left})
+
+    def _kill_the_worker(self) -> None:
+        """With its run; another worker goes on with the same pictures."""
+        run = self._wait_for_the_middle()
+        assert self.worker is not None
+        self.worker.kill()
+        self._deed("worker killed with its run", run)
+        self._start_worker("second")
+
+    def _cut_a_night_off(self) -> None:
+        """As a time window does that ends; new pictures come before the next night."""
+        run = self._wait_for_the_middle()
+        assert self.worker is not None
+        for process in psutil.Process(self.worker.process.pid).children(recursive=True):
+            if "prefect.engine" in process.cmdline():
+                os.kill(process.pid, signal.SIGTERM)
+        self._deed("run ended by SIGTERM", run)
+        self.inbox.add(3)
+
+    def _last_night(self) -> None:
+        """No more of the schedule and of changes; what is under way ends, and one more run sees all there is."""
+        self.server.command("deployment", "schedule", "pause", f"translate-dataset/{JOB}", "--all")
+        for run in self.server.runs(self.deployment):
+            if run["state_type"] == "SCHEDULED":
+                self.server.command("flow-run", "delete", run["id"])
+        last = self.server.trigger(self.deployment)
+        wait_until(
+            "the last night's end",
+            lambda: self.server.get(f"flow_runs/{last}")["state_type"] in ENDED,
+            2 * LONGEST_NIGHT,
+        )
+
+    def _unseen(self, runs: list[dict[str, Any]]) -> list[str]:
+        """Files that lay there while a night listed them and are not in its data set."""
+        store = open_store(self.store_uri)
+        starts = sorted(datetime.fromisoformat(run["start_time"]) for run in runs if run["start_time"])
+        problems = []
+        for run in runs_of(store, JOB):
+            planned = datetime.fromisoformat(run.created)
+            began = max((start for start in starts if start <= planned), default=None)
+            if began is None:
+                problems.append(f"{run.id}: no flow run began before it was planned")
+                continue
+            listed = set(read_table(store.read(run.dataset["key"]), RECORDS)["key"].to_pylist())
+            if missing := self.inbox.lay_there(began, planned) - listed:
+                problems.append(f"{run.id}: {sorted(missing)} lay in the inbox and were not listed")
+        return problems
+
+
+def printed(account: Account, told: dict[str, Any]) -> str:
+    """For people."""
+    lines = [f"{told['minutes']} minutes, flow runs: {told['flow_runs']}"]
+    lines += [
+        f"minute {deed['minute']}: {deed['what']} {deed['run']}, {deed['committed']} committed and {deed['left']} left"
+        for deed in told["deeds"]
+    ]
+    for night in account.nights:
+        rows = ", ".join(f"{count} {status}" for status, count in sorted(night.rows.items()))
+        lines.append(
+            f"{night.run}: {night.listed} listed; {rows or 'no rows'}, {night.without_result} without result; "
+            f"{night.carried} carried from {night.parent}, {night.translated} translated, of which {night.again} again "
+            f"and {night.after_the_snapshot} committed after the parent's snapshot; verify {night.verify}"
+        )
+    again = sum(night.after_the_snapshot for night in account.nights)
+    lines.append(f"translated again because they were committed after the parent's snapshot: {again}")
+    lines += [f"PROBLEM {problem}" for problem in account.problems]
+    lines.append("the account holds" if not account.problems else f"{len(account.problems)} problems")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a new folder for all that it makes, kept; else a temporary one")
+    args = parser.parse_args(arguments)
+    folder = args.keep or Path(tempfile.mkdtemp(prefix="lsb-nightly-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        account, told = Trial(folder.resolve(), args.seed).run(args.minutes)
+    finally:
+        if args.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps({**told, **account.as_json()}, indent=2) if args.json else printed(account, told))
+    return 1 if account.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
