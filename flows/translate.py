@@ -15,7 +15,7 @@ from flows.interruption import interruptible
 from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
 from lsb.attestation import environment_signer
 from lsb.budget import over_budget
-from lsb.config import JobConfig
+from lsb.config import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError
 from lsb.job import check_resumed, device_of, object_uri
 from lsb.lineage import RunOptions
@@ -65,6 +65,7 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
         UnfinishedError: records without a row are left.
     """
     environment_signer()  # a key that cannot sign is better known now than after the last image
+    refuse_relative(config)
     device_of(config)
     if resume is not None:  # so is that these settings are not the run's
         run = open_run(open_store(config.store), resume)

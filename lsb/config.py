@@ -195,6 +195,31 @@ def load_config(path: str | Path) -> JobConfig:
     return _anchored(config, found.path.resolve().parent)
 
 
+def refuse_relative(config: JobConfig) -> None:
+    """For settings that did not come out of a file, such as a deployment's: there is nothing to be relative to.
+
+    Raises:
+        ConfigError: a path is relative; `field` names it. A model may be a hub id.
+    """
+    prompts = {side: getattr(config.prompts, side) for side in ("source", "target")}
+    places = {
+        "store": config.store,
+        "source.path": config.source.path,
+        **{
+            f"prompts.{side}.{name}": getattr(prompt, name)
+            for side, prompt in prompts.items()
+            for name in ("file", "images")
+        },
+        "evaluate.target": config.evaluate.target,
+        "evaluate.truth": config.evaluate.truth,
+        **{named(("loras", number)): lora for number, lora in enumerate(config.loras)},
+        "model": config.model if config.model.startswith(".") else None,
+    }
+    for field, path in places.items():
+        if path is not None and "://" not in path and not os.path.isabs(path):
+            raise ConfigError(f"{field}: {path} is relative; give an absolute path or a URI", field=field)
+
+
 def _reason(error: ErrorDetails) -> str:
     """What is wrong with a field, and what is allowed there."""
     if error["type"] == "missing":

@@ -16,6 +16,9 @@ import httpx
 import pytest
 import yaml
 
+from flows.translate import translate_dataset
+from lsb.config import JobConfig
+from lsb.errors import ConfigError
 from tests.e2e.jobs import PICTURES, Job, log_entries, make_job
 from tests.prefect_parts import DEPLOYMENT_FILE, POOL, REPOSITORY, PrefectServer, Worker, deployment_file, wait_until
 
@@ -202,6 +205,14 @@ def test_a_killed_worker_holds_nothing_up(server: PrefectServer, tmp_path: Path,
     assert before.items() <= log_entries(job.store).items()
     (folder,) = (job.store / "runs").iterdir()
     assert lsb(server, "verify", folder).returncode == 0
+
+
+def test_a_path_that_a_worker_would_look_for_in_its_own_folder_is_refused(job: Job) -> None:
+    """A worker's working folder is a new one for each run, and goes with it."""
+    config = JobConfig.model_validate({**settings(job), "store": "store"})
+    with pytest.raises(ConfigError, match="store: store is relative"):
+        translate_dataset.fn(config)
+    assert not Path("store").exists()
 
 
 def test_the_install_brings_its_data_files(installed: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import os
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lsb.config import JobConfig, load_config
+from lsb.config import JobConfig, load_config, refuse_relative
 from lsb.errors import ConfigError
 
 JOB = {
@@ -283,3 +284,43 @@ def test_a_configuration_cannot_be_changed() -> None:
     config = JobConfig.model_validate(JOB)
     with pytest.raises(ValueError, match="frozen"):
         config.name = "other"
+
+
+ABSOLUTE = {
+    "name": "cats-to-dogs",
+    "store": "s3://bucket/store",
+    "model": "owner/name",
+    "loras": ["/loras/one.safetensors"],
+    "source": {"domain": "cats", "path": "/images"},
+    "prompts": {"source": {"file": "/cat.safetensors"}, "target": {"images": "file:///dogs", "token": "<dogs>"}},
+    "evaluate": {"target": "/dogs", "truth": "/truth"},
+}
+
+
+def test_settings_that_come_from_no_file_may_have_absolute_paths_uris_and_hub_ids() -> None:
+    refuse_relative(JobConfig.model_validate(ABSOLUTE))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "store",
+        "model",
+        "loras.0",
+        "source.path",
+        "prompts.source.file",
+        "prompts.target.images",
+        "evaluate.target",
+        "evaluate.truth",
+    ],
+)
+def test_settings_that_come_from_no_file_may_have_no_relative_path(field: str) -> None:
+    changed: dict[str, Any] = copy.deepcopy(ABSOLUTE)
+    *folders, last = field.removesuffix(".0").split(".")
+    place = changed
+    for folder in folders:
+        place = place[folder]
+    place[last] = ["./here"] if field.endswith(".0") else "./here"
+    with pytest.raises(ConfigError, match="absolute path or a URI") as error:
+        refuse_relative(JobConfig.model_validate(changed))
+    assert error.value.field == field
