@@ -22,8 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +117,7 @@ class Trial:
         self.deployment = ""
         self.worker: Worker | None = None
         self.deeds: list[dict[str, Any]] = []
+        self._flow_runs: list[dict[str, Any]] = []
         self._began = time.monotonic()
         self._changed = self._began
 
@@ -139,35 +140,75 @@ class Trial:
             "budget": {"max_failed_fraction": 0.5},  # a picture that goes before its turn is a failed record
         }
 
-    def run(self, minutes: float) -> tuple[Account, dict[str, Any]]:
-        """All of it; the account, and what else there is to tell."""
+    @contextmanager
+    def under_way(self, cron: str | None) -> Iterator[None]:
+        """The server with the deployment, and a worker."""
         self.inbox.open()
         with self.server:
             self.server.command("work-pool", "create", POOL, "--type", "process")
-            file = deployment_file(self.folder / "prefect.yaml", self.settings())
+            file = deployment_file(self.folder / "prefect.yaml", self.settings(), cron)
             self.deployment = self.server.deploy(file, JOB)["id"]
-            self._start_worker("first")
+            self.worker = Worker(self.server, "first")
             try:
-                self._until(0.3 * minutes)
-                self._kill_the_worker()
-                self._until(0.6 * minutes)
-                self._cut_a_night_off()
-                self._until(minutes)
-                self._last_night()
+                yield
             finally:
-                if self.worker is not None:
-                    self.worker.__exit__()
-            runs = self.server.runs(self.deployment)
+                self.worker.stop()
+                self._flow_runs = self.server.runs(self.deployment)
+
+    def run(self, minutes: float) -> None:
+        """All of it."""
+        with self.under_way("* * * * *"):
+            self._until(0.3 * minutes)
+            self.kill_the_worker()
+            self._until(0.6 * minutes)
+            self.cut_a_night_off()
+            self._until(minutes)
+            self._end_the_schedule()
+            self.whole_night()
+
+    def account(self) -> tuple[Account, dict[str, Any]]:
+        """What the store says, and what else there is to tell."""
         account = account_of(open_store(self.store_uri), JOB)
-        account.problems += self._unseen(runs)
+        account.problems += self._unseen()
         told = {
             "minutes": round((time.monotonic() - self._began) / 60, 1),
             "deeds": self.deeds,
             "pictures_made": self.inbox.made,
             "pictures_gone_or_changed": len(self.inbox.gone),
-            "flow_runs": dict(Counter(run["state_name"] for run in runs if run["start_time"])),
+            "flow_runs": dict(Counter(run["state_name"] for run in self._flow_runs if run["start_time"])),
         }
         return account, told
+
+    def start_a_night(self) -> str:
+        """Without waiting for its time; the flow run's id."""
+        return self.server.trigger(self.deployment)
+
+    def whole_night(self) -> None:
+        """One that nobody disturbs."""
+        night = self.start_a_night()
+
+        def ended() -> bool:
+            return self.server.get(f"flow_runs/{night}")["state_type"] in ENDED
+
+        wait_until("the night's end", ended, 2 * LONGEST_NIGHT)
+
+    def kill_the_worker(self) -> None:
+        """With its run, in the middle of it; another worker goes on with the same pictures."""
+        run = self._wait_for_the_middle()
+        assert self.worker is not None
+        self.worker.kill()
+        self._deed("worker killed with its run", run)
+        self.worker = Worker(self.server, "second")
+
+    def cut_a_night_off(self) -> None:
+        """As a time window does that ends, in the middle; new pictures come before the next night."""
+        run = self._wait_for_the_middle()
+        assert self.worker is not None
+        for process in psutil.Process(self.worker.process.pid).children(recursive=True):
+            if "prefect.engine" in process.cmdline():
+                os.kill(process.pid, signal.SIGTERM)
+        self._deed("run ended by SIGTERM", run)
+        self.inbox.add(3)
 
     def _look(self, name: str) -> str:
         folder = self.folder / name
@@ -185,9 +226,6 @@ class Trial:
         if time.monotonic() - self._changed > SECONDS_BETWEEN_CHANGES:
             self._changed = time.monotonic()
             self.inbox.change()
-
-    def _start_worker(self, name: str) -> None:
-        self.worker = Worker(self.server, name)
 
     def _newest(self) -> tuple[Run | None, int]:
         """The run that was planned last, and how many pictures it has committed."""
@@ -218,41 +256,17 @@ class Trial:
         minute = round((time.monotonic() - self._began) / 60, 1)
         self.deeds.append({"what": what, "minute": minute, "run": run.id, "committed": done, "left": left})
 
-    def _kill_the_worker(self) -> None:
-        """With its run; another worker goes on with the same pictures."""
-        run = self._wait_for_the_middle()
-        assert self.worker is not None
-        self.worker.kill()
-        self._deed("worker killed with its run", run)
-        self._start_worker("second")
-
-    def _cut_a_night_off(self) -> None:
-        """As a time window does that ends; new pictures come before the next night."""
-        run = self._wait_for_the_middle()
-        assert self.worker is not None
-        for process in psutil.Process(self.worker.process.pid).children(recursive=True):
-            if "prefect.engine" in process.cmdline():
-                os.kill(process.pid, signal.SIGTERM)
-        self._deed("run ended by SIGTERM", run)
-        self.inbox.add(3)
-
-    def _last_night(self) -> None:
-        """No more of the schedule and of changes; what is under way ends, and one more run sees all there is."""
+    def _end_the_schedule(self) -> None:
+        """No more nights by themselves, and none that waits; one that is under way goes on."""
         self.server.command("deployment", "schedule", "pause", f"translate-dataset/{JOB}", "--all")
         for run in self.server.runs(self.deployment):
             if run["state_type"] == "SCHEDULED":
-                self.server.command("flow-run", "delete", run["id"])
-        last = self.server.trigger(self.deployment)
-        wait_until(
-            "the last night's end",
-            lambda: self.server.get(f"flow_runs/{last}")["state_type"] in ENDED,
-            2 * LONGEST_NIGHT,
-        )
+                self.server.delete(f"flow_runs/{run['id']}")
 
-    def _unseen(self, runs: list[dict[str, Any]]) -> list[str]:
+    def _unseen(self) -> list[str]:
         """Files that lay there while a night listed them and are not in its data set."""
         store = open_store(self.store_uri)
-        starts = sorted(datetime.fromisoformat(run["start_time"]) for run in runs if run["start_time"])
+        starts = sorted(datetime.fromisoformat(run["start_time"]) for run in self._flow_runs if run["start_time"])
         problems = []
         for run in runs_of(store, JOB):
             planned = datetime.fromisoformat(run.created)
@@ -297,7 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = args.keep or Path(tempfile.mkdtemp(prefix="lsb-nightly-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        account, told = Trial(folder.resolve(), args.seed).run(args.minutes)
+        trial = Trial(folder.resolve(), args.seed)
+        trial.run(args.minutes)
+        account, told = trial.account()
     finally:
         if args.keep is None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -209,12 +209,16 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        end(self.process)
+        self.stop()
 
     @property
     def log(self) -> str:
         """All that it and its flow runs have said."""
         return self._log.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End it and what it has started."""
+        end(self.process)
 
     def kill(self) -> None:
         """SIGKILL for it and all that it has started."""

@@ -1,0 +1,37 @@
+"""Nights through a real worker, two of them cut off, and an account from the store: benchmarks/nightly.py in short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.nightly import JOB, Trial
+from lsb.storage.store import open_store
+from tests.nights import account_of
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_killed_worker_and_a_night_cut_off_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, seed=3)
+    with trial.under_way(cron=None):
+        trial.start_a_night()
+        trial.kill_the_worker()
+        trial.start_a_night()
+        trial.cut_a_night_off()
+        trial.whole_night()
+    account, told = trial.account()
+    assert account.problems == []
+    assert [deed["left"] > 0 for deed in told["deeds"]] == [True, True]
+    last = account.nights[-1]
+    assert last.whole
+    assert last.rows["quarantined"] == 1
+    assert last.carried > 0  # of what was committed before a night was cut off
+    assert sum(night.whole for night in account.nights) == 1
+    # The account sees what is not there.
+    store = open_store(trial.store_uri)
+    victim = next(entry.key for entry in store.list("runs") if entry.key.endswith("manifest.parquet"))
+    (Path(trial.store_uri) / victim).unlink()
+    with pytest.raises(Exception, match="manifest"):
+        account_of(store, JOB)
