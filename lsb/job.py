@@ -12,7 +12,15 @@ from pydantic import ValidationError
 from lsb.attestation import Signer
 from lsb.config import JobConfig
 from lsb.domains import SIDES, Side, StoredPrompt, given_prompt, wanted_prompt
-from lsb.errors import ConfigError, NotFoundError, PromptError, UnfinishedError, UsageError
+from lsb.errors import (
+    ConfigError,
+    NotFoundError,
+    PromptError,
+    TamperedError,
+    UnfinishedError,
+    UnverifiableError,
+    UsageError,
+)
 from lsb.ingest import Dataset, ingest, open_sources
 from lsb.lineage import learned_with, settled_prompt
 from lsb.models.device import usable_device
@@ -241,7 +249,10 @@ def may_take_the_name(store: Store, run: Run) -> bool:
     while current not in (None, run.id):
         if run.parent is None:
             return False
-        run = open_run(store, run.parent["run"])
+        try:
+            run = open_run(store, run.parent["run"])
+        except (TamperedError, UnverifiableError):
+            return False
     return True
 
 

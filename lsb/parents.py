@@ -29,7 +29,7 @@ from lsb.sharding import Run, RunSpec, open_run, read_plan, read_records
 from lsb.storage import layout
 from lsb.storage.scratch import ScratchStore
 from lsb.storage.seal import well_formed
-from lsb.storage.snapshots import Snapshot, job_chain
+from lsb.storage.snapshots import Snapshot, current_run
 from lsb.storage.store import Store
 from lsb.transform import transform_id
 
@@ -46,9 +46,6 @@ def runs_of_job(store: Store, job: str, damaged: Damaged = lambda run_id, error:
 
     Args:
         damaged: told of each run that cannot be read; it is left out.
-
-    Raises:
-        TamperedError, UnverifiableError: one that cannot be read has been published under the job's name.
     """
     found: list[tuple[float, str, Run]] = []
     for folder in store.folders(layout.runs_of_job(job)):
@@ -62,7 +59,6 @@ def runs_of_job(store: Store, job: str, damaged: Damaged = lambda run_id, error:
         except UsageError:  # a plan of which no run was made
             continue
         except (TamperedError, UnverifiableError) as error:
-            _refuse_if_published(store, job, run_id, error)
             damaged(run_id, error)
     return [run for *_, run in sorted(found, key=lambda item: item[:2], reverse=True) if "only" not in run.plan]
 
@@ -72,16 +68,26 @@ def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> di
     carries most, then the newest; None without one.
 
     What of it is committed and in no snapshot yet is published first. A run that cannot be read is left out with a
-    warning, unless it has been published under the job's name.
+    warning, unless the job's name stands for it.
 
     Args:
         signer: signs the snapshot of a run that was cut off.
 
     Raises:
-        TamperedError, UnverifiableError: a run that was published is not what was written.
+        TamperedError, UnverifiableError: the run that the job's name stands for is not what was written.
     """
+
+    def leave_out(run_id: str, error: LsbError) -> None:
+        if run_id == current_run(store, spec.job):  # others rely on it, and should know
+            raise type(error)(
+                f"{error.message}; job {spec.job} stands for run {run_id}, from which nothing can be carried: see "
+                "`lsb verify` of it, and start anew with --fresh",
+                **error.details,
+            ) from error
+        logger.warning("nothing is carried from run %s, which is damaged: %s", run_id, error)
+
     wanted = (transform_id(spec.transform), spec.dataset.name)
-    runs = [run for run in runs_of_job(store, spec.job, _left_out) if (run.transform_id, run.dataset["name"]) == wanted]
+    runs = [run for run in runs_of_job(store, spec.job, leave_out) if (run.transform_id, run.dataset["name"]) == wanted]
     records = read_records(store, spec.dataset)
     usable = records.filter(pc.equal(records["status"], Status.OK.value))
     search = _Search(store, usable, {run.id: run for run in runs})
@@ -89,8 +95,7 @@ def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> di
         try:
             search.look_at(run)
         except (TamperedError, UnverifiableError) as error:
-            _refuse_if_published(store, spec.job, run.id, error)
-            _left_out(run.id, error)
+            leave_out(run.id, error)
     best = search.best
     if best is None:
         return None
@@ -183,17 +188,3 @@ def _publish_what_is_committed(store: Store, run: Run, signer: Signer | None) ->
     page = gather_report(store, run, None, ScratchStore(None), stopped=CUT_OFF)
     report = render_report(replace(page, erasures={})).encode()
     return publish(store, run, {}, report, partial=True, named=False, signer=signer)
-
-
-def _refuse_if_published(store: Store, job: str, run_id: str, error: LsbError) -> None:
-    """Raise what is wrong with a run that the job's name has stood for: others may rely on it, and should know."""
-    if run_id in {link.document["run"] for link in job_chain(store, job).links()}:
-        raise type(error)(
-            f"{error.message}; the run has been published, so nothing goes on from it unseen: see `lsb verify` of "
-            f"{run_id}, or start anew with --fresh",
-            **error.details,
-        ) from error
-
-
-def _left_out(run_id: str, error: LsbError) -> None:
-    logger.warning("nothing is carried from run %s, which was never published: %s", run_id, error)

@@ -491,9 +491,17 @@ def test_a_damaged_run_that_was_cut_off_is_left_out_with_one_warning(
 def test_a_damaged_run_that_was_published_stops_the_plan(job: Pipeline, first: Run, what: str) -> None:
     spoil(job, f"runs/{first.id}/{what}")
     job.add(70)
-    with pytest.raises(TamperedError, match=f"lsb verify` of {first.id}, or start anew with --fresh"):
+    with pytest.raises(TamperedError, match=f"stands for run {first.id}.*start anew with --fresh"):
         job.plan()
-    assert job.plan(fresh=True).parent is None
+    anew = job.plan(fresh=True)
+    assert anew.parent is None
+    job.finish(anew)
+    # Once the name stands for another run the damaged one is no more than a warning.
+    job.add(71)
+    following = job.plan()
+    assert (following.parent or {})["run"] == anew.id
+    job.finish(following)
+    assert job.verdict(following) == 0
 
 
 def test_an_unmeasured_snapshot_is_not_all_there_is_to_say(job: Pipeline, tmp_path: Path) -> None:
