@@ -5,18 +5,15 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.interruption import interruptible
-from flows.translate import JobResult, conclude, observing, translate_all
+from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from lsb.config import JobConfig
 from lsb.errors import UnfinishedError
 from lsb.job import check_same_transform, device_of, may_take_the_name
 from lsb.models.load import identify
-from lsb.publish import Snapshot
 from lsb.rerun import choose
 from lsb.selection import Selection
 from lsb.sharding import open_run, pending
 from lsb.storage.store import open_store
-from tasks.evaluate import evaluate_run
-from tasks.publish import find_snapshot, publish_run
 
 
 @flow(name="rerun", flow_run_name="rerun-{run_id}", persist_result=False)
@@ -39,9 +36,7 @@ def rerun_records(config: JobConfig, run_id: str, selection: Selection = Selecti
     with observing(config), interruptible():
         done = translate_all(config, run, choose(store, run, selection))
         named = not pending(store, run) and may_take_the_name(store, run)
-        snapshot: Snapshot = find_snapshot(config, run.id, True, named) or publish_run(
-            config, run.id, evaluate_run(config, run.id), True, named
-        )
+        snapshot = measured_snapshot(config, run, partial=True, named=named)
     result = conclude(config, run, snapshot, done.translated)
     if missing := snapshot.planned - sum(snapshot.counts.values()):
         raise UnfinishedError(

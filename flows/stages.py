@@ -7,21 +7,19 @@ from typing import Any
 from prefect import flow
 
 from flows.interruption import interruptible
-from flows.translate import JobResult, conclude, observing, translate_all
+from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.ingest import Dataset
 from lsb.job import check_resumed, device_of, planned_run, stored_prompts
 from lsb.models.load import identify
-from lsb.publish import Snapshot
 from lsb.sharding import Run, open_run
 from lsb.storage.store import open_store
 from tasks.evaluate import evaluate_run
 from tasks.ingest import ingest_source
 from tasks.optimise import optimise_prompt
 from tasks.plan import plan_run
-from tasks.publish import find_snapshot, publish_run
 
 
 @flow(name="ingest", persist_result=False)
@@ -80,7 +78,7 @@ def publish_only(config: JobConfig, resume: str | None = None) -> JobResult:
     """Evaluate and publish the planned run, unless a snapshot says all of it already."""
     run = _planned(config, resume)
     with observing(config), interruptible():
-        snapshot: Snapshot = find_snapshot(config, run.id) or publish_run(config, run.id, evaluate_run(config, run.id))
+        snapshot = measured_snapshot(config, run)
     return conclude(config, run, snapshot, 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -19,6 +20,7 @@ from lsb.config import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError
 from lsb.job import check_resumed, device_of, object_uri
 from lsb.lineage import RunOptions
+from lsb.measures import open_target, open_truth
 from lsb.models.load import identify
 from lsb.publish import Snapshot
 from lsb.rerun import Chosen, what_is_left
@@ -46,6 +48,7 @@ class JobResult:
     report: str
     translated: int  # images translated by this call
     carried: int  # records whose rows come from the runs before
+    unmeasured: str | None = None  # why there are no measures, if there are none
 
 
 @flow(name="translate-dataset", flow_run_name="{config.name}", persist_result=False)
@@ -70,15 +73,15 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
     if resume is not None:  # so is that these settings are not the run's
         run = open_run(open_store(config.store), resume)
         check_resumed(run, config, identify(config.model, **config.model_options))
+    open_target(config)  # and so is a folder that is not there
+    open_truth(config)
     with observing(config), interruptible():
         dataset = ingest_source(config)
         source = optimise_prompt(config, "source", options.refit)
         target = optimise_prompt(config, "target", options.refit)
         run = plan_run(config, dataset, source, target, resume, options)
         done = translate_all(config, run)
-        snapshot = find_snapshot(config, run.id) or publish_run(
-            config, run.id, evaluate_run(config, run.id), named=not done.over_budget, stopped=done.over_budget
-        )
+        snapshot = measured_snapshot(config, run, named=not done.over_budget, stopped=done.over_budget)
     return conclude(config, run, snapshot, done.translated)
 
 
@@ -103,6 +106,14 @@ def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> 
     return outcome
 
 
+def measured_snapshot(
+    config: JobConfig, run: Run, *, partial: bool = False, named: bool = True, stopped: str | None = None
+) -> Snapshot:
+    """The snapshot that says all there is to say, as `lsb.publish.publish` has it; measured if there is none yet."""
+    found: Snapshot | None = find_snapshot(config, run.id, partial, named)
+    return found or publish_run(config, run.id, evaluate_run(config, run.id, or_say_why=True), partial, named, stopped)
+
+
 def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -> JobResult:
     """The result, as a state that says whether records failed.
 
@@ -120,6 +131,7 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
         report=object_uri(store, snapshot.report_key),
         translated=translated,
         carried=run.plan.get("carried", 0),
+        unmeasured=json.loads(store.read(snapshot.metrics_key)).get("unmeasured"),
     )
     show_report(run.id, result.report, result.counts)
     if excess := over_budget(config.budget, result.counts, snapshot.planned):

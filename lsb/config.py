@@ -131,8 +131,12 @@ class ExecutionConfig(Frozen):
 
 
 class EvaluateConfig(Frozen):
-    """What the translations are compared with. Both are folders laid out like the source."""
+    """What the translations are compared with: target and truth are folders laid out like the source.
 
+    With `measure` off nothing is measured, neither with each picture nor at the end; what is published says so.
+    """
+
+    measure: bool = True
     target: Location | None = None
     truth: Location | None = None
     sample: Count = 10_000

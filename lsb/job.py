@@ -7,9 +7,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from lsb.attestation import Signer
+from lsb.carrying import read_manifest, reference
 from lsb.config import JobConfig
 from lsb.domains import SIDES, Side, StoredPrompt, given_prompt, wanted_prompt
 from lsb.errors import (
@@ -23,11 +25,13 @@ from lsb.errors import (
 )
 from lsb.ingest import Dataset, ingest, open_sources
 from lsb.lineage import learned_with, settled_prompt
+from lsb.measures import still_hold
 from lsb.models.device import usable_device
 from lsb.models.protocol import ModelIdentity
 from lsb.parents import runs_of_job
 from lsb.progress import NoProgress, Progress
 from lsb.publish import Snapshot, current_heads, latest_snapshot, publish
+from lsb.records import Status
 from lsb.sharding import (
     Run,
     RunSpec,
@@ -195,11 +199,6 @@ def object_uri(store: Store, key: str) -> str:
     return f"{store.uri.rstrip('/')}/{key}"
 
 
-def evaluation_settings(config: JobConfig) -> dict[str, Any]:
-    """What the metrics were measured with, apart from the run. Kept in metrics.json."""
-    return config.evaluate.model_dump(mode="json")
-
-
 def current_snapshot(
     store: Store,
     run: Run,
@@ -221,7 +220,15 @@ def current_snapshot(
         return None
     missing = snapshot.planned - sum(snapshot.counts.values())
     metrics = json.loads(store.read(snapshot.metrics_key))
-    if metrics.get("settings") != evaluation_settings(config) or (missing and not (partial or snapshot.stopped)):
+    if missing and not (partial or snapshot.stopped):
+        return None
+
+    def made() -> list[str]:
+        rows = read_manifest(store, reference(snapshot), columns=["source_key", "status"])
+        keys: list[str] = rows.filter(pc.equal(rows["status"], Status.OK.value))["source_key"].to_pylist()
+        return keys
+
+    if not still_hold(metrics, config, made):
         return None
     try:
         # Writes nothing but the job's entry, should the process have died between the two; or signs what is not signed.

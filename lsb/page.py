@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-from lsb.errors import ImageError, NotFoundError
-from lsb.images import decode
+from PIL import Image
+
 from lsb.manifest import Gates, collect
+from lsb.pictures import find_picture
 from lsb.records import Status
-from lsb.report import GRID, WORST, Command, Example, Problem, ReportImage, ReportInput, report_image
+from lsb.report import GRID, WORST, Command, Example, Problem, ReportInput, report_image
 from lsb.sharding import Run
 from lsb.storage.layout import run_folder
 from lsb.storage.store import Store
@@ -19,6 +20,7 @@ from lsb.truths import Truths
 
 PROBLEMS = 100  # listed one by one; the manifest has them all
 FARTHEST = "structure_distance"
+TONE = "tone_distance"
 
 
 def gather_report(
@@ -78,20 +80,23 @@ def gather_report(
 
 def _examples(rows: list[dict[str, Any]], store: Store, sources: Store, truths: Truths | None) -> Iterator[Example]:
     for row in rows:
-        source = _picture(sources, row["source_key"])
-        output = _picture(store, row["output_key"])
+        source = find_picture(sources, row["source_key"], row["source_sha256"])
+        output = find_picture(store, row["output_key"], row["output_sha256"])
         if source is None or output is None:
             continue
-        true = None if truths is None else truths.find(row["source_key"])
-        shown = None if true is None else report_image(true)
-        yield Example(row["record_id"], row["source_key"], source, output, shown, dict(row["scores"] or ()))
+        truth = None if truths is None else truths.find(row["source_key"])
+        scores = {name: value for name, value in row["scores"] or () if name != TONE}
+        if truth is not None:
+            scores[TONE] = _tone(output, truth)  # the row's may be that of another truth
+        shown = None if truth is None else report_image(truth)
+        yield Example(row["record_id"], row["source_key"], report_image(source), report_image(output), shown, scores)
 
 
-def _picture(store: Store, key: str) -> ReportImage | None:
-    try:
-        return report_image(decode(store.read(key))[0])
-    except (NotFoundError, ImageError):
-        return None
+def _tone(output: Image.Image, truth: Image.Image) -> float:
+    from lsb.metrics.pixels import unit_pixels  # with it comes torch, which an erasure can do without
+    from lsb.metrics.scores import tone_distance
+
+    return float(tone_distance(unit_pixels([output]), unit_pixels([truth])))
 
 
 def _settings(run: Run) -> Iterator[tuple[str, str]]:

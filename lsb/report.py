@@ -100,6 +100,11 @@ class ReportInput:
     erasures: dict[str, str] = field(default_factory=dict)  # not shown: what `lsb.publish.publish` has to know
 
     @property
+    def unmeasured(self) -> str:
+        """Why nothing was measured, if that is known."""
+        return str((self.metrics or {}).get("unmeasured", ""))
+
+    @property
     def planned(self) -> int:
         return sum(self.counts.values())
 

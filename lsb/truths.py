@@ -2,47 +2,63 @@
 
 from __future__ import annotations
 
-import logging
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable
 from functools import cached_property
-from pathlib import PurePosixPath
 
 from PIL import Image
 
-from lsb.decoder import shared_decoder
-from lsb.errors import DecodingError, ImageError, StoreError
-from lsb.storage.store import Store
-
-logger = logging.getLogger(__name__)
+from lsb.pictures import find_picture, listed_pictures, listing_digest
+from lsb.storage.store import Entry, Store
 
 
 class Truths:
-    """Truths of a folder laid out like the sources: the same key, or the same key with another suffix."""
+    """Truths of a folder laid out like the sources: the same key, or the same key with another picture's suffix."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, folder: Store) -> None:
+        self.folder = folder
 
     def key_of(self, source_key: str) -> str | None:
-        """Where the truth of a source lies, None if there is none."""
-        return self._keys.get(source_key) or self._keys.get(_stem(source_key))
+        """Where the truth of a source lies, None if there is none. Of several suffixes the last one is taken."""
+        if source_key in self._keys:
+            return source_key
+        candidates = self._by_stem.get(_stem(source_key))
+        return candidates[-1] if candidates else None
+
+    def ambiguous(self, source_keys: Iterable[str]) -> list[str]:
+        """Those sources that have no truth of their very name and several of other suffixes."""
+        return [key for key in source_keys if key not in self._keys and len(self._by_stem.get(_stem(key), ())) > 1]
 
     def find(self, source_key: str) -> Image.Image | None:
-        """The truth of a source as an RGB image, None if there is none or it cannot be read."""
+        """The truth of a source as an RGB image, None if there is none or it cannot be read.
+
+        Raises:
+            StoreError: the folder as a whole cannot be used, now.
+        """
         key = self.key_of(source_key)
-        if key is None:
-            return None
-        try:
-            return shared_decoder().decode(self._store.read(key))[0]
-        except (ImageError, DecodingError, StoreError) as error:
-            if error.transient:
-                raise
-            logger.warning("no truth for %s: %s", source_key, error)
-            return None
+        return None if key is None else find_picture(self.folder, key)
+
+    @property
+    def digest(self) -> str:
+        """What `listing_digest` says of the folder."""
+        return listing_digest(self._pictures)
 
     @cached_property
-    def _keys(self) -> dict[str, str]:
-        keys = [entry.key for entry in self._store.list()]
-        return {_stem(key): key for key in keys} | {key: key for key in keys}
+    def _pictures(self) -> list[Entry]:
+        return listed_pictures(self.folder)
+
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        return frozenset(entry.key for entry in self._pictures)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        found = defaultdict(list)
+        for entry in self._pictures:
+            found[_stem(entry.key)].append(entry.key)
+        return dict(found)
 
 
 def _stem(key: str) -> str:
-    return str(PurePosixPath(key).with_suffix(""))
+    return posixpath.splitext(key)[0]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from PIL import Image
 
 from lsb.decoder import Decoder, shared_decoder
-from lsb.errors import DecodingError, ImageError, StoreError
 from lsb.storage.store import Store
-
-logger = logging.getLogger(__name__)
+from lsb.truths import Truths
 
 
 class Translates(Protocol):
@@ -51,21 +47,9 @@ class Worker:
     decoder: Decoder = field(default_factory=shared_decoder)
 
     def truth_of(self, key: str) -> Image.Image | None:
-        """The picture that a perfect translation of `key` would be: same name in the truth folder, any suffix."""
-        found = self._truths.get(key) or self._truths.get(_stem(key))
-        if found is None or self.truth is None:
-            return None
-        try:
-            return self.decoder.decode(self.truth.read(found))[0]
-        except (ImageError, DecodingError, StoreError) as error:
-            logger.warning("no truth for %s: %s", key, error)
-            return None
+        """What a perfect translation of `key` would be, see `lsb.truths.Truths.find`; None without a truth folder."""
+        return None if self._truths is None else self._truths.find(key)
 
     @cached_property
-    def _truths(self) -> dict[str, str]:
-        keys = [entry.key for entry in self.truth.list()] if self.truth else []
-        return {_stem(key): key for key in keys} | {key: key for key in keys}
-
-
-def _stem(key: str) -> str:
-    return str(PurePosixPath(key).with_suffix(""))
+    def _truths(self) -> Truths | None:
+        return None if self.truth is None else Truths(self.truth)

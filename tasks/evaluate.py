@@ -7,9 +7,11 @@ from typing import Any
 from prefect import task
 
 from lsb.config import JobConfig
+from lsb.errors import LsbError, SourceError, StoreError, UsageError
 from lsb.ingest import open_sources
-from lsb.job import evaluation_settings
+from lsb.measures import evaluation_settings, open_target, open_truth, unmeasured
 from lsb.metrics.evaluation import evaluate
+from lsb.redaction import redact
 from lsb.sharding import open_run
 from lsb.storage.store import open_store
 from tasks.observation import observer
@@ -18,19 +20,41 @@ from tasks.worker import backbone_for, extractor_for
 
 
 @task(name="evaluate", **TASK_OPTIONS)
-def evaluate_run(config: JobConfig, run_id: str) -> dict[str, Any]:
-    """The content of metrics.json for what is committed."""
+def evaluate_run(config: JobConfig, run_id: str, or_say_why: bool = False) -> dict[str, Any]:
+    """The content of metrics.json for what is committed.
+
+    Args:
+        or_say_why: where measuring fails and would fail again, the result says so and nothing is raised.
+    """
+    if not config.evaluate.measure:
+        return unmeasured(config, "evaluate.measure is false")
+    try:
+        return _measures(config, run_id)
+    except Exception as error:
+        if not or_say_why or _may_pass(error):
+            raise
+        return unmeasured(config, redact(f"measuring failed: {type(error).__name__}: {error}"))
+
+
+def _measures(config: JobConfig, run_id: str) -> dict[str, Any]:
     store = open_store(config.store)
     run = open_run(store, run_id)
     measures = evaluate(
         store,
         run,
         open_sources(config.source.path),
-        open_sources(config.evaluate.target) if config.evaluate.target else None,
-        open_sources(config.evaluate.truth) if config.evaluate.truth else None,
+        open_target(config),
+        open_truth(config),
         backbone_for(config, run),
         extractor_for(config),
         config.evaluate.sample,
         progress=observer().progress,
     )
     return {**measures, "settings": evaluation_settings(config)}
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether somebody has only to put something right, such as a disk that is away, and measuring succeeds."""
+    if isinstance(error, StoreError):
+        return not error.of_object
+    return isinstance(error, (SourceError, UsageError)) or (isinstance(error, LsbError) and error.transient)

@@ -16,6 +16,7 @@ from lsb.errors import UnfinishedError
 from lsb.execution import describe
 from lsb.ingest import open_sources
 from lsb.job import device_of
+from lsb.measures import open_truth
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
 from lsb.model_process import START_SECONDS, Model, ModelProcess
@@ -109,8 +110,8 @@ class Workers:
             model,
             open_sources(config.source.path),
             describe(device, self._run.transform["dtype"], config.execution.batch),
-            truth=open_sources(config.evaluate.truth) if config.evaluate.truth else None,
-            scorer=model,
+            truth=open_truth(config) if config.evaluate.measure else None,
+            scorer=model if config.evaluate.measure else None,
             feature_sample=config.evaluate.sample,
             try_seconds=START_SECONDS + 2 * config.execution.hang_seconds,
         )
@@ -144,6 +145,8 @@ def _load(config: JobConfig, run_id: str, device: str) -> Model:
     run = open_run(store, run_id)
     backbone = _backbone(config.model, device, run.transform["dtype"], **config.model_options)
     translator = run_translator(store, run, backbone, config.execution.batch)
+    if not config.evaluate.measure:
+        return Model(translator)
     return Model(translator, Scorer(_extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))))
 
 

@@ -1,13 +1,14 @@
 """The table of a translation: its measures beside those of the reference rows that need no translation.
 
-The pictures come as sequences, so that a test, a script and a finished run share one computation. Where there is no
-target or no truth, a number is None and says why.
+The pictures come as sequences, so that a test, a script and a finished run share one computation. A picture that is
+None cannot be read: what needs it is left out. Where there is no target or no truth, a number is None and says why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,20 @@ from lsb.metrics.distances import LEVEL, RESAMPLES, Estimate, FrechetDistance, K
 from lsb.metrics.features import FeatureExtractor, Features
 from lsb.metrics.retrieval import hits
 from lsb.metrics.scores import Scorer, Scores
+from lsb.metrics.table import SCHEMA
 from lsb.models.protocol import Backbone
 from lsb.progress import NoProgress, Progress
 
-SCHEMA = "lsb.metrics/1"
 CHUNK = 8
 NAME = "evaluate"
 NO_TRUTH = Estimate(None, reason="no truth was given")
+NO_TRUTH_FOUND = Estimate(None, reason="no picture has a truth of its own name that can be read")
+NOTHING = Estimate(None, reason="no picture could be compared")
 NO_TARGET = Estimate(None, reason="no target set was given")
 MEANS = ("structure_distance", "tone_distance", "psnr")
 
 Images = Sequence[Image.Image]
+MaybeImages = Sequence[Image.Image | None]
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,10 @@ class Comparison:
     """
 
     ids: Sequence[str]
-    sources: Images
-    outputs: Images
-    truths: Sequence[Image.Image | None] | None = None
-    targets: Images | None = None
+    sources: MaybeImages
+    outputs: MaybeImages
+    truths: MaybeImages | None = None
+    targets: MaybeImages | None = None
     target_ids: Sequence[str] | None = None
     scores: Sequence[Scores | None] | None = None
 
@@ -129,6 +133,11 @@ def evaluate_images(
         table.add_targets(chunk)
         progress.advance(NAME, len(chunk))
     result = table.result()
+    left_out = len(order) - result.images + len(comparison.targets or ()) - result.targets
+    figures = {"truths": result.truths, "left out": left_out}
+    if comparison.truths is not None:
+        figures["without truth"] = result.images - result.truths
+    progress.advance(NAME, 0, **figures)
     progress.finish(NAME)
     return result
 
@@ -167,19 +176,27 @@ class _Table:
         self.rows = {key: _Collected() for key in ("translation", "source", "source_vae")}
         self.floor = _Collected()  # truths through the VAE, under their records' ids
         self.moments: tuple[ColourMoments, ColourMoments] | None = None
-        if comparison.targets and comparison.sources:
-            self.moments = colour_moments(comparison.sources), colour_moments(comparison.targets)
+        sources, targets = _moments(comparison.sources), _moments(comparison.targets or ())
+        if sources and targets:
+            self.moments = sources, targets
             self.rows["source_colour"] = _Collected()
         self.truth_digests: dict[str, str] = {}  # record id -> pixels of its truth
         self.truth_index: dict[str, int] = {}  # pixels of a truth -> a record that has it
         self.vae_features: dict[str, np.ndarray] = {}  # pixels -> features of the same picture through the VAE
         self.gallery: dict[str, np.ndarray] = {}  # pixels -> features, one entry per different target picture
+        self.target_ids: list[str] = []
         self.target_features: list[np.ndarray] = []
         self.target_vae_features: list[np.ndarray] = []
 
     def add_records(self, chunk: Sequence[int]) -> None:
+        loaded = [(index, self.comparison.sources[index], self.comparison.outputs[index]) for index in chunk]
+        pairs = [
+            (index, source, output) for index, source, output in loaded if source is not None and output is not None
+        ]
+        if not pairs:
+            return
+        chunk, sources, outputs = (list(part) for part in zip(*pairs, strict=True))
         ids = [self.comparison.ids[index] for index in chunk]
-        sources = [self.comparison.sources[index] for index in chunk]
         truths = [self.comparison.truths[index] if self.comparison.truths is not None else None for index in chunk]
         seen = self.extractor(sources)
         self.rows["source"].add(ids, self.scorer.compare(seen.maps, seen, sources, truths))
@@ -190,11 +207,12 @@ class _Table:
             self.rows["source_colour"].add(
                 ids, self.scorer.compare(seen.maps, self.extractor(matched), matched, truths)
             )
-        self.rows["translation"].add(ids, self._translation(chunk, seen, truths))
+        self.rows["translation"].add(ids, self._translation(chunk, outputs, seen, truths))
         self._add_truths(chunk, ids, seen, truths)
 
-    def _translation(self, chunk: Sequence[int], seen: Features, truths: Sequence[Image.Image | None]) -> list[Scores]:
-        outputs = [self.comparison.outputs[index] for index in chunk]
+    def _translation(
+        self, chunk: Sequence[int], outputs: Images, seen: Features, truths: Sequence[Image.Image | None]
+    ) -> list[Scores]:
         known = [None if self.comparison.scores is None else self.comparison.scores[index] for index in chunk]
         missing = [place for place, score in enumerate(known) if score is None]
         maps, new = seen.maps[missing], [outputs[place] for place in missing]
@@ -225,7 +243,10 @@ class _Table:
 
     def add_targets(self, chunk: Sequence[int]) -> None:
         assert self.comparison.targets is not None
-        targets = [self.comparison.targets[index] for index in chunk]
+        assert self.comparison.target_ids is not None
+        loaded = [(index, self.comparison.targets[index]) for index in chunk]
+        targets = [target for _, target in loaded if target is not None]
+        self.target_ids += [self.comparison.target_ids[index] for index, target in loaded if target is not None]
         digests = [pixels_sha256(target) for target in targets]
         features = self.extractor(targets).pooled
         self.target_features.extend(features)
@@ -243,12 +264,12 @@ class _Table:
         pictures = self.floor
         if targets is not None:
             pictures = _Collected()
-            pictures.add_features(list(self.comparison.target_ids or ()), self.target_vae_features)
+            pictures.add_features(self.target_ids, self.target_vae_features)
         if pictures.ids:
             rows.insert(3, self._row("target_vae", self.floor, pictures))
         return EvaluationResult(
-            images=len(self.comparison.ids),
-            targets=len(targets or ()),
+            images=len(self.rows["source"].ids),
+            targets=len(self.target_ids),
             truths=len(self.truth_digests),
             extractor=self.extractor.id,
             extractor_digest=self.extractor.digest,
@@ -272,35 +293,45 @@ class _Table:
             for distance in (pictures.kid, pictures.fid):
                 for ids, features, real in (
                     (pictures.ids, pictures.features, False),
-                    (self.comparison.target_ids or (), self.target_features, True),
+                    (self.target_ids, self.target_features, True),
                 ):
                     if features:
                         distance.update(np.stack(features), ids, real=real)
             kid, fid = pictures.kid.compute(), pictures.fid.compute()
-        means = {name: _mean(metric) for name, metric in scored.means.items()}
+        means = {name: self._mean(metric) for name, metric in scored.means.items()}
         return MeasuredRow(
             key=key,
             images=len(pictures.ids),
             kid=kid,
             fid=fid,
             kid_gap_closed=NO_TARGET,
-            truth_retrieval=_mean(scored.hits),
+            truth_retrieval=self._mean(scored.hits),
             **means,
         )
 
+    def _mean(self, metric: MeanScore) -> Estimate:
+        if metric.update_called:
+            return metric.compute()
+        if not self.rows["source"].ids:
+            return NOTHING
+        return NO_TRUTH if self.comparison.truths is None else NO_TRUTH_FOUND
+
     def _count_hits(self, collected: _Collected) -> None:
-        known = [place for place, record in enumerate(collected.ids) if record in self.truth_digests]
+        position = {digest: place for place, digest in enumerate(self.gallery)}
+        known = [place for place, record in enumerate(collected.ids) if self.truth_digests.get(record) in position]
         if not known:
             return
-        position = {digest: place for place, digest in enumerate(self.gallery)}
         ids = [collected.ids[place] for place in known]
         truth = np.array([position[self.truth_digests[record]] for record in ids])
         features = np.stack([collected.features[place] for place in known])
         collected.hits.update(hits(features, np.stack(list(self.gallery.values())), truth), ids)
 
 
-def _mean(metric: MeanScore) -> Estimate:
-    return metric.compute() if metric.update_called else NO_TRUTH
+def _moments(images: MaybeImages) -> ColourMoments | None:
+    """Of those that can be read; None if there is none."""
+    present = (image for index in range(len(images)) if (image := images[index]) is not None)
+    first = next(present, None)
+    return None if first is None else colour_moments(chain([first], present))
 
 
 def _with_gap(rows: Sequence[MeasuredRow]) -> tuple[MeasuredRow, ...]:

@@ -2,11 +2,14 @@
 
 The metric sample is the 10,000 smallest record ids that have an output (all, if there are fewer), in record-id order,
 flagged ones included. A record id is a hash, so that this is a fixed random sample, and nobody picks it.
+
+What cannot be read any more is left out and counted, and so is a source whose bytes are others than those that were
+translated. A folder in which nothing can be read is taken to be away, which is no reason to measure without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -14,16 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from lsb.decoder import shared_decoder
-from lsb.errors import DecodingError, ImageError
-from lsb.images import SUFFIXES
 from lsb.metrics.comparison import Comparison, evaluate_images
 from lsb.metrics.features import FeatureExtractor
 from lsb.metrics.scores import Scores
 from lsb.models.protocol import Backbone
+from lsb.pictures import find_picture, listed_pictures, listing_digest, refuse_absence
 from lsb.progress import NoProgress, Progress
 from lsb.publish import manifest_table, read_features
-from lsb.records import Status, record_id
+from lsb.records import RECORD_ID_HEX, Status, sha256
 from lsb.sharding import Run
 from lsb.storage.store import Store
 from lsb.truths import Truths
@@ -36,7 +37,7 @@ T = TypeVar("T")
 class Loaded(Sequence[T], Generic[T]):
     """A sequence whose items are loaded whenever they are asked for, and not kept."""
 
-    def __init__(self, keys: Sequence[str], load: Callable[[str], T]) -> None:
+    def __init__(self, keys: Sequence[str | None], load: Callable[[str | None], T]) -> None:
         self._keys, self._load = keys, load
 
     def __len__(self) -> int:
@@ -73,22 +74,68 @@ def evaluate(
         truth: each source's truth under the source's own name, any suffix; without it tone distance, PSNR and
             retrieval are null.
         sample: how many of the smallest record ids are compared, and how many target pictures.
+
+    Raises:
+        StoreError: store, sources, target or truth as a whole cannot be used, now.
+        TamperedError: the run's tables are not what was written.
     """
     table = manifest_table(store, run, partial=True)
     table = table.filter(pc.equal(table["status"], Status.OK.value)).sort_by("record_id").slice(0, sample)
     rows = table.to_pylist()
     keys = [row["source_key"] for row in rows]
-    target_keys = [] if target is None else _target_keys(target, sample)
+    output_keys = [row["output_key"] for row in rows]
+    read_source = _Reader(sources, {row["source_key"]: row["source_sha256"] for row in rows})
+    read_output = _Reader(store, {row["output_key"]: row["output_sha256"] for row in rows})
+    truths = None if truth is None else Truths(truth)
+    truth_keys = [] if truths is None else [truths.key_of(key) for key in keys]
+    read_truth = None if truth is None else _Reader(truth)
+    pictures = [] if target is None else listed_pictures(target)
+    target_keys = sorted((entry.key for entry in pictures), key=_picture_id)[:sample]
+    read_target = None if target is None else _Reader(target)
     comparison = Comparison(
         ids=[row["record_id"] for row in rows],
-        sources=Loaded(keys, _picture(sources)),
-        outputs=Loaded([row["output_key"] for row in rows], _picture(store)),
-        truths=None if truth is None else Loaded(keys, Truths(truth).find),
-        targets=None if target is None else Loaded(target_keys, _picture(target)),
-        target_ids=[record_id(key) for key in target_keys],
+        sources=Loaded(keys, read_source),
+        outputs=Loaded(output_keys, read_output),
+        truths=None if read_truth is None else Loaded(truth_keys, read_truth),
+        targets=None if read_target is None else Loaded(target_keys, read_target),
+        target_ids=[_picture_id(key) for key in target_keys],
         scores=_known_scores(store, run, table),
     )
-    return evaluate_images(comparison, backbone, extractor, progress).to_json()
+    measures = evaluate_images(comparison, backbone, extractor, progress).to_json()
+    for reader in (read_source, read_truth, read_target):  # whether the ledger's own store is there, others find out
+        if reader is not None and reader.unusable:
+            refuse_absence(reader.folder)
+    measures["sample"]["left_out"] = {
+        "sources": read_source.left_out(keys),
+        "outputs": read_output.left_out(output_keys),
+        "targets": 0 if read_target is None else read_target.left_out(target_keys),
+        "truths": 0 if read_truth is None else read_truth.left_out(truth_keys),
+    }
+    measures["sample"]["ambiguous_truths"] = 0 if truths is None else len(truths.ambiguous(keys))
+    measures["compared_with"] = {
+        "target": None if target is None else listing_digest(pictures),
+        "truth": None if truths is None else truths.digest,
+    }
+    return measures
+
+
+class _Reader:
+    """Reads pictures of a folder. One that could not be used once is left out from then on."""
+
+    def __init__(self, folder: Store, digests: Mapping[str, str] | None = None) -> None:
+        self.folder, self._digests = folder, digests or {}
+        self.unusable: set[str] = set()
+
+    def __call__(self, key: str | None) -> Image.Image | None:
+        if key is None or key in self.unusable:
+            return None
+        picture = find_picture(self.folder, key, self._digests.get(key))
+        if picture is None:
+            self.unusable.add(key)
+        return picture
+
+    def left_out(self, keys: Iterable[str | None]) -> int:
+        return sum(key in self.unusable for key in keys)
 
 
 def _known_scores(store: Store, run: Run, rows: pa.Table) -> list[Scores | None]:
@@ -104,23 +151,6 @@ def _known_scores(store: Store, run: Run, rows: pa.Table) -> list[Scores | None]
     return known
 
 
-def _target_keys(target: Store, sample: int) -> list[str]:
-    """The readable pictures among the target's files with the smallest record ids."""
-    keys = [entry.key for entry in target.list() if _suffix(entry.key) in SUFFIXES]
-    return [key for key in sorted(keys, key=record_id)[:sample] if _readable(target, key)]
-
-
-def _suffix(key: str) -> str:
-    return key[key.rfind(".") :].lower()
-
-
-def _picture(store: Store) -> Callable[[str], Image.Image]:
-    return lambda key: shared_decoder().decode(store.read(key))[0]
-
-
-def _readable(store: Store, key: str) -> bool:
-    try:
-        shared_decoder().inspect(store.read(key))
-    except (ImageError, DecodingError):
-        return False
-    return True
+def _picture_id(key: str) -> str:
+    """As `lsb.records.record_id`, for names of any bytes."""
+    return sha256(key.encode(errors="surrogateescape"))[:RECORD_ID_HEX]

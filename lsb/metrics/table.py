@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+SCHEMA = "lsb.metrics/1"
+
 
 @dataclass(frozen=True)
 class Row:

@@ -150,6 +150,8 @@ def test_a_run_without_measures_truth_or_outputs_still_has_a_page() -> None:
         )
     ).text
     assert "This run was not measured." in text
+    unmeasured = {"schema": "lsb.metrics/1", "rows": [], "unmeasured": f"out of {EVIL}"}
+    assert f"This run was not measured: out of {EVIL}." in Page(render_report(report(metrics=unmeasured))).text
     assert "10 of 10 images, of which the first 3 are listed." in " ".join(text.split())
 
 

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from lsb.errors import StoreBusyError
 from lsb.images import encode
+from lsb.storage.local import LocalStore
 from lsb.storage.store import open_store
 from lsb.truths import Truths
+from lsb.worker import Worker
+from tests.ledger import EXECUTION, Inverter
 
 
 def test_the_same_name_with_any_suffix_is_the_truth(tmp_path: Path) -> None:
@@ -25,3 +30,46 @@ def test_the_same_name_with_any_suffix_is_the_truth(tmp_path: Path) -> None:
     assert truths.key_of("cats/b.png") == "cats/b.png"  # the very same key comes first
     assert truths.find("cats/c.png") is None
     assert truths.find("dogs/a.png") is None
+
+
+def test_captions_and_hidden_files_beside_a_truth_hide_it_not(tmp_path: Path) -> None:
+    data = encode(Image.new("RGB", (2, 2), "red"), "png")
+    for name in ("a.PNG", "a.txt", "a.xmp", "._a.png", "b.txt", "..png", "d.e/f"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    truths = Truths(open_store(str(tmp_path)))
+    assert truths.key_of("a.jpg") == "a.PNG"
+    assert truths.key_of("b.jpg") is None
+    assert truths.find("a.jpg") is not None
+
+
+def test_several_truths_of_one_name_are_said(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "b.png", "b.webp"):
+        (tmp_path / name).write_bytes(encode(Image.new("RGB", (2, 2), "red"), "png"))
+    truths = Truths(open_store(str(tmp_path)))
+    assert truths.ambiguous(["a.png", "a.gif", "b.jpg", "c.png"]) == ["a.gif", "b.jpg"]
+    assert truths.key_of("a.gif") == "a.png"
+
+
+def test_the_digest_changes_with_the_pictures_and_with_nothing_else(tmp_path: Path) -> None:
+    def digest() -> str:
+        return Truths(open_store(str(tmp_path))).digest
+
+    data = encode(Image.new("RGB", (2, 2), "red"), "png")
+    (tmp_path / "a.png").write_bytes(data)
+    before = digest()
+    (tmp_path / "a.txt").write_text("a caption")
+    assert digest() == before
+    (tmp_path / "b.png").write_bytes(data)
+    assert digest() != before
+
+
+def test_a_transient_fault_is_no_missing_truth(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(Image.new("RGB", (2, 2), "red"), "png"))
+
+    class Busy(LocalStore):
+        def read(self, key: str) -> bytes:
+            raise StoreBusyError("slow down", key=key)
+
+    with pytest.raises(StoreBusyError):
+        Worker(Inverter(), LocalStore(tmp_path), EXECUTION, truth=Busy(tmp_path)).truth_of("a.png")

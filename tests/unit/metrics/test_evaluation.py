@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
+from lsb.audit import verify
+from lsb.errors import NotFoundError, StoreBusyError
 from lsb.images import encode
 from lsb.metrics.evaluation import evaluate
 from lsb.metrics.scores import Scorer
+from lsb.publish import manifest_table, publish
 from lsb.records import canonical_json
 from lsb.sharding import Run
+from lsb.storage.local import LocalStore
 from lsb.storage.store import Store, open_store
 from tests import ledger
 from tests.unit.metrics.pictures import Averages, BlurringBackbone
@@ -55,6 +60,7 @@ def finished(folder: Path, scored: Sequence[str]) -> Setting:
     for shard in run.shards():
         more = {"scorer": Scorer(Averages()), "truth": truth} if shard in scored else {}
         ledger.run_shard(store, run, shard, ledger.worker(sources, **more))
+    publish(store, run, {}, b"page")
     return Setting(store, run, sources, truth)
 
 
@@ -72,8 +78,10 @@ def test_a_finished_run_is_measured_against_truths_of_any_suffix(setting: Settin
     assert measures["sample"] == {
         "rule": "smallest record ids",
         "images": COUNT,
-        "targets": COUNT,  # the broken one and the text are no pictures
+        "targets": COUNT,  # the text is no picture, the broken one is left out
         "truths": COUNT,
+        "left_out": {"sources": 0, "outputs": 0, "targets": 1, "truths": 0},
+        "ambiguous_truths": 0,
     }
     translation = row(measures, "translation")
     assert translation["tone_distance"]["value"] == 0
@@ -84,8 +92,9 @@ def test_a_finished_run_is_measured_against_truths_of_any_suffix(setting: Settin
 
 
 def test_what_the_shards_measured_equals_what_is_measured_here(setting: Setting, tmp_path: Path) -> None:
-    bare = finished(tmp_path, scored=("00001",)).measures()
-    assert bare == setting.measures()
+    bare, scored = finished(tmp_path, scored=("00001",)).measures(), setting.measures()
+    assert [bare.pop("compared_with"), scored.pop("compared_with")]  # two folders, made at two times
+    assert bare == scored
 
 
 def test_the_sample_is_the_smallest_record_ids(setting: Setting) -> None:
@@ -100,3 +109,90 @@ def test_without_target_or_truth_nothing_is_made_up(setting: Setting) -> None:
         assert alone[column]["reason"]
     assert alone["structure_distance"]["value"] > 0
     assert row(setting.measures(truth=False), "translation")["kid"]["value"] is not None
+
+
+def test_what_cannot_be_read_is_left_out_and_counted(tmp_path: Path) -> None:
+    setting = finished(tmp_path, scored=("00000",))
+    whole = setting.measures()
+    assert whole["sample"]["left_out"] == {"sources": 0, "outputs": 0, "targets": 1, "truths": 0}
+    images, truth = tmp_path / "images", tmp_path / "truth"
+    (images / "even" / "0000.png").unlink()
+    (images / "odd" / "0001.png").write_bytes(encode(ledger.picture(99), "png"))  # a picture, but another one
+    (truth / "even" / "0002.webp").write_bytes(b"no picture")
+    (truth / "odd" / "0003.webp").unlink()
+    rows = {row["source_key"]: row for row in manifest_table(setting.store, setting.run).to_pylist()}
+    damaged, missing = (tmp_path / "store" / rows[key]["output_key"] for key in ("even/0004.png", "odd/0005.png"))
+    damaged.write_bytes(encode(ledger.picture(98), "png"))
+    missing.unlink()
+    measures = setting.measures()
+    sample = measures["sample"]
+    assert sample["left_out"] == {"sources": 2, "outputs": 2, "targets": 2, "truths": 1}
+    assert (sample["images"], sample["truths"], sample["targets"]) == (COUNT - 4, COUNT - 6, COUNT - 2)
+    assert row(measures, "translation")["tone_distance"]["value"] == 0
+    assert measures["compared_with"]["truth"] != whole["compared_with"]["truth"]
+    verdict = verify(setting.store, setting.run.id)
+    assert sorted(finding.key for finding in verdict.findings if finding.kind == "tampered") == sorted(
+        rows[key]["output_key"] for key in ("even/0004.png", "odd/0005.png")
+    )
+
+
+def test_a_picture_that_vanishes_while_it_is_measured_is_left_out(tmp_path: Path) -> None:
+    setting = finished(tmp_path, scored=())
+
+    seen: set[str] = set()
+
+    class Vanishing(LocalStore):
+        """Answers each key once."""
+
+        def read(self, key: str) -> bytes:
+            if key in seen:
+                raise NotFoundError(f"no object {key}", key=key)
+            seen.add(key)
+            return super().read(key)
+
+    setting.truth = Vanishing(setting.truth.root)  # as truth and as target
+    measures = setting.measures()
+    assert measures["sample"]["targets"] == 0
+    assert measures["sample"]["left_out"]["targets"] == COUNT + 1
+
+
+@pytest.mark.parametrize("folder", ["images", "truth"])
+def test_a_folder_that_is_away_is_no_reason_to_measure_without_it(tmp_path: Path, folder: str) -> None:
+    setting = finished(tmp_path, scored=())
+    (tmp_path / folder).rename(tmp_path / "elsewhere")
+    (tmp_path / folder).mkdir()  # as a mount point without its disk
+    if folder == "images":
+        with pytest.raises(StoreBusyError, match=r"images seem to be away .it is empty.*evaluate.measure to false"):
+            setting.measures()
+    else:
+        assert setting.measures()["sample"]["truths"] == 0  # nobody has seen that there was more
+
+
+def test_odd_names_among_the_targets_do_no_harm(tmp_path: Path) -> None:
+    setting = finished(tmp_path, scored=())
+    whole = setting.measures()["sample"]
+    truth, odd = tmp_path / "truth", encode(ledger.picture(1), "png")
+    (truth / "._0001.png").write_bytes(b"what macOS leaves behind")
+    (truth / ".hidden").mkdir()
+    (truth / ".hidden" / "a.png").write_bytes(odd)
+    (truth / "no-suffix").write_bytes(odd)
+    assert setting.measures()["sample"] == whole
+    with open(os.fsencode(truth) + b"/\xff.png", "wb") as file:
+        file.write(odd)
+    (truth / "nul\\xff.png").write_bytes(odd)
+    assert setting.measures()["sample"]["targets"] == whole["targets"] + 2
+
+
+def test_a_truth_folder_without_a_truth_is_said(setting: Setting, tmp_path: Path) -> None:
+    (tmp_path / "other.png").write_bytes(encode(ledger.picture(1), "png"))
+    measures = evaluate(
+        setting.store,
+        setting.run,
+        setting.sources,
+        None,
+        open_store(str(tmp_path)),
+        BlurringBackbone(),
+        Averages(),
+    )
+    assert row(measures, "translation")["psnr"]["reason"] == "no picture has a truth of its own name that can be read"
+    assert measures["sample"]["ambiguous_truths"] == 0

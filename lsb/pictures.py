@@ -1,0 +1,74 @@
+"""Pictures of a folder that nobody promised to keep: one that cannot be used is left out, whoever asks for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from PIL import Image
+
+from lsb.decoder import shared_decoder
+from lsb.errors import DecodingError, ImageError, StoreBusyError, StoreError
+from lsb.images import SUFFIXES
+from lsb.ingest import MAX_BYTES
+from lsb.records import sha256
+from lsb.storage.store import Entry, Store
+
+logger = logging.getLogger(__name__)
+
+
+def listed_pictures(folder: Store) -> list[Entry]:
+    """The files that by name and size may be pictures, in key order; captions, hidden files and the like are none."""
+    return [entry for entry in folder.list() if _may_be_picture(entry)]
+
+
+def listing_digest(pictures: Iterable[Entry]) -> str:
+    """SHA-256 of what a listing says of these files: another one if a file was added, removed or written anew."""
+    return sha256(json.dumps(sorted((entry.key, entry.size, entry.etag) for entry in pictures)).encode())
+
+
+def find_picture(folder: Store, key: str, digest: str | None = None) -> Image.Image | None:
+    """The picture as 8-bit sRGB; None if it is missing or cannot be read or decoded, in time.
+
+    Args:
+        digest: SHA-256 that the file's bytes must have; with others it is another picture, and None.
+
+    Raises:
+        StoreError: the folder as a whole cannot be used, now.
+    """
+    try:
+        data = folder.read(key)
+        if digest is not None and sha256(data) != digest:
+            raise ImageError(f"its bytes are not those with SHA-256 {digest}", code="corrupt")
+        return shared_decoder().decode(data)[0]
+    except (ImageError, DecodingError, StoreError) as error:
+        if isinstance(error, StoreError) and not error.of_object:
+            raise
+        logger.info("%s of %s is left out: %s", key, folder.uri, error)
+        return None
+
+
+def refuse_absence(folder: Store) -> None:
+    """Tell a folder in which some pictures are missing from one that is away, such as a disk that is not mounted.
+
+    Raises:
+        StoreBusyError: nothing is there, or it cannot be listed.
+    """
+    try:
+        if folder.list():
+            return
+        reason = "it is empty"
+    except StoreError as error:
+        reason = str(error)
+    raise StoreBusyError(
+        f"the pictures at {folder.uri} seem to be away ({reason}); run again when they are back, "
+        "or set evaluate.measure to false to publish without measures"
+    )
+
+
+def _may_be_picture(entry: Entry) -> bool:
+    path = PurePosixPath(entry.key)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and entry.size <= MAX_BYTES
