@@ -81,7 +81,7 @@ def gather_report(
 def _examples(rows: list[dict[str, Any]], store: Store, sources: Store, truths: Truths | None) -> Iterator[Example]:
     for row in rows:
         source = find_picture(sources, row["source_key"], row["source_sha256"])
-        output = find_picture(store, row["output_key"], row["output_sha256"])
+        output = source and find_picture(store, row["output_key"], row["output_sha256"])
         if source is None or output is None:
             continue
         truth = None if truths is None else truths.find(row["source_key"])

@@ -24,10 +24,11 @@ from lsb.errors import TamperedError, UsageError
 from lsb.export import export
 from lsb.images import encode
 from lsb.ingest import ingest
-from lsb.job import current_snapshot, evaluation_settings, may_take_the_name
+from lsb.job import current_snapshot, may_take_the_name
 from lsb.job import run_spec as run_spec_of
 from lsb.lineage import RunOptions, inherited_prompt, planned_as, restriction
 from lsb.manifest import collect_features
+from lsb.measures import evaluation_settings
 from lsb.metrics.scores import Scores
 from lsb.models.load import load_backbone
 from lsb.page import gather_report
