@@ -17,6 +17,7 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 
 from lsb.progress import Progress
+from lsb.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class ArtifactProgress(Progress):
                 0.0, key=artifact_key(self._run, name), description=f"{name} of {self._run}"
             )
         except UNREACHABLE as error:
-            logger.warning("no progress artifact for %s: %s", name, error)
+            logger.warning("no progress artifact for %s: %s", name, redact(str(error)))
             return
         if isinstance(made, UUID):
             self._artifacts[name] = made
@@ -64,7 +65,7 @@ class ArtifactProgress(Progress):
         try:
             update_progress_artifact(self._artifacts[name], percent)
         except UNREACHABLE as error:
-            logger.warning("progress artifact of %s not updated: %s", name, error)
+            logger.warning("progress artifact of %s not updated: %s", name, redact(str(error)))
 
 
 def show_failed_shards(run_id: str, failures: Mapping[str, str]) -> None:
@@ -90,4 +91,4 @@ def _leave(make: Callable[[], object], what: str) -> None:
     try:
         make()
     except UNREACHABLE as error:
-        logger.warning("artifact %s not written: %s", what, error)
+        logger.warning("artifact %s not written: %s", what, redact(str(error)))

@@ -17,6 +17,7 @@ from flows import render
 from flows.addresses import open_store_of, run_in, run_uri
 from flows.environment import prepare
 from flows.exit_code import exit_code
+from flows.terminal import tame_logs, tame_terminal
 from lsb.config import load_config
 from lsb.errors import UsageError
 
@@ -406,13 +407,14 @@ def erase(
 
 def main() -> None:
     """Entry point: an error becomes its exit code and one line."""
+    tame_terminal()
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: list[str]) -> int:
     """Run `lsb` with arguments; the exit code."""
     verbose = "--verbose" in arguments or "-v" in arguments
-    return exit_code(lambda: app(args=arguments, prog_name="lsb", standalone_mode=True), verbose=verbose)
+    return exit_code(lambda: app(args=arguments, prog_name="lsb", standalone_mode=False), verbose=verbose)
 
 
 @contextmanager
@@ -426,6 +428,7 @@ def _prefect(verbose: bool) -> Iterator[None]:
     from flows.local_server import prefect_server
     from tasks.observation import Observer, observed_by
 
+    tame_logs()
     display = terminal_progress()
     with prefect_server(), observed_by(Observer(display)):
         try:

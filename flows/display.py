@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from lsb.progress import Progress
+from lsb.redaction import visible
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -67,7 +68,7 @@ class LineProgress(Progress):
         """Nothing to give back."""
 
     def _say(self, text: str) -> None:
-        self._stream.write(text + "\n")
+        self._stream.write(visible(text) + "\n")
         self._stream.flush()
 
 
@@ -76,12 +77,12 @@ class BarProgress(Progress):
 
     def __init__(self, stream: TextIO) -> None:
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=Console(file=stream),
         )
         self._tasks: dict[str, TaskID] = {}
@@ -91,7 +92,7 @@ class BarProgress(Progress):
         if not self._tasks:
             self._bars.start()
         self._figures[name] = {}
-        self._tasks[name] = self._bars.add_task(name, total=total, figures="")
+        self._tasks[name] = self._bars.add_task(visible(name), total=total, figures="")
 
     def advance(self, name: str, n: int = 1, **figures: float) -> None:
         if name not in self._tasks:

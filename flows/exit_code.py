@@ -8,7 +8,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from typer.exceptions import TyperException
+
 from flows import render
+from flows.terminal import tamed
 from lsb.errors import LsbError
 
 EXIT_BUG = 1
@@ -17,7 +20,7 @@ EXIT_INTERRUPTED = 130
 
 
 def exit_code(command: Callable[[], Any], *, verbose: bool) -> int:
-    """Call a typer command; the exit code, whatever happens in it. `verbose` adds tracebacks."""
+    """Call a typer command, not in its standalone mode; the exit code, whatever happens. `verbose` adds tracebacks."""
     output = sys.stdout
     try:
         code = _guarded(command)
@@ -53,14 +56,18 @@ def _interrupted(verbose: bool) -> int:
 
 def _guarded(command: Callable[[], Any]) -> int:
     try:
-        command()
+        code = command()
     except SystemExit as ending:
-        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    return 0
+        code = ending.code
+    except TyperException as error:  # wrong arguments, which it repeats
+        error.message = tamed(error.message)
+        error.show()  # type: ignore[attr-defined]  # its class of errors of use is not public
+        return error.exit_code
+    return code if isinstance(code, int) else int(code is not None)
 
 
 def _complain(message: str, code: int, verbose: bool) -> int:
     if verbose:
-        traceback.print_exc()
+        sys.stderr.write(tamed(traceback.format_exc()))
     render.complain(f"lsb: error: {' '.join(message.split())}")
     return code

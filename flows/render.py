@@ -1,4 +1,7 @@
-"""What commands print: results on standard output as text or JSON, complaints on standard error."""
+"""What commands print: results on standard output as text or JSON, complaints on standard error.
+
+In text, names of files and other people's words are made visible; JSON has them to the letter, in its own escapes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lsb.redaction import visible, without_secrets
 
 if TYPE_CHECKING:
     from flows.translate import JobResult
@@ -33,8 +38,9 @@ def show(figures: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = ()
     names = {name: name.replace("_", " ") for name, value in figures.items() if value is not None}
     width = max(map(len, names.values()), default=0)
     for name, label in names.items():
-        sys.stdout.write(f"{label:<{width}}  {_text(figures[name])}\n")
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+        _print(f"{label:<{width}}  {_text(figures[name])}")
+    for line in lines:
+        _print(line)
 
 
 def show_all(several: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
@@ -43,13 +49,14 @@ def show_all(several: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(several, indent=2, default=str) + "\n")
         return
     for number, figures in enumerate(several):
-        sys.stdout.write("\n" if number else "")
+        if number:
+            _print("")
         show(figures, as_json=False)
 
 
 def complain(message: str) -> None:
-    """One line on standard error."""
-    sys.stderr.write(message + "\n")
+    """One line on standard error, in which no secret stands."""
+    sys.stderr.write(visible(without_secrets(message)) + "\n")
 
 
 def dry_run(resolved: DryRun) -> dict[str, Any]:
@@ -158,7 +165,7 @@ def clean_up(done: CleanUp, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
     """A dry run lists every object, JSON always does."""
     if dry_run and not as_json:
         for leftover in done.deleted:
-            sys.stdout.write(f"would delete {leftover.key} ({leftover.size} bytes)\n")
+            _print(f"would delete {leftover.key} ({leftover.size} bytes)")
     figures: dict[str, Any] = {
         "dry_run": dry_run,
         "deleted": len(done.deleted),
@@ -178,8 +185,10 @@ def trace(found: Trace) -> dict[str, Any]:
 def erased(done: Erased, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
     """A dry run lists every record and file, JSON always does."""
     if dry_run and not as_json:
-        sys.stdout.writelines(f"would erase the image of {key} ({record})\n" for record, key in done.records.items())
-        sys.stdout.writelines(f"would delete {key}\n" for key in done.files)
+        for record, key in done.records.items():
+            _print(f"would erase the image of {key} ({record})")
+        for key in done.files:
+            _print(f"would delete {key}")
     return {
         "dry_run": dry_run,
         "records": done.records if as_json else len(done.records),
@@ -212,6 +221,10 @@ def _replayed(results: Sequence[Replayed]) -> str | None:
     others = sorted({name for result in results for name in result.differing})
     held = f"held to the tolerance, for another {', '.join(others)}" if others else "held to the bit"
     return f"{len(results)} outputs, {same} the same to the bit, {near} within the tolerance; {held}"
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(visible(line) + "\n")
 
 
 def _text(value: Any) -> str:

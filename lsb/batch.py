@@ -18,6 +18,7 @@ from PIL import Image
 
 from lsb.errors import LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
 from lsb.model_process import CannotStartError, is_out_of_memory
+from lsb.redaction import redact
 from lsb.worker import Translates
 
 logger = logging.getLogger(__name__)
@@ -79,12 +80,14 @@ class Batches:
                 return [Result(None, problem, 1)]
             # Other batches are of the same shape and would not fit either.
             half = self.size = size // 2
-            logger.warning("a batch of %d does not fit into memory; from now on %d: %s", size, half, problem)
+            logger.warning(
+                "a batch of %d does not fit into memory; from now on %d: %s", size, half, redact(str(problem))
+            )
             parts = [pictures[start : start + half] for start in range(0, len(pictures), half)]
             return [result for part in parts for result in self.translate(part)]
         except TranslationError as problem:
             if len(pictures) > 1:
-                logger.warning("a batch failed, its images run one by one: %s", problem)
+                logger.warning("a batch failed, its images run one by one: %s", redact(str(problem)))
                 return [result for picture in pictures for result in self._alone(picture)]
             if isinstance(problem, ModelDiedError):
                 self._count(pictures[0])

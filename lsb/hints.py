@@ -21,6 +21,7 @@ from typing import Any
 
 from lsb.errors import StoreError
 from lsb.records import canonical_json
+from lsb.redaction import redact, visible
 from lsb.storage import layout
 from lsb.storage.store import Entry, Store
 
@@ -92,5 +93,5 @@ class Hints:
             reason: Exception = error
         except (ValueError, KeyError, TypeError) as error:
             reason = error
-        logger.warning("hint %s is passed over: %s", entry.key, reason)
+        logger.warning("hint %s is passed over: %s", visible(entry.key), redact(str(reason)))
         return {"records": [], "deaths": {}, "tries": {}}

@@ -38,6 +38,7 @@ from lsb.models.protocol import Backbone
 from lsb.progress import NoProgress, Progress
 from lsb.prompts import Prompt
 from lsb.records import digest_of, sha256
+from lsb.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -320,7 +321,7 @@ def _resume(checkpoint: Checkpoint | None, settings: dict[str, Any]) -> _State |
         values: dict[str, Any] = {**safetensors_torch.load(data), **saved["state"]}
         state = _State(**values)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        logger.warning("the checkpoint of the prompt cannot be read and is begun anew: %s", error)
+        logger.warning("the checkpoint of the prompt cannot be read and is begun anew: %s", redact(str(error)))
         return None
     differing = sorted(key for key in settings if saved["settings"].get(key) != json.loads(json.dumps(settings[key])))
     if differing:

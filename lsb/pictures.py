@@ -14,6 +14,7 @@ from lsb.errors import DecodingError, ImageError, StoreBusyError, StoreError
 from lsb.images import SUFFIXES
 from lsb.ingest import MAX_BYTES
 from lsb.records import sha256
+from lsb.redaction import redact, visible
 from lsb.storage.store import Entry, Store
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def find_picture(folder: Store, key: str, digest: str | None = None) -> Image.Im
     except (ImageError, DecodingError, StoreError) as error:
         if isinstance(error, StoreError) and not error.of_object:
             raise
-        logger.info("%s of %s is left out: %s", key, folder.uri, error)
+        logger.info("%s of %s is left out: %s", visible(key), folder.uri, redact(str(error)))
         return None
 
 

@@ -1,4 +1,4 @@
-"""Texts of errors made fit for a manifest: one line, short, without paths of the machine and without secrets."""
+"""Texts of others, such as errors and names of files, made fit to be kept and shown: without secrets, and inert."""
 
 from __future__ import annotations
 
@@ -17,11 +17,24 @@ _PATH = re.compile(r"(?<![\w:/.<>])(?:file://)?(?:/[^\s'\",;:()]+|[A-Za-z]:\\[^\
 
 
 def redact(text: str) -> str:
-    """At most 200 characters of `text` on one line; absolute paths become `<path>`, secrets `<secret>`."""
+    """At most 200 characters of `text` on one line, fit for a manifest.
+
+    Absolute paths become `<path>`, secrets `<secret>`, and what is not printed is made visible.
+    """
     line = _TOKEN.sub(r"\1\2<secret>", without_secrets(" ".join(text.split())))
     line = _QUOTED_PATH.sub("<path>", line)
-    line = _PATH.sub("<path>", line)
+    line = visible(_PATH.sub("<path>", line))
     return line if len(line) <= LIMIT else line[: LIMIT - 1] + "…"
+
+
+def visible(text: str) -> str:
+    """`text` with an escape such as `\\x1b` for every character that is not printed.
+
+    These are control characters, line ends, marks that turn the direction of writing, and bytes that are no text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def without_secrets(text: str) -> str:

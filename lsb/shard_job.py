@@ -24,7 +24,7 @@ from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, Unf
 from lsb.hints import Hints
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
-from lsb.redaction import redact
+from lsb.redaction import redact, visible
 from lsb.sharding import Run, read_plan
 from lsb.storage.store import Store
 from lsb.worker import Worker
@@ -227,7 +227,7 @@ class _ShardJob:
         except Exception as error:  # noqa: BLE001  an output without scores is still an output
             if len(made) > 1:
                 return [self._score([one])[0] for one in made]
-            logger.warning("no scores for %s: %s", made[0][0].members[0]["key"], redact(str(error)))
+            logger.warning("no scores for %s: %s", visible(made[0][0].members[0]["key"]), redact(str(error)))
             return [None]
 
     def _about_to(self, picture: Picture) -> None:

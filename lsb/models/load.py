@@ -15,6 +15,7 @@ from lsb.models.download import download
 from lsb.models.files import COMPONENTS, PICKLES, ModelFiles, check_lora, of_checkpoint, of_folder
 from lsb.models.protocol import ModelIdentity
 from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from lsb.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,6 @@ def _snapshot(model: str, revision: str | None, *, cached: bool) -> Path | None:
     try:
         found = snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES, local_files_only=cached)
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
-        logger.info("%s not found (%s): %s", model, "cache" if cached else "hub", error)
+        logger.info("%s not found (%s): %s", model, "cache" if cached else "hub", redact(str(error)))
         return None
     return Path(found)

@@ -39,6 +39,7 @@ from fsspec.asyn import get_loop, iothread, sync
 from s3fs import S3FileSystem
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
+from lsb.redaction import visible
 from lsb.storage.layout import TEMPORARY
 from lsb.storage.probe import prove_conditional_create
 from lsb.storage.store import Entries, Entry, Names, validate_key, validate_path
@@ -198,7 +199,7 @@ class S3Store:
         pause = 0.05
         while True:
             client = _client()
-            logger.debug("%s %s", operation, key)
+            logger.debug("%s %s", operation, visible(key))
             try:
                 return client.call(operation, Bucket=self.bucket, **parameters)
             except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, ValueError) as error:
@@ -212,7 +213,7 @@ class S3Store:
                     raise StoreError(
                         f"nothing answers at {_endpoint()} for {self.uri}; check FSSPEC_S3_ENDPOINT_URL and the server"
                     ) from error
-                logger.info("%s; asking again", failure)
+                logger.info("%s; asking again", visible(str(failure)))
             time.sleep(pause * _CHANCE.uniform(0.5, 1.0))  # so that many clients do not ask in step
             pause = min(2 * pause, 2.0)
 

@@ -322,7 +322,7 @@ def test_nothing_but_files_of_attempts_can_be_erased(store: LocalStore, done: tu
             log.history().head, attempts=(), reason="x", erasure=Erasure((RECORD,), (name,), layout.new_attempt())
         )
     with pytest.raises(TamperedError):
-        erase(store, run.id, [KEY], "request 17")
+        erase(store, run.id, Selection(names=(KEY,)), "request 17")
 
 
 @pytest.mark.parametrize("name", ["log/00000000.json", "../run.json", "00000000/manifest.parquet", "/etc/passwd"])
@@ -334,7 +334,7 @@ def test_no_snapshot_log_erases_anything_but_pages(store: LocalStore, done: tupl
     with pytest.raises(TamperedError, match="which is no page"):
         log.history()
     with pytest.raises(TamperedError, match="which is no page"):
-        erase(store, run.id, [KEY], "request 17")
+        erase(store, run.id, Selection(names=(KEY,)), "request 17")
     assert before <= {entry.key for entry in store.list()}
     assert verify(store, run.id).exit_code == 10
 
