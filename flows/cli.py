@@ -319,7 +319,8 @@ def export(
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
-    """Write the translations under the sources' own relative names.
+    """Write the translations under the sources' own relative names. Names that would meet where letter case does not
+    count, or are too long, are changed and listed. What cannot be written is named, the rest is written.
 
     Example: lsb export out/store/runs/emoji-flat-to-3d-0123456789ab translated
     """
@@ -327,10 +328,11 @@ def export(
     from lsb.sharding import open_run
 
     store, run_id = open_store_of(run)
-    render.show(
-        render.export(write(store, open_run(store, run_id), destination, overwrite=overwrite), destination),
-        as_json=json,
-    )
+    done = write(store, open_run(store, run_id), destination, overwrite=overwrite)
+    render.show(render.export(done, destination, as_json=json), as_json=json)
+    for key, error in done.not_written.items():
+        render.complain(f"{key} was not written: {error}")
+    raise typer.Exit(done.exit_code)
 
 
 @app.command()

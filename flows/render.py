@@ -200,8 +200,18 @@ def erased(done: Erased, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
     }
 
 
-def export(written: Exported, destination: Path) -> dict[str, Any]:
-    return {**asdict(written), "destination": str(destination)}
+def export(done: Exported, destination: Path, *, as_json: bool) -> dict[str, Any]:
+    """As text only the number of what could not be written: each is a complaint of its own."""
+    reasons = {key: str(error) for key, error in done.not_written.items()}
+    return {
+        "written": done.written,
+        "unchanged": done.unchanged,
+        "without_output": done.without_output,
+        "renamed": done.renamed,
+        "names": done.names,
+        "not_written": reasons if as_json else len(reasons),
+        "destination": str(destination),
+    }
 
 
 def metrics(measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,96 +2,248 @@
 
 from __future__ import annotations
 
+import csv
+import errno
+import io
 import os
 import secrets
+import stat
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from lsb.errors import StoreError, TamperedError, UsageError
+from lsb.errors import LsbError, StoreError, TamperedError, UsageError
 from lsb.manifest import Gates, collect
-from lsb.records import Status
+from lsb.records import RECORD_ID_HEX, Status, record_id
 from lsb.sharding import Run, read_plan
 from lsb.storage.commit_log import read_checked
+from lsb.storage.folders import NoExclusiveNameError, folder, make_root, name_exclusively
 from lsb.storage.layout import SUFFIX_OF_FORMAT
+from lsb.storage.overlap import refuse_overlap
 from lsb.storage.store import Store
+
+LONGEST_NAME = 255  # bytes of one part of a path, on almost every file system
+# What the destination itself is to blame for: no other name would fare better.
+_HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE, errno.EMFILE})
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Counts of one export."""
+    """What became of one export."""
 
     written: int
     unchanged: int  # were there already with the same bytes
     without_output: int  # planned records that have no output, or none yet
+    renamed: int = 0  # outputs whose name is not the source's own with the output's suffix
+    names: str | None = None  # the table of those, a CSV file in the destination
+    not_written: dict[str, LsbError] = field(default_factory=dict)  # source key -> why
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all is there; else that of the gravest reason."""
+        return max((error.exit_code for error in self.not_written.values()), default=0)
 
 
 def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False) -> Exported:
     """Write each output to `destination` under its source's relative name, with the output's suffix.
 
-    Files appear whole or not at all; a second call goes on where the first was cut off.
+    Files appear whole or not at all; a second call goes on where the first was cut off. One that cannot be written
+    keeps no other from being written. No folder below `destination` that is a link is entered, and no file of other
+    bytes is replaced unasked. `target_names` says which names are changed; a table in the destination lists them.
 
     Args:
-        overwrite: replace files that have other bytes.
+        overwrite: replace files that have other bytes, and links (not what they lead to).
 
     Raises:
-        UsageError: such a file is there and `overwrite` is off.
-        TamperedError: an output is missing or differs from what its row names.
-        StoreError: the destination cannot be written.
+        UsageError: the destination lies in the store or where the run's pictures are read, or they in it.
+        StoreError: nothing can be written there (any more), or the store does not answer.
     """
+    refuse_overlap("the export", str(destination), {"the store": store.uri, **_read_from(run)})
     suffix = SUFFIX_OF_FORMAT[run.transform["encoder"]]
     keys = read_plan(store, run)["key"].to_pylist()
     names = target_names(keys, suffix)
     columns = ["source_key", "status", "output_key", "output_sha256"]
-    written = unchanged = 0
     rows = collect(store, run, gates=Gates()).rows.select(columns).to_pylist()
+    rows = [row for row in rows if row["status"] == Status.OK]
+    changed = {key: names[key] for key in keys if names[key] != _plain(key, suffix)}
+    counts: Counter[bool] = Counter()
+    problems: dict[str, LsbError] = {}
+    table = f"{run.id}.names.csv"
+    if rows and changed:
+        _noting(problems, table, lambda: _put(destination, table, _table(changed), overwrite))
     for row in rows:
-        if row["status"] != Status.OK:
-            continue
-        path = _inside(destination, names[row["source_key"]])
-        data = read_checked(store, row["output_key"], row["output_sha256"])
-        try:
-            if path.exists():
-                if path.read_bytes() == data:
-                    unchanged += 1
-                    continue
-                if not overwrite:
-                    raise UsageError(f"{path} exists with other bytes; export elsewhere or allow overwriting")
-            _write(path, data)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise StoreError(f"cannot write {path}: {reason}; check path, permissions and space") from error
-        written += 1
-    return Exported(written, unchanged, len(keys) - written - unchanged)
+        key = row["source_key"]
+
+        def copy(key: str = key, output: str = row["output_key"], digest: str = row["output_sha256"]) -> None:
+            counts[_put(destination, names[key], read_checked(store, output, digest), overwrite)] += 1
+
+        _noting(problems, key, copy)
+    return Exported(
+        written=counts[True],
+        unchanged=counts[False],
+        without_output=len(keys) - len(rows),
+        renamed=sum(row["source_key"] in changed for row in rows),
+        names=str(destination / table) if rows and changed and table not in problems else None,
+        not_written=problems,
+    )
 
 
 def target_names(keys: Iterable[str], suffix: str) -> dict[str, str]:
-    """Where each source's output goes: its own name with the suffix replaced, or appended where two would meet.
+    """Where each source's output goes: its own name with the suffix replaced.
 
-    Names that differ only in case count as meeting, since some file systems cannot hold both.
+    Changed are names that would meet on some file system, all of them: it may not tell letter cases or Unicode's forms
+    of a character apart, nor hold a file beside a folder of its name. The suffix is appended where that keeps them
+    apart (`a.png.png` and `a.jpg.png`), else part of the record's id is put before it, as it is where a name would be
+    too long: `Cat~1a2b3c4d.png`.
     """
-    names = {key: str(PurePosixPath(key).with_suffix(suffix)) for key in keys}
+    keys = list(keys)
+    twins = Counter(_folded(_appended(key, suffix)) for key in keys)
+    parents = {PurePosixPath(key).parent for key in keys}
+    folders = {_folded(str(folder)) for parent in parents for folder in (parent, *parent.parents)}
+    steps = (_plain, _appended, _with_id, _with_whole_id)
+    at = {key: 2 if _too_long(_plain(key, suffix)) else 0 for key in keys}
+    names = {key: steps[at[key]](key, suffix) for key in keys}
     while True:
-        uses = Counter(name.casefold() for name in names.values())
-        meeting = [key for key, name in names.items() if uses[name.casefold()] > 1 and name != key + suffix]
+        folded = {key: _folded(name) for key, name in names.items()}
+        uses = Counter(folded.values())
+        meeting = [key for key in keys if at[key] < 3 and (uses[folded[key]] > 1 or folded[key] in folders)]
         if not meeting:
             return names
-        names |= {key: key + suffix for key in meeting}
+        lowest: dict[str, int] = {}
+        for key in meeting:
+            lowest[folded[key]] = min(at[key], lowest.get(folded[key], at[key]))
+        for key in meeting:
+            if at[key] == lowest[folded[key]]:
+                appended = _appended(key, suffix)
+                helps = at[key] == 0 and twins[_folded(appended)] == 1 and not _too_long(appended)
+                at[key] = 1 if helps else max(2, at[key] + 1)
+                names[key] = steps[at[key]](key, suffix)
 
 
-def _inside(destination: Path, name: str) -> Path:
+def _plain(key: str, suffix: str) -> str:
+    return str(PurePosixPath(key).with_suffix(suffix))
+
+
+def _appended(key: str, suffix: str) -> str:
+    return key + suffix
+
+
+def _with_id(key: str, suffix: str, digits: int = 8) -> str:
+    path = PurePosixPath(key)
+    stem, end = path.stem, f"~{record_id(key)[:digits]}{suffix}"
+    while _too_long(stem + end):
+        stem = stem[:-1]
+    return str(path.with_name(stem + end))
+
+
+def _with_whole_id(key: str, suffix: str) -> str:
+    return _with_id(key, suffix, RECORD_ID_HEX)
+
+
+def _too_long(name: str) -> bool:
+    return len(os.fsencode(name.rpartition("/")[2])) > LONGEST_NAME
+
+
+def _folded(name: str) -> str:
+    """One text for all names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _read_from(run: Run) -> dict[str, str | None]:
+    """Where the run's pictures are read, by what is read there."""
+    prompts: Mapping[str, Any] = (run.config or {}).get("prompts", {})
+    learnt_from = {f"prompts.{side}.images": prompt.get("images") for side, prompt in prompts.items()}
+    return {"the source": run.source, "the truths": run.truth, "the target's pictures": run.target, **learnt_from}
+
+
+def _table(names: Mapping[str, str]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("source_key", "exported_as"))
+    writer.writerows(names.items())
+    return text.getvalue().encode()
+
+
+def _noting(problems: dict[str, LsbError], key: str, act: Callable[[], object]) -> None:
+    """Do something; if it fails by the fault of one name or one output, note why."""
+    try:
+        act()
+    except (TamperedError, UsageError) as error:
+        problems[key] = error
+    except StoreError as error:
+        if not error.of_object:
+            raise
+        problems[key] = error
+
+
+def _put(destination: Path, name: str, data: bytes, overwrite: bool) -> bool:
+    """Write a file whole or not at all; False if it is there already."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise TamperedError(f"source name {name!r} leads out of the destination", key=name)
-    return destination / path
+    *parts, last = path.parts
+    place = destination / path
+    with _one_line(destination, key=None):
+        make_root(destination)
+    with _one_line(place, key=name), folder(destination, parts, make=True) as inside:
+        found = _there(inside, last)
+        if found == data:
+            return False
+        if found is not None and not overwrite:
+            raise _in_the_way(place)
+        temporary = f".{secrets.token_hex(8)}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            with open(os.open(temporary, flags, 0o666, dir_fd=inside), "wb") as file:
+                file.write(data)
+            if overwrite:
+                os.replace(temporary, last, src_dir_fd=inside, dst_dir_fd=inside)
+            else:
+                _name(inside, temporary, last)
+        except FileExistsError as error:
+            raise _in_the_way(place) from error
+        finally:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=inside)
+    return True
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+def _there(inside: int, name: str) -> bytes | str | None:
+    """The bytes of a file, a word for anything else of that name, None if there is nothing."""
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        mode = os.stat(name, dir_fd=inside, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        return "no file"
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(name, flags, dir_fd=inside), "rb") as file:
+        return file.read()
+
+
+def _name(inside: int, temporary: str, name: str) -> None:
+    try:
+        name_exclusively(inside, temporary, inside, name)
+    except NoExclusiveNameError:  # nothing was there a moment ago, which is all that such a file system can tell
+        os.replace(temporary, name, src_dir_fd=inside, dst_dir_fd=inside)
+
+
+def _in_the_way(place: Path) -> UsageError:
+    return UsageError(f"{place} exists with other bytes; export elsewhere or give --overwrite")
+
+
+@contextmanager
+def _one_line(place: Path, *, key: str | None) -> Iterator[None]:
+    """What the system says as an error of ours: of one name, or, without a key, of the destination."""
+    try:
+        yield
+    except OSError as error:
+        link = error.errno == errno.ELOOP
+        reason = "a folder on the way is a link, and export goes through none" if link else error.strerror
+        message = f"cannot write {place}: {reason or type(error).__name__}; check path, permissions and space"
+        alone = key is not None and error.errno not in _HOPELESS
+        raise StoreError(message, **({"key": key} if alone else {})) from error
