@@ -44,7 +44,7 @@ JOB = "nightly"
 FIRST_PICTURES = 12
 MANY_PICTURES = 12  # come at once before a night that is to be cut off
 SECONDS_BETWEEN_CHANGES = 8.0
-LONGEST_NIGHT = 300.0
+LONGEST_NIGHT = 600.0
 BROKEN, NO_PICTURE = "broken.png", "notes.txt"
 
 
