@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lsb.bridge.settings import BridgeSettings
     from lsb.config import JobConfig, LearningConfig, load_config
     from lsb.errors import LsbError
+    from lsb.images import decode
     from lsb.learning import LearnedPrompt, learn_prompt
     from lsb.models.load import load_backbone
     from lsb.models.protocol import Backbone, ModelIdentity
@@ -34,6 +35,7 @@ _HOMES = {
     "ModelIdentity": "lsb.models.protocol",
     "Prompt": "lsb.prompts",
     "Translator": "lsb.translate",
+    "decode": "lsb.images",
     "learn_prompt": "lsb.learning",
     "load_backbone": "lsb.models.load",
     "load_config": "lsb.config",
@@ -50,6 +52,7 @@ __all__ = [
     "ModelIdentity",
     "Prompt",
     "Translator",
+    "decode",
     "learn_prompt",
     "load_backbone",
     "load_config",

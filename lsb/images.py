@@ -14,7 +14,8 @@ import io
 import struct
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -96,28 +97,31 @@ def decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
     """
     if not data:
         raise _image_error("empty_file", "0 bytes")
-    with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _told_as_codes():
         try:
             return _decode(data)
-        except (ImageError, MemoryError):
-            raise
-        except DamagedError as error:
-            code = "truncated" if isinstance(error, TruncatedError) else "corrupt"
-            raise _image_error(code, str(error)) from error
         except UnidentifiedImageError as error:
             if data.startswith(_STARTS) or data[8:12] == b"WEBP" or data[4:12] == b"ftypavif":
                 raise _image_error("corrupt", "its header cannot be read") from error
             start = data[:8].hex()
             raise _image_error("not_an_image", f"starts with {start}; allowed: {', '.join(_FORMATS)}") from error
-        except Image.DecompressionBombError as error:
-            raise _image_error("too_large", "the header announces more than Pillow opens") from error
-        except Exception as error:  # hostile bytes make Pillow raise nearly anything
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            if "out of memory" in reason:
-                raise MemoryError(reason) from error
-            code = "truncated" if "truncated" in reason.lower() else "corrupt"
-            raise _image_error(code, reason) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image as Pillow opens it, to what `decode` makes of the same file; one of `decode` stays as it is.
+
+    Damage that only the file's bytes show is not seen.
+
+    Raises:
+        ImageError: with one of `ERROR_CODES` as `code`.
+        TypeError: no image of Pillow's.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"an image must be a PIL.Image.Image, got {type(image).__name__}; see lsb.decode for bytes")
+    if image.mode == "RGB" and not image.info and type(image) is Image.Image:
+        return image
+    with _told_as_codes():
+        return _to_rgb(image)
 
 
 @cache
@@ -213,16 +217,44 @@ def _decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
         data, profile = png.checked(data)
     with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
         width, height = opened.size
-        _check_size(width, height)
+        _check_size(width, height)  # before the rest of the file is looked at
         info = ImageInfo(opened.format or "", opened.mode, width, height, _orientation(opened))
         if isinstance(opened, TiffImagePlugin.TiffImageFile):
             check_tiff(data, opened.tag_v2, width * height)
-        opened.load()
-        # Pillow turns TIFF files by itself while loading and then forgets the tag.
-        turn = _TRANSPOSITIONS.get(_orientation(opened))
-        profile = profile or opened.info.get("icc_profile")
-        picture = _onto_white(_colours(opened, profile), _alpha(opened))
-    return (picture if turn is None else picture.transpose(turn)), info
+        return _to_rgb(opened, profile), info
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:
+    _check_size(*image.size)
+    image.load()
+    # Pillow turns TIFF files by itself while loading and then forgets the tag.
+    turn = _TRANSPOSITIONS.get(_orientation(image))
+    picture = _onto_white(_colours(image, profile or image.info.get("icc_profile")), _alpha(image))
+    picture = picture if turn is None else picture.transpose(turn)
+    picture.info = {}  # what was true of the file is no longer
+    return picture
+
+
+@contextmanager
+def _told_as_codes() -> Iterator[None]:
+    """Whatever goes wrong inside becomes an `ImageError`, and nothing is warned of."""
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (ImageError, MemoryError):
+            raise
+        except DamagedError as error:
+            code = "truncated" if isinstance(error, TruncatedError) else "corrupt"
+            raise _image_error(code, str(error)) from error
+        except Image.DecompressionBombError as error:
+            raise _image_error("too_large", "the header announces more than Pillow opens") from error
+        except Exception as error:  # hostile bytes make Pillow raise nearly anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            if "out of memory" in reason:
+                raise MemoryError(reason) from error
+            code = "truncated" if "truncated" in reason.lower() else "corrupt"
+            raise _image_error(code, reason) from error
 
 
 def _check_size(width: int, height: int) -> None:

@@ -33,7 +33,7 @@ from torch import Tensor
 from lsb.bridge.noise import unit_noise
 from lsb.config import LearningConfig
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
-from lsb.images import pixels_sha256, to_square, to_tensor
+from lsb.images import pixels_sha256, to_rgb, to_square, to_tensor
 from lsb.models.protocol import Backbone
 from lsb.progress import NoProgress, Progress
 from lsb.prompts import Prompt
@@ -107,7 +107,8 @@ def learn_prompt(
     """Learn `vectors` vectors for `token` from images of one domain.
 
     Args:
-        images: (N, 3, S, S) in [-1, 1] with the backbone's side S, or RGB images of any size; equal ones count once.
+        images: (N, 3, S, S) in [-1, 1] with the backbone's side S, or images of any size, see
+            `Translator.translate`; equal ones count once.
         token: the new word, such as `<flat>`.
         initial: words in whose vectors the new ones begin.
         vectors: how many take the token's place.
@@ -270,7 +271,7 @@ def _distinct(images: Tensor | Sequence[Image.Image], size: int, limit: int) -> 
     if isinstance(images, Tensor):
         by_digest = {sha256(row.contiguous().cpu().float().numpy().tobytes()): row.float() for row in images}
     else:
-        by_digest = {pixels_sha256(image): image for image in images}
+        by_digest = {pixels_sha256(image): image for image in map(to_rgb, images)}
     digests = sorted(by_digest)[:limit]
     if len(digests) < 2:
         raise PromptError(f"{len(digests)} different images to learn from; at least 2 are needed, better 100")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import torch
 from PIL import Image
@@ -22,7 +23,7 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.bridge.solve import forwards, translate_latents
 from lsb.bridge.velocity import Domain
 from lsb.errors import BridgeError, ModelError
-from lsb.images import from_square, pixels_sha256, to_images, to_square, to_tensor
+from lsb.images import from_square, pixels_sha256, to_images, to_rgb, to_square, to_tensor
 from lsb.models.protocol import Backbone
 from lsb.prompts import Prompt
 
@@ -75,13 +76,28 @@ class Translator:
         """Network forwards an image costs."""
         return forwards(self.settings)
 
+    @overload
+    def translate(
+        self, images: Image.Image, digests: str | None = None, *, batch: int | None = None
+    ) -> Image.Image: ...
+
+    @overload
     def translate(
         self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
-    ) -> list[Image.Image]:
-        """Translate RGB images of any sizes; results in the same order.
+    ) -> list[Image.Image]: ...
+
+    def translate(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        digests: str | Sequence[str] | None = None,
+        *,
+        batch: int | None = None,
+    ) -> Image.Image | list[Image.Image]:
+        """Translate images of any sizes; results in the same order, or one for one.
 
         Args:
-            images: as `lsb.images.decode` gives them.
+            images: as `lsb.decode` gives them, or as Pillow opens files: turned upright, on white ground and converted
+                to sRGB exactly as `lsb.decode` does it.
             digests: SHA-256 of each source file, from which its noise is made; by default of its pixels.
             batch: images at a time, by default the translator's own.
 
@@ -90,7 +106,11 @@ class Translator:
 
         Raises:
             ModelError: the network returned NaN; `positions` names the images.
+            ImageError: an image that Pillow has opened cannot be used; `code` says why.
         """
+        if isinstance(images, Image.Image):
+            return self.translate([images], None if digests is None else [str(digests)], batch=batch)[0]
+        images = [to_rgb(image) for image in images]
         if digests is None:
             digests = [pixels_sha256(image) for image in images]
         if len(digests) != len(images):

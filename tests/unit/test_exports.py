@@ -19,6 +19,7 @@ NAMES = [
     "ModelIdentity",
     "Prompt",
     "Translator",
+    "decode",
     "learn_prompt",
     "load_backbone",
     "load_config",

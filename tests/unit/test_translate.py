@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageCms
 
+import lsb
 from lsb.bridge.noise import unit_noise
 from lsb.bridge.settings import BridgeSettings
-from lsb.errors import BridgeError, ModelError, PromptError
+from lsb.errors import BridgeError, ImageError, ModelError, PromptError
 from lsb.images import pixels_sha256, to_images, to_square, to_tensor
 from lsb.models.load import load_backbone
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.prompts import Prompt
 from lsb.transform import TRANSFORM_VERSION
 from lsb.translate import PUBLISHED_PREFIX, Translator
+from tests.bombs import saved
 from tests.tiny import tiny_model
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,6 +72,71 @@ def test_neither_order_nor_company_nor_padding_changes_a_pixel(
 ) -> None:
     again = translator.translate([sources[number] for number in order])
     assert pixels(again) == [pixels([results[number]])[0] for number in order]
+
+
+def profile() -> bytes:
+    """sRGB with red and green exchanged."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return data.replace(b"rXYZ", b"?XYZ", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"?XYZ", b"gXYZ", 1)
+
+
+def opened_files() -> dict[str, bytes]:
+    colour, alpha = picture(1, (40, 24)), Image.linear_gradient("L").resize((40, 24))
+    clear = Image.merge("RGBA", [*colour.split(), alpha])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    deep = Image.fromarray(np.linspace(0, 65535, 960).astype(np.uint16).reshape(24, 40))
+    return {
+        "turned JPEG": saved(colour, "JPEG", exif=turned),
+        "turned PNG": saved(colour, "PNG", exif=turned),
+        "turned TIFF": saved(colour, "TIFF", exif=turned),
+        "turned WebP": saved(clear, "WEBP", exif=turned, lossless=True),
+        "16 bits": saved(deep, "PNG"),
+        "16 bits with a clear level": saved(deep, "PNG", transparency=int(np.asarray(deep)[3, 3])),
+        "RGBA": saved(clear, "PNG"),
+        "LA": saved(clear.convert("LA"), "PNG"),
+        "palette": saved(clear.quantize(16), "PNG"),
+        "palette with a clear colour": saved(colour.quantize(16), "PNG", transparency=3),
+        "CMYK": saved(colour.convert("CMYK"), "JPEG"),
+        "profile": saved(colour, "PNG", icc_profile=profile()),
+        "CMYK with a profile of another kind": saved(colour.convert("CMYK"), "TIFF", icc_profile=profile()),
+        "1 bit": saved(colour.convert("1"), "PNG"),
+        "animation": saved(colour, "GIF", save_all=True, append_images=[colour.rotate(90)]),
+        "float": saved(Image.fromarray(np.linspace(0, 1, 960, dtype=np.float32).reshape(24, 40)), "TIFF"),
+    }
+
+
+@pytest.mark.parametrize("name", opened_files())
+def test_a_file_that_pillow_opened_is_translated_like_its_bytes(translator: Translator, name: str) -> None:
+    data = opened_files()[name]
+    decoded = lsb.decode(data)[0]
+    assert decoded.info == {}
+    (expected,) = translator.translate([decoded])
+    with Image.open(io.BytesIO(data)) as opened:
+        once = translator.translate(opened)
+        assert translator.translate([opened])[0].tobytes() == once.tobytes()
+    assert once.size == expected.size
+    assert once.tobytes() == expected.tobytes()
+
+
+def test_a_single_image_gives_a_single_image(translator: Translator, sources: list[Image.Image]) -> None:
+    assert translator.translate(sources[0]).tobytes() == translator.translate(sources[:1])[0].tobytes()
+    digest = "ab" * 32
+    alone = translator.translate(sources[0], digest)
+    assert alone.tobytes() == translator.translate(sources[:1], [digest])[0].tobytes()
+    assert alone.tobytes() != translator.translate(sources[0]).tobytes()
+
+
+def test_what_cannot_be_an_image_is_refused_in_one_line(translator: Translator) -> None:
+    with pytest.raises(ImageError, match="unsupported_depth") as caught:
+        translator.translate(Image.fromarray(np.full((4, 4), 70000, dtype=np.int32)))
+    assert "\n" not in str(caught.value)
+    short = saved(picture(0, (400, 300)), "JPEG")[:-2000]
+    with Image.open(io.BytesIO(short)) as cut, pytest.raises(ImageError, match="truncated"):
+        translator.translate([cut])
+    for wrong in (["a.png"], [np.zeros((4, 4, 3))], "a.png"):
+        with pytest.raises(TypeError, match=r"must be a PIL\.Image\.Image, got (str|ndarray)"):
+            translator.translate(wrong)  # type: ignore[call-overload]
 
 
 def test_splitting_the_work_changes_no_pixel(
