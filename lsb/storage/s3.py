@@ -35,11 +35,13 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.parsers import ResponseParserError
 from fsspec.asyn import get_loop, iothread, sync
 from s3fs import S3FileSystem
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
 from lsb.redaction import visible
+from lsb.storage.answers import UnbelievedError, doubt_of, doubt_of_error, is_changed
 from lsb.storage.layout import TEMPORARY
 from lsb.storage.probe import prove_conditional_create
 from lsb.storage.store import Entries, Entry, Names, validate_key, validate_path
@@ -58,6 +60,7 @@ _NO_ANSWER = (
     BotoConnectionError,
     IncompleteReadError,
     FlexibleChecksumError,
+    ResponseParserError,
     aiohttp.ClientError,
     TimeoutError,
     ConnectionError,
@@ -73,8 +76,8 @@ _BUSY_CODES = frozenset({"SlowDown", "RequestTimeout", "InternalError", "Service
 class S3Store:
     """Store in an S3 bucket, below `prefix` if there is one.
 
-    Transient faults (5xx, a conflict, no answer) are waited out for `patience` seconds, then StoreBusyError. May be
-    shared by threads, pickled, and used in spawned and forked children.
+    Transient faults (5xx, a conflict, no answer, or a page that no store wrote) are waited out for `patience` seconds,
+    then StoreBusyError. May be shared by threads, pickled, and used in spawned and forked children.
     """
 
     def __init__(self, bucket: str, prefix: str = "", *, patience: float = PATIENCE_SECONDS) -> None:
@@ -108,7 +111,14 @@ class S3Store:
         return store
 
     def read(self, key: str) -> bytes:
-        answer = self._ask("read", key, "get_object", Key=self._key(validate_path(key)))
+        whole = self._key(validate_path(key))
+        answer = self._ask("read", key, "get_object", Key=whole)
+        if _client().etags_are_md5 and is_changed(answer):
+            first, answer = answer, self._ask("read", key, "get_object", Key=whole)
+            if is_changed(answer):
+                if (first["ETag"], first["Body"]) != (answer["ETag"], answer["Body"]):
+                    raise StoreBusyError(f"{key} in {self.uri} comes with other bytes each time; try later", key=key)
+                _client().etags_are_md5 = False
         body: bytes = answer["Body"]
         return body
 
@@ -129,7 +139,10 @@ class S3Store:
         try:
             self.entry(key)
         except NotFoundError:
-            return False
+            # The answer to HEAD has nothing in it that proves it; a listing has.
+            whole = self._key(key)
+            page = self._ask("look for", key, "list_objects_v2", Prefix=whole, MaxKeys=1)
+            return any(item["Key"] == whole for item in page.get("Contents", []))
         return True
 
     def entry(self, key: str) -> Entry:
@@ -153,7 +166,7 @@ class S3Store:
     def list(self, prefix: str = "") -> Entries:
         folder = prefix.rstrip("/")
         top = self._key(validate_path(folder) + "/" if folder else "")
-        entries: Entries = []
+        entries: dict[str, Entry] = {}
         page: dict[str, Any] = {"IsTruncated": True}
         while page.get("IsTruncated"):
             token = page.get("NextContinuationToken")
@@ -163,8 +176,9 @@ class S3Store:
                 key = item["Key"][len(self._key("")) :]
                 hidden = not folder and key.startswith(f"{TEMPORARY}/")
                 if key and not key.endswith("/") and not hidden:
-                    entries.append(Entry(key, item["Size"], item["ETag"].strip('"'), item["LastModified"].timestamp()))
-        return sorted(entries)
+                    time_of = item["LastModified"].timestamp()
+                    entries[key] = Entry(key, item["Size"], item["ETag"].strip('"'), time_of)
+        return sorted(entries.values())
 
     def folders(self, beginning: str) -> Names:
         top = self._key(beginning)
@@ -202,7 +216,7 @@ class S3Store:
             logger.debug("%s %s", operation, visible(key))
             try:
                 return client.call(operation, Bucket=self.bucket, **parameters)
-            except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, ValueError) as error:
+            except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, UnbelievedError, ValueError) as error:
                 failure = self._failure(verb, key, error)
                 patience = self.patience if client.answered else min(self.patience, FIRST_CONTACT_SECONDS)
                 if not failure.transient:
@@ -210,9 +224,9 @@ class S3Store:
                 if time.monotonic() - begun + pause > patience:
                     if client.answered:
                         raise failure from error
-                    raise StoreError(
-                        f"nothing answers at {_endpoint()} for {self.uri}; check FSSPEC_S3_ENDPOINT_URL and the server"
-                    ) from error
+                    answers = f"no object store answers ({_doubt_in(error)})" if _doubt_in(error) else "nothing answers"
+                    advice = "check FSSPEC_S3_ENDPOINT_URL and the server"
+                    raise StoreError(f"{answers} at {_endpoint()} for {self.uri}; {advice}") from error
                 logger.info("%s; asking again", visible(str(failure)))
             time.sleep(pause * _CHANCE.uniform(0.5, 1.0))  # so that many clients do not ask in step
             pause = min(2 * pause, 2.0)
@@ -220,7 +234,7 @@ class S3Store:
     def _failure(self, verb: str, key: str, error: Exception) -> StoreError:
         """What an exception means, in one line without anything that might be secret."""
         place = f"{key} in {self.uri}" if key else self.uri
-        answer = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+        answer = None if _doubt_in(error) else _answer_in(error)
         if answer is None:
             return self._unanswered(verb, place, key, error)
         code = str(answer.get("Error", {}).get("Code", ""))
@@ -247,6 +261,10 @@ class S3Store:
         kind = type(error).__name__
         if isinstance(error, _NO_CREDENTIALS):
             return StoreError(f"cannot {verb} {place}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if doubt := _doubt_in(error):
+            reason = f"what answers is no object store ({doubt})"
+            advice = "look for a proxy or a login page in between, or try later"
+            return StoreBusyError(f"cannot {verb} {place} now: {reason}; {advice}", key=key)
         if isinstance(error, _NO_ANSWER) and not isinstance(error, SSLError):
             return StoreBusyError(f"cannot {verb} {place} now: no answer ({kind}); try later", key=key)
         advice = "check bucket name, endpoint and AWS_* variables"
@@ -258,6 +276,7 @@ class _Client:
 
     def __init__(self) -> None:
         self.answered = False
+        self.etags_are_md5 = True  # until one turns out not to be
         self.known: set[str] = set()  # URIs that have been opened
         endpoint = os.environ.get("FSSPEC_S3_ENDPOINT_URL")
         # s3fs keeps no listing, asks nothing before it reads, and leaves repetitions to us, who know which are safe.
@@ -285,14 +304,31 @@ class _Client:
     async def _call(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = await self._files._call_s3(operation, **parameters)
-        except OSError as error:
-            self.answered = self.answered or isinstance(error.__cause__, ClientError)
+        except (OSError, ClientError) as error:
+            failure = _answer_in(error)
+            if failure is not None:
+                if doubt := doubt_of_error(operation, failure):
+                    raise UnbelievedError(doubt) from error
+                self.answered = True
             raise
-        self.answered = True
         if "Body" in answer:
             async with answer["Body"] as body:
                 answer["Body"] = await body.read()
+        if doubt := doubt_of(operation, parameters, answer):
+            raise UnbelievedError(doubt)
+        self.answered = True
         return answer
+
+
+def _answer_in(error: BaseException) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    return found
+
+
+def _doubt_in(error: BaseException) -> str | None:
+    if isinstance(error, ResponseParserError):  # whose text holds the whole page
+        return "something that cannot be parsed"
+    return str(error) if isinstance(error, UnbelievedError) else None
 
 
 def _close(pid: int, loop: Any, files: S3FileSystem) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import Counter
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,7 +58,7 @@ class FlakyS3:
         if fault == LOST:
             handler.close_connection = True
             return None
-        return self._send(handler, status, key if method in ("GET", "HEAD") and status == 200 else None)
+        return self._send(handler, status, key if status == 200 else None)
 
     def _do(self, method: str, key: str, data: bytes, headers: Any) -> int:
         if method == "PUT":
@@ -65,12 +67,17 @@ class FlakyS3:
             self.objects[key] = data, {n: v for n, v in headers.items() if n.lower().startswith("x-amz-meta-")}
         elif method == "DELETE":
             self.objects.pop(key, None)
+            return 204
         elif key not in self.objects:
             return 404
         return 200
 
     def _send(self, handler: BaseHTTPRequestHandler, status: int, key: str | None = None) -> None:
         body, headers = self.objects[key] if key else (b"", {})
+        if key:
+            etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+            headers = {**headers, "ETag": f'"{etag}"', "Last-Modified": formatdate(usegmt=True)}
+            body = body if handler.command in ("GET", "HEAD") else b""
         if status >= 300 and handler.command != "HEAD":
             body = f"<Error><Code>{self.code}</Code><Message>m</Message></Error>".encode()
         handler.send_response(status)
