@@ -151,7 +151,7 @@ class _Sweep:
             else:
                 found.plans.append(entry)
         key = layout.run_file(run_id)
-        if any(entry.key == key for entry in entries):
+        if any(entry.key == key for entry in entries) or self.store.exists(key):
             self._read_logs(run_id, found)
         elif len(found.plans) < len([entry for entry in entries if entry.modified < self.before]):
             raise TamperedError(f"{key} is missing though the run has other files", key=key)

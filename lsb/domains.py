@@ -24,7 +24,7 @@ from lsb.progress import NoProgress, Progress
 from lsb.prompts import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.records import digest_of, sha256
 from lsb.storage.layout import prompt_file, prompt_provenance, prompt_recipe
-from lsb.storage.seal import seal, unseal
+from lsb.storage.seal import read_proved, seal, unseal
 from lsb.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -133,10 +133,13 @@ def read_prompt(store: Store, key: str) -> Prompt:
     Raises:
         TamperedError: the bytes are not the ones that were written.
     """
-    data = store.read(key)
-    if sha256(data) != key.rsplit("/", 1)[-1].split(".", 1)[0]:
-        raise TamperedError(f"{key} is not the prompt that was written: its digest differs", key=key)
-    return from_bytes(data)
+
+    def prove(data: bytes) -> Prompt:
+        if sha256(data) != key.rsplit("/", 1)[-1].split(".", 1)[0]:
+            raise TamperedError(f"{key} is not the prompt that was written: its digest differs", key=key)
+        return from_bytes(data)
+
+    return read_proved(store, key, prove)
 
 
 def given_prompt(wanted: DomainPrompt) -> Prompt:
@@ -171,7 +174,7 @@ def _recipe(config: JobConfig, wanted: DomainPrompt, dataset: Dataset, identity:
 def _follow(store: Store, domain: str, recipe: dict[str, Any]) -> StoredPrompt | None:
     key = prompt_recipe(domain, digest_of(recipe))
     try:
-        entry = unseal(store.read(key), key=key, schema=RECIPE_SCHEMA)
+        entry = read_proved(store, key, lambda data: unseal(data, key=key, schema=RECIPE_SCHEMA))
     except NotFoundError:
         return None
     found = StoredPrompt(domain, entry["prompt"], entry["key"])

@@ -32,7 +32,7 @@ from lsb.selection import Selection
 from lsb.storage import layout
 from lsb.storage.commit_log import ShardLog, read_checked
 from lsb.storage.schemas import PLAN, RECORDS, read_table, write_table
-from lsb.storage.seal import seal, unseal, well_formed
+from lsb.storage.seal import read_proved, seal, unseal, well_formed
 from lsb.storage.store import Store
 from lsb.transform import transform_id
 
@@ -233,9 +233,12 @@ def open_run(store: Store, run_id: str) -> Run:
     """
     key = layout.run_file(run_id)
     try:
-        data = store.read(key)
+        return read_proved(store, key, lambda data: _proved_run(data, key, run_id))
     except NotFoundError as error:
         raise UsageError(f"no run {run_id} in {store.uri}; `lsb run` prints the id of a run", run=run_id) from error
+
+
+def _proved_run(data: bytes, key: str, run_id: str) -> Run:
     document = unseal(data, key=key, schema=SCHEMA)
     with well_formed(key):
         identity = transform_id(document["transform"])

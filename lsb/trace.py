@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.errors import ImageError, NotFoundError, UsageError
+from lsb.errors import ImageError, NotFoundError, TamperedError, UsageError
 from lsb.images import decode, pixels_sha256
 from lsb.manifest import Gates, collect
 from lsb.records import sha256
@@ -176,7 +176,7 @@ def _prompt(store: Store, key: str) -> dict[str, Any]:
 def _output(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
     facts = {name: row[f"output_{name}"] for name in _OUTPUT_COLUMNS} | {"pixels_sha256": row["pixels_sha256"]}
     try:
-        same = sha256(store.read(row["output_key"])) == row["output_sha256"]
-    except NotFoundError:
-        return facts | {"file": "missing"}
-    return facts | {"file": "intact" if same else "differs"}
+        read_checked(store, row["output_key"], row["output_sha256"])
+    except TamperedError as error:
+        return facts | {"file": "missing" if isinstance(error.__cause__, NotFoundError) else "differs"}
+    return facts | {"file": "intact"}

@@ -11,15 +11,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from lsb.errors import AlreadyExistsError, LsbError, NotFoundError, StoreBusyError, TamperedError
 from lsb.records import sha256
 from lsb.storage import layout
-from lsb.storage.seal import seal, unseal
+from lsb.storage.seal import read_proved, seal, unseal
 from lsb.storage.store import Store
 
 PATIENCE = 8  # times a request without an answer is repeated
+MOST_GAPS = 100  # that are named: a file with a forged number may seem to leave millions
 
 
 @dataclass(frozen=True)
@@ -59,27 +61,22 @@ class Chain:
 
     def scan(self) -> tuple[list[Link], list[LsbError]]:
         """The entries that can be read, and everything that is wrong with the log."""
-        numbers = sorted(
-            number for entry in self.store.list(self.log) if (number := layout.number_of(entry.key)) is not None
-        )
+        numbers = {number for entry in self.store.list(self.log) if (number := layout.number_of(entry.key)) is not None}
+        # Those that the listing lacks are asked for as well, before anybody calls them missing.
+        gaps = islice((number for number in range(max(numbers, default=0)) if number not in numbers), MOST_GAPS)
         links: list[Link] = []
         problems: list[LsbError] = []
-        missing = sorted(set(range(numbers[-1] + 1)) - set(numbers)) if numbers else []
-        problems += [
-            TamperedError(f"{key} is missing: the log goes on after it", key=key)
-            for key in (layout.numbered(self.log, number) for number in missing)
-        ]
-        for number in numbers:
-            key = layout.numbered(self.log, number)
+        for number in sorted(numbers.union(gaps)):
             try:
-                link = self._read(key, number)
+                link = self._read(number, listed=number in numbers)
             except LsbError as error:
                 problems.append(error)
                 continue
             links.append(link)
             before = links[-2] if len(links) > 1 else None
             if before is not None and before.number == number - 1 and link.document["parent"] != before.sha256:
-                problems.append(TamperedError(f"{key} names another entry before it than {before.key}", key=key))
+                text = f"{link.key} names another entry before it than {before.key}"
+                problems.append(TamperedError(text, key=link.key))
         return links, problems
 
     def append(self, after: Link | None, document: Mapping[str, Any]) -> Link | None:
@@ -106,7 +103,7 @@ class Chain:
                 break
             except AlreadyExistsError:
                 # A repeated request may find its own first one: the nonce, part of the bytes, tells.
-                if self.store.read(key) == data:
+                if read_proved(self.store, key, lambda found: self._sealed(found, key)) == data:
                     break
                 return None
             except StoreBusyError:
@@ -115,11 +112,19 @@ class Chain:
                 time.sleep(min(0.05 * 2**attempt, 2.0))
         return Link(key, number, sha256(data), whole)
 
-    def _read(self, key: str, number: int) -> Link:
+    def _read(self, number: int, *, listed: bool) -> Link:
+        key = layout.numbered(self.log, number)
         try:
-            data = self.store.read(key)
+            return read_proved(self.store, key, lambda data: self._proved(data, key, number))
         except NotFoundError as error:
-            raise TamperedError(f"{key} is missing though the log lists it", key=key) from error
+            reason = " though the log lists it" if listed else ": the log goes on after it"
+            raise TamperedError(f"{key} is missing{reason}", key=key) from error
+
+    def _sealed(self, data: bytes, key: str) -> bytes:
+        unseal(data, key=key, schema=self.schema)
+        return data
+
+    def _proved(self, data: bytes, key: str, number: int) -> Link:
         document = unseal(data, key=key, schema=self.schema)
         wrong = [name for name, value in self.identity.items() if document.get(name) != value]
         if document.get("generation") != number or (number == 0) != (document.get("parent") is None):

@@ -18,7 +18,7 @@ from lsb.records import Status, sha256
 from lsb.storage import layout
 from lsb.storage.chain import Chain, Link
 from lsb.storage.schemas import FEATURES, MANIFEST, TableSchema, read_table
-from lsb.storage.seal import well_formed
+from lsb.storage.seal import read_proved, well_formed
 from lsb.storage.store import Store
 
 SCHEMA = "lsb.shard-log/1"
@@ -301,10 +301,13 @@ def fold(commits: Sequence[Commit]) -> pa.Table:
 
 def read_checked(store: Store, key: str, digest: str) -> bytes:
     """The object's bytes, whose SHA-256 somebody wrote down; TamperedError if it is missing or differs."""
+
+    def prove(data: bytes) -> bytes:
+        if sha256(data) != digest:
+            raise TamperedError(f"{key} differs from what was written: its SHA-256 is another", key=key)
+        return data
+
     try:
-        data = store.read(key)
+        return read_proved(store, key, prove)
     except NotFoundError as error:
         raise TamperedError(f"{key} is missing", key=key) from error
-    if sha256(data) != digest:
-        raise TamperedError(f"{key} differs from what was written: its SHA-256 is another", key=key)
-    return data

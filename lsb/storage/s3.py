@@ -167,29 +167,29 @@ class S3Store:
         folder = prefix.rstrip("/")
         top = self._key(validate_path(folder) + "/" if folder else "")
         entries: dict[str, Entry] = {}
-        page: dict[str, Any] = {"IsTruncated": True}
-        while page.get("IsTruncated"):
-            token = page.get("NextContinuationToken")
-            more = {"ContinuationToken": token} if token else {}
-            page = self._ask("list", prefix, "list_objects_v2", Prefix=top, MaxKeys=PAGE, **more)
+        for page in self._pages(prefix, Prefix=top):
             for item in page.get("Contents", []):
                 key = item["Key"][len(self._key("")) :]
                 hidden = not folder and key.startswith(f"{TEMPORARY}/")
                 if key and not key.endswith("/") and not hidden:
-                    time_of = item["LastModified"].timestamp()
-                    entries[key] = Entry(key, item["Size"], item["ETag"].strip('"'), time_of)
+                    when = item["LastModified"].timestamp()
+                    entries[key] = Entry(key, item["Size"], item["ETag"].strip('"'), when)
         return sorted(entries.values())
 
     def folders(self, beginning: str) -> Names:
         top = self._key(beginning)
-        found: Names = []
+        found: set[str] = set()
+        for page in self._pages(beginning, Prefix=top, Delimiter="/"):
+            found |= {item["Prefix"][len(self._key("")) : -1] for item in page.get("CommonPrefixes", [])}
+        return sorted(found)
+
+    def _pages(self, prefix: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         page: dict[str, Any] = {"IsTruncated": True}
-        while page.get("IsTruncated"):
+        while page["IsTruncated"]:
             token = page.get("NextContinuationToken")
             more = {"ContinuationToken": token} if token else {}
-            page = self._ask("list", beginning, "list_objects_v2", Prefix=top, Delimiter="/", MaxKeys=PAGE, **more)
-            found += [item["Prefix"][len(self._key("")) : -1] for item in page.get("CommonPrefixes", [])]
-        return sorted(found)
+            page = self._ask("list", prefix, "list_objects_v2", MaxKeys=PAGE, **parameters, **more)
+            yield page
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key

@@ -7,14 +7,35 @@ forger only the chain of digests and a known head help.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from lsb.errors import TamperedError, UnverifiableError
+from lsb.errors import NotFoundError, TamperedError, UnverifiableError
 from lsb.records import canonical_json, digest_of
+from lsb.storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 SEAL = "seal"
+Proved = TypeVar("Proved")
+
+
+def read_proved(store: Store, key: str, prove: Callable[[bytes], Proved]) -> Proved:
+    """What `prove` makes of the object's bytes, and accuses nobody for one bad answer of the store.
+
+    What is missing, or refused by `prove`, is read once more.
+
+    Raises:
+        NotFoundError: missing both times.
+        TamperedError: refused both times.
+    """
+    try:
+        return prove(store.read(key))
+    except (NotFoundError, TamperedError) as error:
+        logger.info("%s; reading it once more", error)
+        return prove(store.read(key))
 
 
 @contextmanager

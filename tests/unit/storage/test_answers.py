@@ -56,6 +56,7 @@ PAGES: dict[str, Lie] = {
 }
 ACTS: dict[str, tuple[str, Callable[[S3Store], Any], Any]] = {
     "list": ("LIST", lambda store: [entry.key for entry in store.list("there")], ["there/a", "there/b"]),
+    "folders": ("LIST", lambda store: store.folders("th"), ["there"]),
     "read": ("GET", lambda store: store.read("there/a"), b"first"),
     "exists": ("HEAD", lambda store: store.exists("there/a"), True),
     "does not exist": ("LIST", lambda store: store.exists("there/c"), False),
