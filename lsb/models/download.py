@@ -8,6 +8,7 @@ The digest is over names, sizes and etags of what is copied, so that a changed m
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import secrets
@@ -15,10 +16,11 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from lsb.errors import ModelError, StoreError, UnsafeWeightsError
+from lsb.errors import ModelError, StoreBusyError, StoreError, UnsafeWeightsError
 from lsb.isolation import private_folder
 from lsb.models.files import COMPONENTS, PICKLES, is_part
 from lsb.records import digest_of
+from lsb.storage.answers import is_md5
 from lsb.storage.store import Entry, open_s3
 
 if TYPE_CHECKING:
@@ -81,17 +83,19 @@ def _copy(store: S3Store, parts: list[Entry]) -> Path:
 
     folder = private_folder(Path(HF_HOME, "lsb"), "set HF_HOME to a folder of yours")
     kept = folder / digest_of([[store.uri, entry.key, entry.size, entry.etag] for entry in sorted(parts)])
-    if kept.is_dir():
+    if all((path := kept / entry.key).is_file() and path.stat().st_size == entry.size for entry in parts):
         return kept
+    shutil.rmtree(kept, ignore_errors=True)  # what a full disk or a power cut has left of a copy
     logger.info("copying %d files from %s to %s", len(parts), store.uri, kept)
     partial = kept.with_name(f"{kept.name}.{secrets.token_hex(4)}.partial")
     try:
         for entry in parts:
             path = partial / entry.key
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as file:
-                for piece in store.pieces(entry):
-                    file.write(piece)
+            digest = _fetch(store, entry, path)
+            # With some kinds of encryption an ETag of this form is no MD5: then the same bytes come twice.
+            if is_md5(entry.etag) and digest != entry.etag and _fetch(store, entry, path) not in (entry.etag, digest):
+                raise StoreBusyError(f"{entry.key} in {store.uri} comes with other bytes each time; try later")
         try:
             os.rename(partial, kept)
         except OSError:
@@ -100,3 +104,15 @@ def _copy(store: S3Store, parts: list[Entry]) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return kept
+
+
+def _fetch(store: S3Store, entry: Entry, path: Path) -> str:
+    """Copy one object to a file; the MD5 of its bytes."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("wb") as file:
+        for piece in store.pieces(entry):
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()

@@ -20,7 +20,7 @@ _HOLDS = {
     "put_object": ("ETag",),
     "delete_object": (),
 }
-_MD5 = re.compile(r'"[0-9a-f]{32}"')
+_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class UnbelievedError(Exception):
@@ -62,13 +62,18 @@ def doubt_of_error(operation: str, answer: Mapping[str, Any]) -> str | None:
     return f"a {_status(answer)} without the code of an error"
 
 
+def is_md5(etag: str) -> bool:
+    """Whether an ETag without its quotes looks like the MD5 of the object's bytes."""
+    return _MD5.fullmatch(etag) is not None
+
+
 def is_changed(answer: Mapping[str, Any]) -> bool:
     """Whether the bytes of a whole object do not have the MD5 that its ETag seems to be.
 
     They may well be right: with some kinds of encryption, or of stores, an ETag of this form is no MD5.
     """
-    etag, body = answer["ETag"], answer["Body"]
-    return bool(_MD5.fullmatch(etag)) and hashlib.md5(body, usedforsecurity=False).hexdigest() != etag.strip('"')
+    etag, body = answer["ETag"].strip('"'), answer["Body"]
+    return is_md5(etag) and hashlib.md5(body, usedforsecurity=False).hexdigest() != etag
 
 
 def _doubt_of_listing(asked: Mapping[str, Any], answer: Mapping[str, Any]) -> str | None:

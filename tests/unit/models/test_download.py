@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lsb.errors import ModelError, UnsafeWeightsError
+from examples.object_server import ObjectServer
+from lsb.errors import ModelError, StoreBusyError, UnsafeWeightsError
 from lsb.models.download import download
 from lsb.models.load import identify, load_backbone, locate
 from lsb.storage.store import Store, open_store
+from tests.unit.storage.lying_proxy import LyingProxy, flipped, page
 
 
 def upload(folder: Path, store: Store, name: str) -> None:
@@ -111,3 +115,36 @@ def test_pickles_are_not_even_copied(tiny_folder: Path, store: Store, caplog: py
         with pytest.raises(UnsafeWeightsError, match="can run code"):
             locate(f"{store.uri}/{name}")
     assert reads(caplog) == []
+
+
+@pytest.fixture
+def proxy(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LyingProxy]:
+    made = LyingProxy(object_server.endpoint)
+    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", made.endpoint)
+    yield made
+    made.close()
+
+
+def test_a_copy_is_what_lies_there_whatever_is_answered_once(
+    tiny_folder: Path, store: Store, proxy: LyingProxy
+) -> None:
+    upload(tiny_folder, store, "model")
+    proxy.lies = {"LIST": [None, page()], "GET": [flipped, page(), page(404), None, None, flipped]}
+    assert identify(f"{store.uri}/model") == identify(str(tiny_folder))
+    assert proxy.told == 5
+
+
+def test_bytes_that_are_others_each_time_are_no_model(tiny_folder: Path, store: Store, proxy: LyingProxy) -> None:
+    upload(tiny_folder, store, "model")
+    proxy.lies["GET"] = [flipped, lambda answer: flipped(replace(answer, body=answer.body[::-1]))]
+    with pytest.raises(StoreBusyError, match="comes with other bytes each time"):
+        identify(f"{store.uri}/model")
+
+
+def test_what_is_left_of_a_copy_is_copied_again(tiny_folder: Path, store: Store) -> None:
+    upload(tiny_folder, store, "model")
+    copy = locate(f"{store.uri}/model").folder
+    (weights,) = (copy / "unet").glob("*.safetensors")
+    weights.write_bytes(b"")
+    (copy / "vae" / "config.json").unlink()
+    assert identify(f"{store.uri}/model") == identify(str(tiny_folder))
