@@ -16,7 +16,7 @@ from lsb.errors import NotFoundError, TamperedError
 from lsb.export import export
 from lsb.prompts import Prompt, to_bytes
 from lsb.publish import publish
-from lsb.records import record_id, sha256
+from lsb.records import sha256
 from lsb.selection import Selection
 from lsb.sharding import Run, open_run
 from lsb.status import status
@@ -116,7 +116,7 @@ def test_reading_once_more_is_all_it_takes(
     cleaned = clean_up(fickle(), older_than=-1, least=-1)
     assert (cleaned.exit_code, cleaned.left_alone) == (0, {})
     assert {entry.key for entry in store.list() if not layout.is_hint(entry.key)} == before
-    erased = erase(fickle(), run.id, Selection(records=(record_id("even/0000.png"),)), "request 17")
+    erased = erase(fickle(), run.id, Selection(names=("even/0000.png",)), "request 17")
     assert (len(erased.records), erased.unread) == (1, {})
     assert verify(store, run.id).exit_code == 0
 
