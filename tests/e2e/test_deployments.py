@@ -86,7 +86,8 @@ def as_written(found: dict[str, Any], schedule_keys: set[str]) -> dict[str, Any]
     return {
         **{name: found[name] for name in ("name", "description", "tags", "version", "entrypoint", "parameters")},
         "enforce_parameter_schema": found["enforce_parameter_schema"],
-        "concurrency_limit": limit and {"limit": limit["limit"], **found["concurrency_options"]},
+        "concurrency_limit": limit
+        and {"limit": limit["limit"], "collision_strategy": found["concurrency_options"]["collision_strategy"]},
         "schedules": [{name: one[name] for name in schedule_keys} for one in schedules],
         "work_pool": {
             "name": found["work_pool_name"],
