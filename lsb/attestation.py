@@ -97,6 +97,8 @@ def environment_signer(environment: Mapping[str, str] = os.environ) -> Signer | 
         UsageError: the file cannot be read or holds no unencrypted Ed25519 private key.
     """
     path = environment.get(SIGNING_KEY)
+    if path and not os.path.lexists(path):  # it may be the key itself, and is not repeated
+        raise UsageError(f"{SIGNING_KEY} is no path: No such file; it names a key in PEM, {_MAKE_PRIVATE}")
     return read_signer(Path(path)) if path else None
 
 

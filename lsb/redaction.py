@@ -11,7 +11,9 @@ _QUERY = re.compile(r"(?<=\?)[^\s'\"]*=[^\s'\"]*")
 _WORDS = r"\w*(?:secret|passw(?:or)?d|api[_-]?key|access[_-]?key)\w*"
 _ASSIGNED = re.compile(rf"(?i)\b({_WORDS}|\w*token\w*(?=['\"]?\s*=))(['\"]?\s*[=:]\s*)\S+")
 _TOKEN = re.compile(r"(?i)\b(\w*token\w*)(['\"]?\s*:\s*)\S+")
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|$)", re.DOTALL)
 _KEY_ID = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bhf_[A-Za-z0-9]{16,}\b")
+_WHOLE_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")  # a folder may be called hf_something
 _QUOTED_PATH = re.compile(r"(['\"])(?:file://)?(?:/|[A-Za-z]:\\)[^'\"]*\1")
 _PATH = re.compile(r"(?<![\w:/.<>])(?:file://)?(?:/[^\s'\",;:()]+|[A-Za-z]:\\[^\s'\",;]+)")
 
@@ -42,6 +44,7 @@ def without_secrets(text: str) -> str:
 
     A `token:` stays as well: it is a setting of ours, and no secret.
     """
+    text = _PRIVATE_KEY.sub("<secret>", text)
     text = _CREDENTIALS.sub("<secret>@", text)
     text = _QUERY.sub("<secret>", text)
     text = _ASSIGNED.sub(r"\1\2<secret>", text)
@@ -51,5 +54,5 @@ def without_secrets(text: str) -> str:
 def holds_secret(location: str) -> bool:
     """Whether a path, a URI or a hub id has a user's name, a password, a query or a key in it."""
     if "://" not in location:
-        return _KEY_ID.search(location) is not None
+        return _WHOLE_TOKEN.search(location) is not None
     return bool(_CREDENTIALS.search(location) or _QUERY.search(location) or _KEY_ID.search(location))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from lsb.errors import NotFoundError, StoreError, UsageError
+from lsb.redaction import holds_secret
 
 if TYPE_CHECKING:
     from lsb.storage.s3 import S3Store
@@ -112,8 +113,10 @@ def open_store(uri: str, *, create: bool = False) -> Store:
     Raises:
         NotFoundError: no such folder and `create` is off.
         StoreError: it exists but is no folder, cannot be made, or is a bucket that cannot be listed.
-        UsageError: a scheme that is not supported.
+        UsageError: a scheme that is not supported, or a URI with credentials or a signed query in it.
     """
+    if holds_secret(uri):
+        raise UsageError("a store's URI must not hold credentials or a signed query; they come from the environment")
     scheme = _SCHEME.match(uri)
     kind = scheme.group().lower() if scheme else ""
     if kind == "s3://":

@@ -80,7 +80,7 @@ def test_uris_stay_as_they_are(tmp_path: Path) -> None:
         ({"source": {"domain": "cats", "path": "https://host/a?X-Amz-Signature=hunter2"}}, "source.path"),
         ({"source": "s3://AKIA:hunter2@bucket/cats"}, "source"),
         ({"model": "s3://bucket/model?X-Amz-Credential=a&X-Amz-Signature=hunter2"}, "model"),
-        ({"model": "hf_hunter2hunter2hunter2"}, "model"),
+        ({"model": "hf_" + "hunter2" * 5}, "model"),
         ({"evaluate": {"truth": "https://ann:hunter2@host/truth"}}, "evaluate.truth"),
         ({"loras": ["a.safetensors", "s3://AKIA:hunter2@bucket/b.safetensors"]}, "loras.1"),
     ],

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsb.redaction import LIMIT, redact
+from lsb.redaction import LIMIT, holds_secret, redact, visible
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,32 @@ from lsb.redaction import LIMIT, redact
         ("https://ann:pw@host/x", "https://<secret>@host/x"),
         ("GET https://host/x?X-Amz-Signature=abc&b=1 failed", "GET https://host/x?<secret> failed"),
         ("aws_secret_access_key=abcdef rejected", "aws_secret_access_key=<secret> rejected"),
+        ("s3://AKIA:a/b+c@bucket/x failed", "s3://<secret>@bucket/x failed"),
+        ("s3://ann:p@ss@bucket/x failed", "s3://<secret>@bucket/x failed"),
+        ("s3://bucket/a@2x.png failed", "s3://bucket/a@2x.png failed"),
+        ("http://host:9000/a@2x.png failed", "http://host:9000/a@2x.png failed"),
+        ("token: abcdef rejected", "token: <secret> rejected"),
+        ("-----BEGIN PRIVATE KEY----- MC4C -----END PRIVATE KEY----- is no path", "<secret> is no path"),
+        ("odd\x1b[2J\u202e name", r"odd\x1b[2J\u202e name"),
         ("key AKIAABCDEFGHIJKLMNOP is unknown", "key <secret> is unknown"),
     ],
 )
 def test_paths_and_secrets_are_left_out(text: str, expected: str) -> None:
     assert redact(text) == expected
+
+
+def test_what_is_not_printed_is_made_visible() -> None:
+    assert visible("a\x00\t\r\n\x7f\x85\u2028\u2066\udcff\U000e0001z") == (
+        r"a\x00\t\r\n\x7f\x85\u2028\u2066\udcff\U000e0001z"
+    )
+    assert visible("Käse 猫 🐈 [red]") == "Käse 猫 🐈 [red]"
+
+
+def test_only_places_with_secrets_are_refused() -> None:
+    for place in ("s3://a:b@c/d", "s3://b/k?X-Amz-Signature=1", "https://h/x?sig=1", "hf_" + "a" * 34):
+        assert holds_secret(place)
+    for place in ("s3://b/a@2x", "file:///a?b", "/data/a?b=c", "owner/name", "/data/hf_finetunedmodels2024", "a@b/c"):
+        assert not holds_secret(place)
 
 
 def test_long_texts_are_cut() -> None:

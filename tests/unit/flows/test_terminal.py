@@ -13,6 +13,7 @@ import pytest
 
 from flows import cli, render, terminal
 from flows.display import BarProgress, LineProgress
+from lsb.attestation import environment_signer
 from lsb.difference import Difference
 from lsb.erasure import Erased
 from lsb.errors import UsageError
@@ -105,6 +106,36 @@ def test_arguments_that_are_repeated(arguments: list[str], words: str, capsys: p
     err = capsys.readouterr().err
     assert words in err
     assert inert(err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "s3://AKIA:hun/ter2@bucket/runs/a-0123456789ab"],
+        ["status", "s3://bucket/p?X-Amz-Signature=hunter2&x=/runs/a-0123456789ab"],
+        ["verify", "https://ann:hunter2@host/runs/a-0123456789ab"],
+        ["gc", "s3://bucket/store?X-Amz-Signature=hunter2"],
+        ["gc", "file://ann:hunter2@host/store"],
+        ["diff", "s3://b/runs/a-0123456789ab?sig=hunter2", "s3://b/runs/a-0123456789ab"],
+        ["trace", "s3://AKIA:hunter2@bucket/runs/a-0123456789ab/shards/x.png"],
+        ["export", "s3://AKIA:hunter2@bucket/runs/a-0123456789ab", "out"],
+    ],
+)
+def test_places_with_secrets_are_refused_and_not_repeated(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run_command(arguments) == 2
+    printed = capsys.readouterr()
+    assert "hunter2" not in printed.out + printed.err
+    assert "ter2" not in printed.err
+    assert printed.err.startswith("lsb: error: ")
+
+
+def test_a_key_in_place_of_its_file_is_not_repeated() -> None:
+    for key in ("-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----", "hunter2" * 40, "hunter2="):
+        with pytest.raises(UsageError, match="No such file") as caught:
+            environment_signer({"LSB_SIGNING_KEY": key})
+        assert "hunter2" not in str(caught.value)
 
 
 def test_progress() -> None:
