@@ -65,6 +65,8 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
     refuse_overlap("the export", str(destination), {"the store": store.uri, **_read_from(run)})
     suffix = SUFFIX_OF_FORMAT[run.transform["encoder"]]
     keys = read_plan(store, run)["key"].to_pylist()
+    if nameless := [key for key in keys if not PurePosixPath(key).name]:
+        raise TamperedError(f"{run.plan['key']} calls a source {nameless[0]!r}, which names none", key=run.plan["key"])
     names = target_names(keys, suffix)
     columns = ["source_key", "status", "output_key", "output_sha256"]
     rows = collect(store, run, gates=Gates()).rows.select(columns).to_pylist()

@@ -68,7 +68,7 @@ def _local(uri: str) -> Path:
     path = Path(unquote(urlsplit(uri).path)) if uri[:7].lower() == "file://" else Path(uri)
     try:
         return path.resolve()
-    except (OSError, RuntimeError):  # a link to itself
+    except (OSError, RuntimeError, ValueError):  # a link to itself, or no path at all
         return path.absolute()
 
 
@@ -80,6 +80,6 @@ def _upwards(path: Path) -> Iterator[Path]:
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return stat.st_dev, stat.st_ino
