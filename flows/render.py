@@ -106,6 +106,7 @@ def dataset(found: Dataset) -> dict[str, Any]:
         "records": found.records,
         "quarantined": found.quarantined,
         "duplicates": found.duplicates,
+        "left_out": found.left_out,
         "table": found.key,
     }
 
@@ -239,7 +240,7 @@ def _print(line: str) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(item)}" for name, item in value.items() if item is not None)
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items() if item is not None) or "none"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -76,12 +76,14 @@ def provide_prompt(
     identity: ModelIdentity,
     backbone: Callable[[], Backbone],
     *,
+    reread: bool = False,
     progress: Progress = NoProgress(),
 ) -> StoredPrompt:
     """The prompt of one side, learned only if nobody has followed the same recipe before.
 
     Args:
         backbone: loads the model; called only if there is something to learn.
+        reread: read every picture to learn from, whatever is known of it.
 
     Raises:
         PromptError: the prompt's file is unusable.
@@ -92,7 +94,7 @@ def provide_prompt(
     if wanted.images is None:
         return _given(store, domain, wanted)
     sources = open_sources(wanted.images)
-    dataset = ingest(sources, f"{domain}-learning", store, progress=progress)
+    dataset = _ingested(store, domain, sources, reread, progress)
     recipe = _recipe(config, wanted, dataset, identity)
     if found := _follow(store, domain, recipe):
         return found
@@ -116,15 +118,25 @@ def provide_prompt(
 
 
 def find_prompt(
-    store: Store, config: JobConfig, side: Side, identity: ModelIdentity, *, progress: Progress = NoProgress()
+    store: Store,
+    config: JobConfig,
+    side: Side,
+    identity: ModelIdentity,
+    *,
+    reread: bool = False,
+    progress: Progress = NoProgress(),
 ) -> StoredPrompt | None:
     """The stored prompt of one side, or None if it has yet to be learned."""
     domain = domain_of(config, side)
     wanted = wanted_prompt(config, side)
     if wanted.images is None:
         return _given(store, domain, wanted)
-    dataset = ingest(open_sources(wanted.images), f"{domain}-learning", store, progress=progress)
+    dataset = _ingested(store, domain, open_sources(wanted.images), reread, progress)
     return _follow(store, domain, _recipe(config, wanted, dataset, identity))
+
+
+def _ingested(store: Store, domain: str, sources: Store, reread: bool, progress: Progress) -> Dataset:
+    return ingest(sources, f"{domain}-learning", store, read="anew" if reread else "full", progress=progress)
 
 
 def read_prompt(store: Store, key: str) -> Prompt:

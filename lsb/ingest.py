@@ -6,34 +6,36 @@ The version of a data set is a digest over its records, so the same files give t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.errors import AlreadyExistsError, ImageError, NotFoundError, SourceError, StoreError
+from lsb.decoder import shared_decoder
+from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundError, SourceError, StoreError
 from lsb.images import ERROR_CODES as IMAGE_CODES
-from lsb.images import SUFFIXES, decode
+from lsb.images import SUFFIXES, decoding_version
+from lsb.knowledge import Knowledge
 from lsb.progress import NoProgress, Progress
-from lsb.records import Status, dataset_version, key_of, record_id, sha256
-from lsb.redaction import redact
+from lsb.records import Status, canonical_json, dataset_version, key_of, record_id, sha256
+from lsb.redaction import redact, visible
+from lsb.sources import MAX_BYTES, Listing, SourceFile, described, list_sources
+from lsb.sources import open_sources as open_sources  # where callers look for it
 from lsb.storage import layout
 from lsb.storage.commit_log import read_checked
 from lsb.storage.schemas import RECORDS, read_table, write_table
-from lsb.storage.store import Entry, Store, open_store
+from lsb.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 1 << 30
 ERROR_CODES = {
     **IMAGE_CODES,
-    "unreadable_source": "the file is listed but cannot be read",
     "name_not_utf8": "the file's name is not valid UTF-8, so no record can name it",
     "too_many_bytes": f"the file has more than {MAX_BYTES >> 20} MiB",
 }
+_VERDICT = ["record_id", "status", "error_code"]
 _STEP = "ingest"
 
 
@@ -48,16 +50,7 @@ class Dataset:
     duplicates: int  # usable files whose bytes an earlier record of the set has too
     key: str  # of records.parquet
     sha256: str  # of records.parquet
-
-
-def open_sources(uri: str) -> Store:
-    """The folder of images at `uri`, for reading; SourceError if it is missing or not readable."""
-    try:
-        return open_store(uri)
-    except StoreError as error:
-        if error.transient:
-            raise
-        raise SourceError(f"cannot use the images at {uri}: {error}") from error
+    left_out: dict[str, int] = field(default_factory=dict)  # entries of the folder that are no records, by kind
 
 
 def ingest(
@@ -65,32 +58,40 @@ def ingest(
     name: str,
     store: Store,
     *,
-    read: Literal["full", "listing"] = "full",
+    read: Literal["full", "listing", "anew"] = "full",
+    listed: Callable[[Collection[str]], None] = lambda records: None,
     progress: Progress = NoProgress(),
 ) -> Dataset:
     """Record every image file under `sources` as a version of the data set `name`.
 
-    Files and folders whose name begins with a dot and files without an image's suffix are ignored. What cannot be
-    decoded becomes a record with status `quarantined`.
+    What `lsb.sources` leaves out is counted, logged, and kept beside the data set. What cannot be decoded becomes a
+    record with status `quarantined` if its bytes prove it. A file that takes too much time or memory, or that cannot
+    be read, is left to the shard job, whose row may be tried again.
 
     Args:
-        read: `full` decodes and hashes each file, but for those whose key, size and etag the latest version of the
-            data set has already; `listing` reads no bytes and leaves digests and sizes of the pictures open.
+        read: `full` decodes and hashes each file, but for those of which `lsb.knowledge` knows all; `listing` reads
+            only files whose size and time could not show a change, and leaves digests and sizes of the others' pictures
+            open; `anew` reads every file.
+        listed: told the ids of all records before any file is read or anything is written; may raise.
 
     Raises:
         SourceError: no image file at all, or the folder cannot be listed.
     """
-    entries = _images(sources)
-    known = _latest_rows(store, name) if read == "full" else {}
-    progress.start(_STEP, len(entries))
+    listing = list_sources(sources)
+    listed({record_id(key_of(file.key)) for file in listing.files})
+    _refuse_empty(sources, listing)
+    known = Knowledge.of(store, name, sources.uri, listing, decoding_version(), anew=read == "anew")
+    progress.start(_STEP, len(listing.files))
     rows = []
-    for entry in entries:
-        rows.append(_reused(entry, known) or (_read(sources, entry) if read == "full" else _listed(entry)))
+    for file in listing.files:
+        rows.append(_row(sources, file, known, read))
         progress.advance(_STEP)
     progress.finish(_STEP)
+    known.save()
     rows.sort(key=lambda row: row["record_id"])
     _mark_duplicates(rows)
-    return _store_version(store, name, rows)
+    _account(store, name, sources, listing)
+    return _store_version(store, name, rows, listing.left_out)
 
 
 def read_records(store: Store, dataset: Dataset) -> pa.Table:
@@ -104,85 +105,73 @@ def version_of(rows: Iterable[Mapping[str, Any]]) -> str:
     return dataset_version((row["record_id"], row.get("sha256") or f"{row['bytes']}:{row['etag']}") for row in rows)
 
 
-def _images(sources: Store) -> list[Entry]:
-    try:
-        listed = sources.list()
-    except StoreError as error:
-        if error.transient:
-            raise
-        raise SourceError(f"cannot list the images at {sources.uri}: {error}") from error
-    images = [entry for entry in listed if _is_image(entry.key)]
-    if not images:
+def _refuse_empty(sources: Store, listing: Listing) -> None:
+    found = described(listing.left_out)
+    if not listing.files:
         kinds = ", ".join(sorted(SUFFIXES))
-        raise SourceError(f"no images at {sources.uri} ({len(listed)} files in all); allowed are {kinds}")
-    logger.info("%d images at %s, %d other files ignored", len(images), sources.uri, len(listed) - len(images))
-    return images
+        raise SourceError(f"no images at {sources.uri} (left out: {found or 'nothing'}); allowed are {kinds}")
+    logger.info("%d images at %s", len(listing.files), sources.uri)
+    if listing.one_time:
+        logger.info("all files at %s have the same times, which say nothing: every file is read", sources.uri)
+    if found:
+        logger.warning("left out at %s: %s", sources.uri, found)
 
 
-def _is_image(key: str) -> bool:
-    path = PurePosixPath(key)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def _listed(entry: Entry) -> dict[str, Any]:
-    """A record of which nothing but the listing is known."""
-    key = key_of(entry.key)
-    row: dict[str, Any] = {
-        "record_id": record_id(key),
-        "key": key,
-        "bytes": entry.size,
-        "etag": entry.etag,
-        "status": Status.OK.value,
-    }
-    if key != entry.key:
-        return _quarantined(row, "name_not_utf8", ERROR_CODES["name_not_utf8"])
+def _row(sources: Store, file: SourceFile, known: Knowledge, read: str) -> dict[str, Any]:
+    row = _listed(file)
+    if row["status"] == Status.QUARANTINED:
+        return row
+    found = known.trusted(file)
+    if found is not None and (read == "listing" or known.complete(file)):
+        return {**row, **found}
+    if read == "listing" and (found is not None or not known.doubtful(file)):
+        known.learn(file, row, read=False)
+        return row
+    row = _read(sources, file, row)
+    if row["sha256"] is not None:
+        known.learn(file, row, read=True)
     return row
 
 
-def _read(sources: Store, entry: Entry) -> dict[str, Any]:
-    row = _listed(entry)
-    if row["status"] == Status.QUARANTINED:
-        return row
-    if entry.size > MAX_BYTES:
+def _listed(file: SourceFile) -> dict[str, Any]:
+    """A record of which nothing but the listing is known."""
+    key = key_of(file.key)
+    row: dict[str, Any] = {
+        "record_id": record_id(key),
+        "key": key,
+        "sha256": None,
+        "bytes": file.size,
+        "etag": file.etag,
+        "status": Status.OK.value,
+    }
+    if key != file.key:
+        return _quarantined(row, "name_not_utf8", ERROR_CODES["name_not_utf8"])
+    if file.size > MAX_BYTES:
         return _quarantined(row, "too_many_bytes", ERROR_CODES["too_many_bytes"])
+    return row
+
+
+def _read(sources: Store, file: SourceFile, row: dict[str, Any]) -> dict[str, Any]:
     try:
-        data = sources.read(entry.key)
+        data = sources.read(file.key)
     except StoreError as error:
         if not error.of_object:
             raise
-        return _quarantined(row, "unreadable_source", str(error.__cause__ or error))
-    row |= {"sha256": sha256(data), "bytes": len(data)}
+        logger.warning("%s cannot be read, which is left to its shard: %s", visible(file.key), redact(str(error)))
+        return row
+    row = row | {"sha256": sha256(data), "bytes": len(data)}
     try:
-        _, info = decode(data)
+        info = shared_decoder().inspect(data)
     except ImageError as error:
         return _quarantined(row, error.code, error.message)
-    return row | {
-        "format": info.format,
-        "mode": info.mode,
-        "width": info.width,
-        "height": info.height,
-        "orientation": info.orientation,
-    }
+    except DecodingError as error:
+        logger.warning("%s cannot be decoded, which is left to its shard: %s", visible(file.key), error)
+        return row
+    return row | asdict(info)
 
 
 def _quarantined(row: dict[str, Any], code: str, detail: str) -> dict[str, Any]:
     return row | {"status": Status.QUARANTINED.value, "error_code": code, "error_detail": redact(detail)}
-
-
-def _reused(entry: Entry, known: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """The record of an earlier version, if the listing shows the same file."""
-    row = known.get(entry.key)
-    if row is None or row["sha256"] is None or (row["bytes"], row["etag"]) != (entry.size, entry.etag):
-        return None
-    return {**row, "duplicate_of": None}
-
-
-def _latest_rows(store: Store, name: str) -> dict[str, dict[str, Any]]:
-    versions = [entry for entry in store.list(layout.dataset_folder(name)) if entry.key.endswith("/records.parquet")]
-    if not versions:
-        return {}
-    latest = max(versions, key=lambda entry: entry.modified)
-    return {row["key"]: row for row in read_table(store.read(latest.key), RECORDS).to_pylist()}
 
 
 def _mark_duplicates(rows: list[dict[str, Any]]) -> None:
@@ -195,19 +184,26 @@ def _mark_duplicates(rows: list[dict[str, Any]]) -> None:
             row["duplicate_of"] = None if leader == row["record_id"] else leader
 
 
-def _store_version(store: Store, name: str, rows: list[dict[str, Any]]) -> Dataset:
+def _account(store: Store, name: str, sources: Store, listing: Listing) -> None:
+    """Keep what was left out beside the data set."""
+    key = layout.left_out_file(name, sources.uri)
+    document = canonical_json({"schema": "lsb.left-out/1", "source": sources.uri, "left_out": listing.left_out})
+    if not store.exists(key) or store.read(key) != document:
+        store.write(key, document)
+
+
+def _store_version(store: Store, name: str, rows: list[dict[str, Any]], left_out: dict[str, int]) -> Dataset:
     version = version_of(rows)
     key = layout.dataset_records(name, version)
-    # A file that is there already describes the same records, and somebody may rely on its bytes.
-    try:
-        data = store.read(key)
-    except NotFoundError:
-        data = write_table(RECORDS.table(rows), RECORDS)
-        try:
-            store.create(key, data)
-        except AlreadyExistsError:
-            data = store.read(key)
-    table = read_table(data, RECORDS)
+    table = RECORDS.table(rows)
+    data = write_table(table, RECORDS)
+    # A file that is there already describes the same bytes, and somebody may rely on its own. It is taken unless
+    # today's decoding says something else of them.
+    there = _created(store, key, data)
+    if not read_table(there, RECORDS, columns=_VERDICT).equals(table.select(_VERDICT)):
+        key = layout.dataset_records_again(name, version, sha256(data))
+        there = _created(store, key, data)
+    table = read_table(there, RECORDS)
     return Dataset(
         name=name,
         version=version,
@@ -215,5 +211,19 @@ def _store_version(store: Store, name: str, rows: list[dict[str, Any]]) -> Datas
         quarantined=pc.sum(pc.equal(table["status"], Status.QUARANTINED.value)).as_py() or 0,
         duplicates=table.num_rows - table["duplicate_of"].null_count,
         key=key,
-        sha256=sha256(data),
+        sha256=sha256(there),
+        left_out=left_out,
     )
+
+
+def _created(store: Store, key: str, data: bytes) -> bytes:
+    """What is there under a key: `data`, unless somebody was first."""
+    try:
+        return store.read(key)
+    except NotFoundError:
+        pass
+    try:
+        store.create(key, data)
+    except AlreadyExistsError:
+        return store.read(key)
+    return data

@@ -14,6 +14,7 @@ from lsb.pictures import find_picture
 from lsb.records import Status
 from lsb.report import GRID, WORST, Command, Example, Problem, ReportInput, report_image
 from lsb.sharding import Run
+from lsb.sources import described
 from lsb.storage.layout import run_folder
 from lsb.storage.store import Store
 from lsb.truths import Truths
@@ -65,6 +66,7 @@ def gather_report(
         ),
         problem_count=len(problems),
         stopped=stopped or "",
+        left_out=described(run.left_out or {}),
         settings=tuple(_settings(run)),
         digests=tuple(_digests(run)),
         commands=(

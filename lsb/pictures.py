@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from PIL import Image
 
 from lsb.decoder import shared_decoder
 from lsb.errors import DecodingError, ImageError, StoreBusyError, StoreError
-from lsb.images import SUFFIXES
-from lsb.ingest import MAX_BYTES
 from lsb.records import sha256
 from lsb.redaction import redact, visible
+from lsb.sources import MAX_BYTES, list_sources
 from lsb.storage.store import Entry, Store
 
 logger = logging.getLogger(__name__)
@@ -22,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def listed_pictures(folder: Store) -> list[Entry]:
     """The files that by name and size may be pictures, in key order; captions, hidden files and the like are none."""
-    return [entry for entry in folder.list() if _may_be_picture(entry)]
+    return [file for file in list_sources(folder).files if file.size <= MAX_BYTES]
 
 
 def listing_digest(pictures: Iterable[Entry]) -> str:
@@ -67,9 +65,3 @@ def refuse_absence(folder: Store) -> None:
         f"the pictures at {folder.uri} seem to be away ({reason}); run again when they are back, "
         "or set evaluate.measure to false to publish without measures"
     )
-
-
-def _may_be_picture(entry: Entry) -> bool:
-    path = PurePosixPath(entry.key)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and entry.size <= MAX_BYTES

@@ -93,6 +93,7 @@ class ReportInput:
     problems: tuple[Problem, ...] = ()
     problem_count: int = 0
     stopped: str = ""
+    left_out: str = ""
     settings: tuple[tuple[str, str], ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
     commands: tuple[Command, ...] = ()

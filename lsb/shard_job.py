@@ -22,6 +22,7 @@ from lsb.attempt import Attempt
 from lsb.batch import Batches, Picture
 from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UnfinishedError, UsageError
 from lsb.hints import Hints
+from lsb.knowledge import doubt
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
 from lsb.redaction import redact, visible
@@ -191,6 +192,10 @@ class _ShardJob:
             if digest != (planned["sha256"] or digest) or len(data) != planned["bytes"]:
                 detail = "the file's bytes are not the ones that were planned; a new run takes the new ones"
                 self.attempt.failed(planned, "source_changed", detail)
+                # Its size and time need not show it, so that the next ingest would believe what this one did.
+                doubt(
+                    self.attempt.store, self.attempt.run.dataset["name"], self.worker.sources.uri, planned["record_id"]
+                )
                 continue
             try:
                 image, info = self.worker.decoder.decode(data)

@@ -83,6 +83,7 @@ class Run:
     config: dict[str, Any] | None = None  # the job's settings when it was planned; paths, never a secret
     parent: dict[str, Any] | None = None  # what `lsb.carrying.parent_reference` returns
     decoding: str | None = None  # the version of decoding then; None in runs of versions that did not say
+    left_out: dict[str, int] | None = None  # entries of the source that were no records, by kind; None if not counted
 
     def shards(self) -> list[str]:
         """The names of all shards in order."""
@@ -197,6 +198,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         "prompts": dict(spec.prompts),
         "files": dict(_prompt_files(store, spec.prompts.values())),
         "source": spec.source,
+        "left_out": dict(spec.dataset.left_out),
         "truth": spec.truth,
         "target": spec.target,
         "parent": None if spec.parent is None else dict(spec.parent),

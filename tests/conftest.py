@@ -69,3 +69,9 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def store(store_uri: str) -> Store:
     """An empty store of each kind in turn, opened."""
     return open_store(store_uri, create=True)
+
+
+@pytest.fixture
+def exact_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were made just before they are listed count as settled."""
+    monkeypatch.setattr("lsb.knowledge.GRAIN_SECONDS", 0.0)

@@ -1,6 +1,7 @@
 """Where everything lies under a root: every key of the project, as functions.
 
-datasets/<name>/<version>/records.parquet
+datasets/<name>/<version>/records.parquet                   and records-<sha256>.parquet, where decoding changed
+datasets/<name>/listings/<digest of the source's URI>/      known.parquet, left-out.json, doubts: of the last listing
 prompts/<domain>/<prompt id>.safetensors | .prompt.json     the prompt itself, learned or plain text
 prompts/<domain>/<prompt id>.json                           how it was learned
 runs/<run>/run.json, plan-<sha256>.parquet
@@ -15,6 +16,7 @@ jobs/<job>/log/<n>.json
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ _UNNAMED = re.compile(
     rf"|(?P<plan>plan-{_DIGEST}\.parquet))"
 )
 _HINT = re.compile(rf"runs/{_RUN_ID.pattern}/shards/{_SHARD}/hints/{_ATTEMPT}\.json")
+_LISTING = re.compile(rf"datasets/[^/]+/listings/{_DIGEST}/(known\.parquet|left-out\.json|doubts/[0-9a-f]{{32}})")
 _NUMBERED = re.compile(r"([0-9]{8})\.json")
 _BUILT = re.compile(rf"{re.escape(TEMPORARY)}/([0-9a-f]{{32}}|probe-[0-9a-f]{{16}})")
 _OF_A_STORE = re.compile(
@@ -117,6 +120,38 @@ def dataset_folder(name: str) -> str:
 
 def dataset_records(name: str, version: str) -> str:
     return f"{dataset_folder(name)}/{version}/records.parquet"
+
+
+def dataset_records_again(name: str, version: str, digest: str) -> str:
+    """Other records of the same version: the same bytes, of which another decoding says something else."""
+    return f"{dataset_folder(name)}/{version}/records-{digest}.parquet"
+
+
+def listing_folder(name: str, source: str) -> str:
+    """What the last listing of the source at that URI showed. Written over; nothing relies on it but speed."""
+    return f"{dataset_folder(name)}/listings/{hashlib.sha256(source.encode(errors='surrogateescape')).hexdigest()}"
+
+
+def known_file(name: str, source: str) -> str:
+    return f"{listing_folder(name, source)}/known.parquet"
+
+
+def left_out_file(name: str, source: str) -> str:
+    return f"{listing_folder(name, source)}/left-out.json"
+
+
+def doubts_folder(name: str, source: str) -> str:
+    return f"{listing_folder(name, source)}/doubts"
+
+
+def doubt_file(name: str, source: str, record_id: str) -> str:
+    """Says that a record's file was not what ingest knew of it."""
+    return f"{doubts_folder(name, source)}/{record_id}"
+
+
+def is_of_a_listing(key: str) -> bool:
+    """Whether `key` is something in a `listing_folder`."""
+    return _LISTING.fullmatch(key) is not None
 
 
 def prompt_file(domain: str, prompt_id: str, *, learned: bool) -> str:

@@ -32,8 +32,13 @@ logger = logging.getLogger(__name__)
 class LocalStore:
     """Store on a local file system. Reading follows links to files; listing no links to folders; writing none."""
 
-    def __init__(self, root: Path) -> None:
-        """Open `root`, making it if it is missing; StoreError if it is no folder or cannot be made."""
+    def __init__(self, root: Path, *, largest: int | None = None) -> None:
+        """Open `root`, making it if it is missing; StoreError if it is no folder or cannot be made.
+
+        Args:
+            largest: bytes; no file that is larger is read.
+        """
+        self.largest = largest
         self.root = Path(os.path.abspath(root))
         self.uri = str(self.root)
         try:
@@ -46,7 +51,7 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         with self._one_line("read", key):
-            return _contents(self.root / validate_path(key))
+            return _contents(self.root / validate_path(key), self.largest)
 
     def write(self, key: str, data: bytes) -> None:
         validate_key(key)
@@ -167,12 +172,20 @@ class LocalStore:
             raise StoreError(f"cannot {verb} {place}: {reason}; check path, permissions and space", key=key) from error
 
 
-def _contents(path: Path) -> bytes:
+def _contents(path: Path, largest: int | None) -> bytes:
     """The bytes of a file. Opening a pipe could wait for ever, and some devices do something when they are opened."""
     _demand_file(os.stat(path).st_mode)
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         _demand_file(os.fstat(file.fileno()).st_mode)
-        return file.read()
+        if largest is None:
+            return file.read()
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise OSError(errno.EFBIG, f"it has more than {largest >> 20} MiB")
+        data = file.read(size)
+        if file.read(1):
+            raise OSError(errno.EAGAIN, "it grows while it is read")
+        return data
 
 
 def _demand_file(mode: int) -> None:

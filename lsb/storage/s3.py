@@ -80,8 +80,11 @@ class S3Store:
     then StoreBusyError. May be shared by threads, pickled, and used in spawned and forked children.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self, bucket: str, prefix: str = "", *, patience: float = PATIENCE_SECONDS, largest: int | None = None
+    ) -> None:
         self.bucket = bucket
+        self.largest = largest  # bytes; no object that is larger is read whole
         self.prefix = prefix
         self.patience = patience
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -90,7 +93,7 @@ class S3Store:
         return f"S3Store({self.uri!r})"
 
     @classmethod
-    def open(cls, uri: str) -> S3Store:
+    def open(cls, uri: str, *, largest: int | None = None) -> S3Store:
         """The store at `s3://bucket` or `s3://bucket/prefix`; one request tells whether it can be listed.
 
         Raises:
@@ -103,7 +106,7 @@ class S3Store:
         bucket, prefix = parts.netloc, uri.split("://", 1)[1].partition("/")[2].strip("/")
         if not bucket:
             raise UsageError(f"store {uri!r} names no bucket; give s3://bucket or s3://bucket/prefix")
-        store = cls(bucket, validate_path(prefix) if prefix else "")
+        store = cls(bucket, validate_path(prefix) if prefix else "", largest=largest)
         known = _client().known
         if store.uri not in known:
             store._ask("list", "", "list_objects_v2", Prefix=store._key(""), MaxKeys=1)
@@ -215,7 +218,7 @@ class S3Store:
             client = _client()
             logger.debug("%s %s", operation, visible(key))
             try:
-                return client.call(operation, Bucket=self.bucket, **parameters)
+                return client.call(operation, self.largest, Bucket=self.bucket, **parameters)
             except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, UnbelievedError, ValueError) as error:
                 failure = self._failure(verb, key, error)
                 patience = self.patience if client.answered else min(self.patience, FIRST_CONTACT_SECONDS)
@@ -297,11 +300,11 @@ class _Client:
         self._loop = get_loop()
         weakref.finalize(self, _close, os.getpid(), self._loop, self._files)
 
-    def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = sync(self._loop, self._call, operation, parameters)
+    def call(self, operation: str, largest: int | None = None, /, **parameters: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = sync(self._loop, self._call, operation, largest, parameters)
         return answer
 
-    async def _call(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, operation: str, largest: int | None, parameters: dict[str, Any]) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = await self._files._call_s3(operation, **parameters)
         except (OSError, ClientError) as error:
@@ -313,6 +316,9 @@ class _Client:
             raise
         if "Body" in answer:
             async with answer["Body"] as body:
+                if largest is not None and answer.get("ContentLength", 0) > largest:
+                    text = f"{parameters['Key']} has more than {largest >> 20} MiB and is not read"
+                    raise StoreError(text, key=parameters["Key"])
                 answer["Body"] = await body.read()
         if doubt := doubt_of(operation, parameters, answer):
             raise UnbelievedError(doubt)

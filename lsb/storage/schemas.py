@@ -65,6 +65,22 @@ RECORDS = _schema(
     ],
 )
 
+# What is known of a source's files, one row each: a cache.
+KNOWN = _schema(
+    "lsb.known/1",
+    [
+        ("key", pa.string(), False),
+        ("size", pa.int64(), False),  # as listed
+        ("stamp", pa.string(), False),
+        ("listed", pa.float64(), False),  # when the listing began that showed this stamp, in seconds
+        ("decoding", pa.string(), True),  # by which the rest was found; null if the bytes were not read
+        *_SOURCE,
+        ("status", pa.string(), False),
+        ("error_code", pa.string(), True),
+        ("error_detail", pa.string(), True),
+    ],
+)
+
 # One row per planned record, in record-id order.
 PLAN = _schema(
     "lsb.plan/1",

@@ -104,11 +104,12 @@ def folders_of(keys: Iterable[str], beginning: str) -> set[str]:
     return {key[: key.index("/", start)] for key in keys if key.startswith(beginning) and "/" in key[start:]}
 
 
-def open_store(uri: str, *, create: bool = False) -> Store:
+def open_store(uri: str, *, create: bool = False, largest: int | None = None) -> Store:
     """The store at a path, a `file://` URI or `s3://bucket/prefix`.
 
     Args:
         create: make the folder if it is missing. A bucket is never made.
+        largest: bytes; no object that is larger is read.
 
     Raises:
         NotFoundError: no such folder and `create` is off.
@@ -120,7 +121,7 @@ def open_store(uri: str, *, create: bool = False) -> Store:
     scheme = _SCHEME.match(uri)
     kind = scheme.group().lower() if scheme else ""
     if kind == "s3://":
-        return open_s3(uri)
+        return open_s3(uri, largest=largest)
     if kind not in ("", "file://"):
         raise UsageError(f"{kind} is an unsupported scheme of a store; use a path, file:///path or s3://bucket/prefix")
     from lsb.storage.local import LocalStore
@@ -134,13 +135,13 @@ def open_store(uri: str, *, create: bool = False) -> Store:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StoreError(f"cannot use {path} as a folder: {reason}; check the path and its permissions") from error
-    return LocalStore(path)
+    return LocalStore(path, largest=largest)
 
 
-def open_s3(uri: str) -> S3Store:
+def open_s3(uri: str, *, largest: int | None = None) -> S3Store:
     """The store at `s3://bucket` or `s3://bucket/prefix`; errors as for `open_store`."""
     try:
         from lsb.storage.s3 import S3Store
     except ModuleNotFoundError as error:
         raise StoreError(f"store {uri!r} needs the package s3fs; pip install 'lsb[s3]'") from error
-    return S3Store.open(uri)
+    return S3Store.open(uri, largest=largest)

@@ -65,8 +65,8 @@ class Job:
         return Job(file, Path(settings.get("store", self.store)), self.source)
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """Every file of the store with size and time of change."""
-        found = (path for path in sorted(self.store.rglob("*")) if path.is_file())
+        """Every file of the store with size and time of change, but for what a listing writes over."""
+        found = (path for path in sorted(self.store.rglob("*")) if path.is_file() and "listings" not in path.parts)
         return {str(path.relative_to(self.store)): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 

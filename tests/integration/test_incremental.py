@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from lsb import ingest as ingest_module
 from lsb.audit import verify
 from lsb.carrying import reference
 from lsb.cleanup import clean_up
@@ -137,6 +138,7 @@ def first(job: Pipeline) -> Run:
     return run
 
 
+@pytest.mark.usefixtures("exact_clock")
 @pytest.mark.parametrize("read", ["full", "listing"])
 def test_what_is_unchanged_is_carried_without_reading_or_translating_it(job: Pipeline, read: str) -> None:
     first = job.plan(read=read)
@@ -784,3 +786,29 @@ def test_the_plan_of_a_run_that_carries_can_be_worked_out_again(job: Pipeline, f
     verdict = verify(job.store, second.id)
     assert verdict.exit_code == 10
     assert any("does not follow from the data set, the parent" in finding.message for finding in verdict.findings)
+
+
+@pytest.mark.usefixtures("exact_clock")
+def test_a_change_that_nothing_shows_is_found_by_the_shard_and_read_by_the_next_run(
+    job: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, shown = ingest_module.list_sources, {}
+
+    def blind(sources: Any) -> Any:
+        found = of(sources)
+        files = [shown.setdefault(file.key, file) for file in found.files]
+        return replace(found, files=files)
+
+    monkeypatch.setattr("lsb.ingest.list_sources", blind)
+    first = job.plan()
+    job.finish(first)
+    (job.folder / "odd" / "0001.png").write_bytes(encode(picture(72), "png"))
+    assert job.plan().id == first.id
+    fresh = job.plan(fresh=True)
+    job.translate(fresh)
+    assert job.rows(fresh)["odd/0001.png"]["error_code"] == "source_changed"
+    healed = job.plan()
+    assert job.actions(healed)["odd/0001.png"] == "translate"
+    job.finish(healed)
+    assert {row["status"] for row in job.rows(healed).values()} == {"ok", "quarantined"}
+    assert verify(job.store, healed.id).exit_code == 0

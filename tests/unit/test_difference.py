@@ -43,6 +43,7 @@ def test_versions_of_a_data_set(store: LocalStore, folder: Path) -> None:
     assert compare(after, after) == Difference((), (), {}, 4)
 
 
+@pytest.mark.usefixtures("exact_clock")
 def test_after_a_listing_another_time_is_a_change(store: LocalStore, folder: Path) -> None:
     versions = [ingest(open_sources(str(folder)), "cats", store, read="listing").version]
     change(folder)

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import json
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
+from shutil import copy2, copytree
 
 import pytest
 
 from lsb import ingest as ingest_module
-from lsb.errors import SourceError, StoreBusyError, StoreError, TamperedError
-from lsb.images import encode
+from lsb import sources as sources_module
+from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError, TamperedError
+from lsb.images import ImageInfo, decode, encode
 from lsb.ingest import ingest, open_sources, read_records
+from lsb.knowledge import GRAIN_SECONDS, doubt
 from lsb.records import record_id, sha256
+from lsb.sources import Listing
+from lsb.storage.layout import known_file
 from lsb.storage.local import LocalStore
+from lsb.storage.store import Entry, Store
 from tests.ledger import make_images, picture
 
 
@@ -71,7 +80,7 @@ def test_what_cannot_be_decoded_is_quarantined_with_a_code(store: LocalStore, fo
     assert ingest(open_sources(str(folder)), "cats", store).quarantined == 3
 
 
-def test_what_is_listed_but_not_readable_is_quarantined_without_its_path(store: LocalStore, folder: Path) -> None:
+def test_what_is_listed_but_not_readable_is_left_to_its_shard(store: LocalStore, folder: Path) -> None:
     class Locked(LocalStore):
         def read(self, key: str) -> bytes:
             if key == "even/0000.png":
@@ -80,10 +89,31 @@ def test_what_is_listed_but_not_readable_is_quarantined_without_its_path(store: 
             return super().read(key)
 
     dataset = ingest(Locked(folder), "cats", store)
-    (row,) = [row for row in read_records(store, dataset).to_pylist() if row["status"] == "quarantined"]
-    assert row["error_code"] == "unreadable_source"
-    assert row["error_detail"] == "[Errno 13] Permission denied: <path>"
-    assert row["sha256"] is None
+    (row,) = [row for row in read_records(store, dataset).to_pylist() if row["sha256"] is None]
+    assert (row["key"], row["status"], row["error_code"], row["width"]) == ("even/0000.png", "ok", None, None)
+    assert rows(store, folder)["even/0000.png"]["width"] == 12
+
+
+@pytest.mark.parametrize("code", ["decode_timed_out", "decode_out_of_memory", "decoder_died"])
+def test_what_takes_too_much_is_left_to_its_shard_and_not_tried_again(
+    store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch, code: str, exact_clock: None
+) -> None:
+    class Limited:
+        tried = 0
+
+        def inspect(self, data: bytes) -> ImageInfo:
+            if data == bomb:
+                self.tried += 1
+                raise DecodingError("too much", code=code)
+            return decode(data)[1]
+
+    bomb = (folder / "odd" / "0001.png").read_bytes()
+    limited = Limited()
+    monkeypatch.setattr(ingest_module, "shared_decoder", lambda: limited)
+    for _ in range(2):
+        row = rows(store, folder)["odd/0001.png"]
+        assert (row["status"], row["error_code"], row["width"], row["sha256"]) == ("ok", None, None, sha256(bomb))
+    assert limited.tried == 1
 
 
 def test_a_transient_fault_of_the_sources_is_raised(store: LocalStore, folder: Path) -> None:
@@ -106,16 +136,28 @@ def test_copies_name_the_first_record_with_their_bytes(store: LocalStore, folder
     assert ingest(open_sources(str(folder)), "cats", store).duplicates == 2
 
 
-def test_other_and_hidden_files_are_ignored_and_counted(
+def test_what_is_left_out_is_counted_by_kind_in_result_log_and_store(
     store: LocalStore, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (folder / "notes.txt").write_text("x")
-    (folder / "._0001.png").write_bytes(b"x")
+    for name in ("notes.txt", "a.HEIC", "b.heic", "README", "._0001.png"):
+        (folder / name).write_bytes(b"x")
     (folder / ".thumbnails").mkdir()
     (folder / ".thumbnails" / "a.png").write_bytes(b"x")
-    with caplog.at_level("INFO"):
-        assert len(rows(store, folder)) == 4
-    assert "3 other files ignored" in caplog.text
+    dataset = ingest(open_sources(str(folder)), "cats", store)
+    counts = {".heic": 2, "hidden": 2, ".txt": 1, "without a suffix": 1}
+    assert (dataset.records, dataset.left_out) == (4, counts)
+    assert "2 .heic, 2 hidden, 1 .txt, 1 without a suffix" in caplog.text
+    (kept,) = [entry for entry in store.list() if entry.key.endswith("/left-out.json")]
+    assert json.loads(store.read(kept.key))["left_out"] == counts
+    for name in ("a.HEIC", "b.heic"):
+        (folder / name).unlink()
+    again = ingest(open_sources(str(folder)), "cats", store)
+    assert again.version == dataset.version
+    assert (
+        json.loads(store.read(kept.key))["left_out"]
+        == again.left_out
+        == {"hidden": 2, ".txt": 1, "without a suffix": 1}
+    )
 
 
 def test_what_ails_the_whole_store_blames_no_picture(store: LocalStore, folder: Path) -> None:
@@ -144,7 +186,8 @@ def test_a_file_with_too_many_bytes_is_not_read(
     store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest_module, "MAX_BYTES", 10)
-    assert {row["error_code"] for row in rows(store, folder).values()} == {"too_many_bytes"}
+    for read in ("full", "listing"):
+        assert {row["error_code"] for row in rows(store, folder, read=read).values()} == {"too_many_bytes"}
 
 
 def test_no_folder_and_no_images_are_refused(store: LocalStore, tmp_path: Path) -> None:
@@ -155,7 +198,7 @@ def test_no_folder_and_no_images_are_refused(store: LocalStore, tmp_path: Path) 
         open_sources(str(tmp_path / "file"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.txt").write_text("x")
-    with pytest.raises(SourceError, match=r"no images at .* \(1 files in all\); allowed are .*\.png"):
+    with pytest.raises(SourceError, match=r"no images at .* \(left out: 1 \.txt\); allowed are .*\.png"):
         ingest(open_sources(str(tmp_path / "empty")), "cats", store)
 
 
@@ -169,29 +212,193 @@ class Counting(LocalStore):
         return super().read(key)
 
 
-def test_a_second_ingest_reads_only_what_changed(store: LocalStore, folder: Path) -> None:
-    sources = Counting(folder)
-    first = ingest(sources, "cats", store)
+def reads(store: LocalStore, sources: Counting, **options: object) -> list[str]:
+    """The keys that an ingest reads."""
     sources.reads.clear()
-    assert ingest(sources, "cats", store) == first
-    assert sources.reads == []
-    (folder / "new.png").write_bytes((folder / "even" / "0000.png").read_bytes())
-    os.utime(folder / "odd" / "0001.png", (1, 1))
-    second = ingest(sources, "cats", store)
-    assert sorted(sources.reads) == ["new.png", "odd/0001.png"]
-    assert second.duplicates == 1
+    ingest(sources, "cats", store, **options)
+    return sorted(sources.reads)
 
 
-def test_a_listing_reads_nothing_and_sees_changes(store: LocalStore, folder: Path) -> None:
-    (folder / "text.png").write_bytes(b"not a picture")
+def keep_times(path: Path, data: bytes) -> None:
+    """Put other bytes into a file, which has the same size and time of change afterwards."""
+    before = path.stat()
+    path.write_bytes(data[: before.st_size].ljust(before.st_size, b"\0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.usefixtures("exact_clock")
+class TestWhatIsKnown:
+    def test_only_what_changed_is_read_again(self, store: LocalStore, folder: Path) -> None:
+        sources = Counting(folder)
+        first = ingest(sources, "cats", store)
+        assert reads(store, sources) == []
+        assert ingest(sources, "cats", store) == first
+        (folder / "new.png").write_bytes((folder / "even" / "0000.png").read_bytes())
+        os.utime(folder / "odd" / "0001.png", (1, 1))
+        assert reads(store, sources) == ["new.png", "odd/0001.png"]
+        assert ingest(sources, "cats", store).duplicates == 1
+
+    def test_it_may_be_deleted_at_any_time_or_be_damaged(self, store: LocalStore, folder: Path) -> None:
+        sources = Counting(folder)
+        first = ingest(sources, "cats", store)
+        key = known_file("cats", sources.uri)
+        for spoil in (lambda: store.delete(key), lambda: store.write(key, b"x"), lambda: store.delete(key)):
+            spoil()
+            assert len(reads(store, sources)) == 4
+            assert ingest(sources, "cats", store) == first
+
+    def test_other_bytes_of_the_same_size_and_time_are_seen(self, store: LocalStore, folder: Path) -> None:
+        sources = Counting(folder)
+        first = ingest(sources, "cats", store)
+        keep_times(folder / "odd" / "0001.png", b"other")
+        assert reads(store, sources) == ["odd/0001.png"]
+        assert ingest(sources, "cats", store).version != first.version
+
+    def test_it_is_tied_to_the_source(self, store: LocalStore, folder: Path, tmp_path: Path) -> None:
+        ingest(Counting(folder), "cats", store)
+        other = tmp_path / "other"
+        copytree(folder, other, copy_function=copy2)
+        keep_times(other / "odd" / "0001.png", b"other")
+        assert len(reads(store, Counting(other))) == 4
+        assert rows(store, other)["odd/0001.png"]["status"] == "quarantined"
+        assert rows(store, folder)["odd/0001.png"]["status"] == "ok"
+
+    def test_size_and_time_in_another_source_say_nothing_of_a_listing(
+        self, store: LocalStore, folder: Path, tmp_path: Path
+    ) -> None:
+        ingest(Counting(folder), "cats", store, read="listing")
+        other = copytree(folder, tmp_path / "other", copy_function=copy2)
+        assert len(reads(store, Counting(other), read="listing")) == 4
+        assert reads(store, Counting(other), read="listing") == []
+        assert reads(store, Counting(folder), read="listing") == []
+
+    def test_one_time_for_all_files_says_nothing(
+        self, store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sources = Counting(folder)
+        # As on file systems that are written once, all at one time.
+        of = sources_module.list_sources
+        fixed = lambda files: [replace(file, stamp="0", modified=0.0, changed=0.0) for file in files]  # noqa: E731
+
+        def at_one_time(given: Store) -> Listing:
+            found = of(given)
+            return replace(found, files=fixed(found.files), one_time=len(found.files) > 1)
+
+        monkeypatch.setattr(ingest_module, "list_sources", at_one_time)
+        for read in ("full", "full", "listing", "listing"):
+            assert len(reads(store, sources, read=read)) == 4
+
+    def test_another_version_of_the_decoding_reads_all(
+        self, store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sources = Counting(folder)
+        version = ingest(sources, "cats", store).version
+        monkeypatch.setattr(ingest_module, "decoding_version", lambda: "2")
+        assert reads(store, sources, read="listing") == []
+        assert ingest(sources, "cats", store, read="listing").version == version
+        assert len(reads(store, sources)) == 4
+        assert reads(store, sources) == []
+
+    def test_a_picture_that_can_be_decoded_by_now_is_no_longer_quarantined(
+        self, store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Old:
+            def inspect(self, data: bytes) -> ImageInfo:
+                raise ImageError("too new", code="not_an_image")
+
+        with monkeypatch.context() as then:
+            then.setattr(ingest_module, "decoding_version", lambda: "1")
+            then.setattr(ingest_module, "shared_decoder", Old)
+            before = ingest(open_sources(str(folder)), "cats", store)
+        after = ingest(open_sources(str(folder)), "cats", store)
+        assert (before.version, before.quarantined, after.quarantined) == (after.version, 4, 0)
+        assert set(read_records(store, before)["status"].to_pylist()) == {"quarantined"}
+        assert set(read_records(store, after)["status"].to_pylist()) == {"ok"}
+        assert ingest(open_sources(str(folder)), "cats", store) == after
+
+    def test_all_is_read_anew_where_that_is_asked_for(self, store: LocalStore, folder: Path) -> None:
+        sources = Counting(folder)
+        first = ingest(sources, "cats", store)
+        assert len(reads(store, sources, read="anew")) == 4
+        assert ingest(sources, "cats", store, read="anew") == first
+        assert reads(store, sources) == []
+
+    def test_listings_after_it_know_what_was_read(self, store: LocalStore, folder: Path) -> None:
+        sources = Counting(folder)
+        listing = ingest(sources, "cats", store, read="listing")
+        anew = ingest(sources, "cats", store, read="anew")
+        assert listing.version != anew.version == ingest(sources, "cats", store).version
+        assert reads(store, sources, read="listing") == []
+        assert ingest(sources, "cats", store, read="listing") == anew
+
+    def test_what_a_shard_found_otherwise_is_read_whatever_its_stamp(self, store: LocalStore, folder: Path) -> None:
+        sources = Counting(folder)
+        for read in ("full", "listing"):
+            ingest(sources, "cats", store, read=read)
+            doubt(store, "cats", sources.uri, record_id("odd/0001.png"))
+            assert reads(store, sources, read=read) == ["odd/0001.png"]
+            assert reads(store, sources, read=read) == []
+
+    def test_a_listing_reads_nothing_and_sees_changes(self, store: LocalStore, folder: Path) -> None:
+        (folder / "text.png").write_bytes(b"not a picture")
+        sources = Counting(folder)
+        dataset = ingest(sources, "cats", store, read="listing")
+        assert sources.reads == []
+        table = read_records(store, dataset)
+        assert table["sha256"].null_count == table.num_rows == 5
+        assert dataset.quarantined == 0
+        assert ingest(sources, "cats", store, read="listing") == dataset
+        os.utime(folder / "text.png", (1, 1))
+        assert ingest(sources, "cats", store, read="listing").version != dataset.version
+        assert sources.reads == []
+
+    def test_a_listing_reads_what_size_and_time_did_not_show(self, store: LocalStore, folder: Path) -> None:
+        sources = Counting(folder)
+        first = ingest(sources, "cats", store, read="listing")
+        keep_times(folder / "odd" / "0001.png", b"other")
+        assert reads(store, sources, read="listing") == ["odd/0001.png"]
+        second = ingest(sources, "cats", store, read="listing")
+        assert second.version != first.version
+        assert reads(store, sources, read="listing") == []
+        assert ingest(sources, "cats", store, read="listing") == second
+
+
+def test_a_time_that_is_too_new_is_not_trusted(
+    store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = Counting(folder)
-    dataset = ingest(sources, "cats", store, read="listing")
-    assert sources.reads == []
-    table = read_records(store, dataset)
-    assert table["sha256"].null_count == table.num_rows == 5
-    assert dataset.quarantined == 0
-    os.utime(folder / "text.png", (1, 1))
-    assert ingest(sources, "cats", store, read="listing").version != dataset.version
+    clock = time.time()
+    monkeypatch.setattr(sources_module.time, "time", lambda: clock)
+    for passed, read in ((0.5, 4), (GRAIN_SECONDS + 1.5, 4), (0.1, 0)):
+        clock += passed
+        assert len(reads(store, sources)) == read
+    ingest(sources, "dogs", store, read="listing")
+    (folder / "new.png").write_bytes((folder / "even" / "0000.png").read_bytes())
+    clock = time_of(folder / "new.png") + 1
+    for passed, read in ((0, ["new.png"]), (GRAIN_SECONDS, ["new.png"]), (1, [])):
+        clock += passed
+        assert reads(store, sources, read="listing") == read
+
+
+def test_an_object_that_was_put_again_with_the_same_etag_is_not_read_after_a_listing(store: LocalStore) -> None:
+    class Bucket:
+        uri = "s3://bucket"
+        modified = 5.0
+
+        def list(self, prefix: str = "") -> list[Entry]:
+            return [Entry(key, 1, f"tag-{key}", self.modified) for key in ("a.png", "b.png")]
+
+        def read(self, key: str) -> bytes:
+            raise AssertionError("read")
+
+    bucket = Bucket()
+    first = ingest(bucket, "cats", store, read="listing")  # type: ignore[arg-type]
+    bucket.modified = 6.0
+    assert ingest(bucket, "cats", store, read="listing") == first  # type: ignore[arg-type]
+
+
+def time_of(path: Path) -> float:
+    return path.stat().st_ctime
 
 
 def test_changed_records_are_tampered(store: LocalStore, folder: Path) -> None:

@@ -155,6 +155,7 @@ def test_sources_that_changed_or_vanished_fail_and_may_be_tried_again(store: Loc
     assert all(str(folder) not in rows[key]["error_detail"] for key in codes)
 
 
+@pytest.mark.usefixtures("exact_clock")
 def test_after_a_listing_the_job_fills_in_what_is_known_of_a_source(store: LocalStore, folder: Path) -> None:
     (folder / "text.png").write_bytes(b"not a picture")
     run, sources = start(store, folder, shard_size=10, read="listing")
@@ -167,6 +168,7 @@ def test_after_a_listing_the_job_fills_in_what_is_known_of_a_source(store: Local
     assert bad["source_sha256"] == sha256(b"not a picture")
 
 
+@pytest.mark.usefixtures("exact_clock")
 def test_a_picture_that_cannot_be_decoded_here_and_now_fails_and_may_be_tried_again(
     store: LocalStore, folder: Path
 ) -> None:

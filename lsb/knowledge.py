@@ -1,0 +1,145 @@
+"""What is known of a source's files from listings before: a cache, so that a file is read once and not every night.
+
+It is tied to the source that the files lay in, may be deleted at any time, and is not trusted where size and times
+could not have shown a change:
+
+    another stamp             the file is another one
+    a racy time               it changed less than GRAIN_SECONDS before the listing, or later: another change may bear
+                              the same time
+    another source            of the same data set's name
+    one time for all files    as in images of Docker, Nix and tar: no time of theirs says anything
+    a doubt                   a shard found other bytes than were planned
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lsb.errors import NotFoundError, UnverifiableError
+from lsb.records import record_id
+from lsb.sources import Listing, SourceFile
+from lsb.storage import layout
+from lsb.storage.schemas import KNOWN, read_table, write_table
+from lsb.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+GRAIN_SECONDS = 2.0  # the coarsest clock of a file system in use
+SAVE_SECONDS = 120.0
+
+_OF_THE_FILE = ("key", "size", "stamp", "listed", "decoding")
+
+
+@dataclass
+class Knowledge:
+    """What was known of a source before a listing, and what is found out now."""
+
+    store: Store
+    name: str  # of the data set
+    source: str  # URI
+    listing: Listing
+    decoding: str  # today's version
+    before: dict[str, dict[str, Any]] = field(default_factory=dict)
+    now: dict[str, dict[str, Any]] = field(default_factory=dict)
+    doubts: frozenset[str] = frozenset()
+    others: bool = False  # whether only another source of the data set's name was ever listed
+    saved: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, store: Store, name: str, source: str, listing: Listing, decoding: str, *, anew: bool) -> Knowledge:
+        """What is in the store; with `anew` none of it."""
+        known = cls(store, name, source, listing, decoding)
+        found = store.list(layout.doubts_folder(name, source))
+        known.doubts = frozenset(entry.key.rpartition("/")[2] for entry in found)
+        if not anew:
+            known.before = _read(store, layout.known_file(name, source))
+        known.others = not known.before and _listed_elsewhere(store, name, source)
+        return known
+
+    def trusted(self, file: SourceFile) -> dict[str, Any] | None:
+        """What is known of a file as it is now, by the record's column names; None if nothing is that can be trusted.
+
+        Where another version of the decoding found it out, only the bytes' digest and number are.
+        """
+        row = self.before.get(file.key)
+        if row is None or row["stamp"] != file.stamp or row["size"] != file.size:
+            return None
+        if not self._shows_changes(file, row["listed"]):
+            return None
+        self.now[file.key] = row
+        found = {name: value for name, value in row.items() if name not in _OF_THE_FILE}
+        if row["decoding"] not in (None, self.decoding):
+            return {"sha256": found["sha256"], "bytes": found["bytes"]}
+        return found
+
+    def complete(self, file: SourceFile) -> bool:
+        """Whether all that reading would find out is known of a file that is trusted."""
+        row = self.now[file.key]
+        return row["sha256"] is not None and row["decoding"] == self.decoding
+
+    def doubtful(self, file: SourceFile) -> bool:
+        """Whether the bytes of a file that is not trusted may be others without size and time of change showing it."""
+        row = self.before.get(file.key)
+        if not self._shows_changes(file, self.listing.since):
+            return True
+        if file.changed == -math.inf:  # the etag is of the bytes
+            return False
+        # Size and time are the same although the stamp is not, or were those of a file of the other source.
+        return self.others if row is None else bool(row["etag"] == file.etag)
+
+    def learn(self, file: SourceFile, row: Mapping[str, Any], *, read: bool) -> None:
+        """Note what is said of a file, and whether its bytes were read for it."""
+        names = [name for name in KNOWN.arrow.names if name not in _OF_THE_FILE]
+        self.now[file.key] = {
+            "key": file.key,
+            "size": file.size,
+            "stamp": file.stamp,
+            "listed": -math.inf if self.listing.one_time else self.listing.since,
+            "decoding": self.decoding if read else None,
+            **{name: row.get(name) for name in names},
+        }
+        if time.monotonic() - self.saved >= SAVE_SECONDS:
+            self._write({**self.before, **self.now})
+
+    def save(self) -> None:
+        """Keep what is known of the files that are listed, and forget the doubts: their files were read."""
+        if self.now != self.before:
+            self._write(self.now)
+        for record in self.doubts:
+            self.store.delete(layout.doubt_file(self.name, self.source, record))
+
+    def _shows_changes(self, file: SourceFile, since: float) -> bool:
+        if self.listing.one_time or (self.doubts and record_id(file.key) in self.doubts):
+            return False
+        return file.changed + GRAIN_SECONDS < since
+
+    def _write(self, rows: Mapping[str, dict[str, Any]]) -> None:
+        table = KNOWN.table([rows[key] for key in sorted(rows)])
+        self.store.write(layout.known_file(self.name, self.source), write_table(table, KNOWN))
+        self.saved = time.monotonic()
+
+
+def doubt(store: Store, name: str, source: str, record: str) -> None:
+    """Have the next listing read a record's file whatever is known of it."""
+    store.write(layout.doubt_file(name, source, record), b"")
+
+
+def _listed_elsewhere(store: Store, name: str, source: str) -> bool:
+    here = layout.known_file(name, source)
+    entries = store.list(here.rsplit("/", 2)[0])
+    return any(entry.key.endswith("/known.parquet") and entry.key != here for entry in entries)
+
+
+def _read(store: Store, key: str) -> dict[str, dict[str, Any]]:
+    try:
+        return {row["key"]: row for row in read_table(store.read(key), KNOWN).to_pylist()}
+    except NotFoundError:
+        return {}
+    except UnverifiableError as error:
+        logger.warning("%s cannot be used, every file is read anew: %s", key, error)
+        return {}

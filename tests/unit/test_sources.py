@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lsb import sources as sources_module
+from lsb.errors import SourceError, StoreBusyError, StoreError
+from lsb.images import encode
+from lsb.ingest import ingest, read_records
+from lsb.page import gather_report
+from lsb.publish import manifest_table
+from lsb.report import render_report
+from lsb.shard_job import run_shard
+from lsb.sources import OTHER_SUFFIXES, described, list_sources, open_sources
+from lsb.storage.local import LocalStore
+from lsb.storage.store import Entry, Store
+from tests.ledger import make_images, picture, start, worker
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield make_images(tmp_path / "images", 4)
+    # pytest itself cannot remove what is below too long a path
+    subprocess.run(["rm", "-rf", tmp_path / "images"], check=True)
+
+
+def deep(folder: Path) -> None:
+    """A picture below more folders than a path can name."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(22):
+        os.mkdir("d" * 200, dir_fd=here)
+        above, here = here, os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.close(os.open("x.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+
+
+def odd_entries(folder: Path) -> dict[str, int]:
+    """One of each odd entry; what they count as."""
+    (folder / "itself.png").symlink_to("itself.png")
+    (folder / "annexed.png").symlink_to("nowhere")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "class").symlink_to(folder / "odd")
+    os.mkfifo(folder / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as one:
+        here = os.open(folder, os.O_RDONLY)
+        one.bind(f"/proc/self/fd/{here}/socket.png")
+        os.close(here)
+    deep(folder)
+    for name in ("a.jfif", "b.jpe", "c.HEIC", "README", ".hidden.png", "strange.s\x1b[31m", "x.toolongasuffix"):
+        (folder / name).write_bytes(b"x")
+    return {
+        "links to nowhere": 2,
+        "links to folders": 1,
+        "pipes, sockets and devices": 3,
+        "of too long paths": 1,
+        ".jfif": 1,
+        ".jpe": 1,
+        ".heic": 1,
+        "without a suffix": 1,
+        "hidden": 1,
+        OTHER_SUFFIXES: 2,
+    }
+
+
+@pytest.mark.parametrize("read", ["full", "listing"])
+def test_every_other_picture_is_ok_beside_one_of_each_odd_entry(folder: Path, tmp_path: Path, read: str) -> None:
+    expected = odd_entries(folder)
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, folder, read=read)
+    for shard in run.shards():
+        run_shard(store, run, shard, worker(sources))
+    rows = manifest_table(store, run).to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 4
+    assert run.left_out == expected
+    assert described(run.left_out).startswith("3 pipes, sockets and devices, 2 links to nowhere, 2 of other suffixes, ")
+    page = gather_report(store, run, None, sources)
+    assert described(run.left_out) in render_report(page)
+
+
+def test_a_folder_and_a_file_that_may_not_be_looked_at_are_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).rstrip("/").endswith("odd"):
+            raise PermissionError(13, "Permission denied", path)
+        return of(path)
+
+    monkeypatch.setattr(sources_module.os, "scandir", scandir)
+    found = list_sources(open_sources(str(folder)))
+    assert ([file.key for file in found.files], found.left_out) == (
+        ["even/0000.png", "even/0002.png"],
+        {"not readable": 1},
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="asks as another user")
+def test_another_user_may_not_enter_a_folder(folder: Path) -> None:
+    (folder / "odd").chmod(0)
+    for path in (folder, *folder.parents[:-2]):
+        path.chmod(path.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    code = "import sys; from lsb.sources import *; print(list_sources(open_sources(sys.argv[1])).left_out)"
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code, str(folder)]
+    home = Path(sources_module.__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env={"PYTHONPATH": str(home)})
+    assert done.stdout == "{'not readable': 1}\n", done.stderr
+
+
+def test_a_fault_of_the_disk_is_not_taken_for_an_odd_entry(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).rstrip("/").endswith("odd"):
+            raise OSError(5, "Input/output error", path)
+        return of(path)
+
+    monkeypatch.setattr(sources_module.os, "scandir", scandir)
+    with pytest.raises(SourceError, match=r"cannot list the images at .*: Input/output error"):
+        list_sources(open_sources(str(folder)))
+
+
+class Bucket:
+    """A store that is no folder."""
+
+    uri = "s3://bucket"
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        return [Entry(key, 1, f"tag-{key}", 5.0) for key in self.keys]
+
+
+def test_a_bucket_that_cannot_be_listed_now_may_be_later() -> None:
+    class Busy(Bucket):
+        def list(self, prefix: str = "") -> list[Entry]:
+            raise StoreBusyError("try again")
+
+    with pytest.raises(StoreBusyError):
+        list_sources(Busy())  # type: ignore[arg-type]
+
+
+def test_a_bucket_counts_as_a_folder_does() -> None:
+    keys = ("a.png", "b/.git/x.png", "b/.git/y", "b/.z.png", "c.heic", "d", *(f"e.x{n}" for n in range(30)))
+    found = list_sources(Bucket(*keys))  # type: ignore[arg-type]
+    assert [file.key for file in found.files] == ["a.png"]
+    assert (found.left_out["hidden"], found.left_out["without a suffix"], found.left_out[".heic"]) == (2, 1, 1)
+    assert sum(found.left_out.values()) == 34
+    assert len([kind for kind in found.left_out if kind.startswith(".")]) == sources_module.KINDS
+    assert not found.one_time
+
+
+def test_no_more_of_a_file_is_read_than_allowed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "MAX_BYTES", 2000)
+    sources = open_sources(str(folder))
+    (folder / "odd" / "0001.png").write_bytes(b"\0" * 2001)
+    with pytest.raises(StoreError, match="more than") as caught:
+        sources.read("odd/0001.png")
+    assert caught.value.of_object
+    assert len(sources.read("odd/0003.png")) < 2000
+
+
+def test_a_file_that_grows_while_it_is_read_ends(folder: Path, tmp_path: Path) -> None:
+    growing = folder / "growing.png"
+    growing.write_bytes(encode(picture(9), "png"))
+    stopped = threading.Event()
+
+    def grow() -> None:
+        with growing.open("ab", buffering=0) as file:
+            while not stopped.is_set():
+                file.write(b"\0" * 4096)
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        dataset = ingest(open_sources(str(folder)), "x", store := LocalStore(tmp_path / "store"))
+    finally:
+        stopped.set()
+        writer.join()
+    rows = {row["key"]: row for row in read_records(store, dataset).to_pylist()}
+    assert rows["growing.png"]["status"] in ("ok", "quarantined")
+    assert sum(row["status"] == "ok" and row["sha256"] is not None for row in rows.values()) >= 4
+
+
+def test_an_object_that_is_too_large_is_not_read(store: Store, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("large.png", b"\0" * 3000)
+    store.write("small.png", b"\0" * 1000)
+    monkeypatch.setattr(sources_module, "MAX_BYTES", 2000)
+    sources = open_sources(store_uri)
+    with pytest.raises(StoreError) as caught:
+        sources.read("large.png")
+    assert caught.value.of_object
+    assert len(sources.read("small.png")) == 1000
