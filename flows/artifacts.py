@@ -18,6 +18,7 @@ from prefect.exceptions import PrefectException
 
 from lsb.progress import Progress
 from lsb.redaction import redact
+from lsb.sources import described
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,10 @@ def show_failed_shards(run_id: str, failures: Mapping[str, str]) -> None:
     _leave(lambda: create_table_artifact(rows, key=artifact_key(run_id, "failed-shards")), "failed shards")
 
 
-def show_report(run_id: str, report: str, counts: Mapping[str, int]) -> None:
-    """Where the report lies, and counts by status."""
+def show_report(run_id: str, report: str, counts: Mapping[str, int], left_out: Mapping[str, int]) -> None:
+    """Where the report lies, counts by status, and what of the source is no record, by kind."""
     lines = [f"- {status}: {count}" for status, count in sorted(counts.items())]
+    lines += [f"- left out: {described(left_out)}"] if left_out else []
     text = f"# {run_id}\n\n[{report}]({report})\n\n" + "\n".join(lines) + "\n"
     _leave(lambda: create_markdown_artifact(text, key=artifact_key(run_id, "report")), "report")
 

@@ -39,6 +39,8 @@ def run(
     resume: opt.Resume = None,
     fresh: opt.Fresh = False,
     refit: opt.Refit = False,
+    reread: opt.Reread = False,
+    accept_vanished: opt.AcceptVanished = False,
     records_from: opt.RecordsFrom = None,
     flag: opt.Flags = [],  # noqa: B006
     records: opt.Records = [],  # noqa: B006
@@ -61,7 +63,14 @@ def run(
             "--flag, --records, --match and --code choose among the records of a run; name it with --records-from"
         )
     other = run_in(job, records_from)
-    options = RunOptions(fresh=fresh, refit=refit, records_from=other, selection=chosen)
+    options = RunOptions(
+        fresh=fresh,
+        refit=refit,
+        reread=reread,
+        accept_vanished=accept_vanished,
+        records_from=other,
+        selection=chosen,
+    )
     if dry_run:
         from lsb.dry_run import dry_run as resolve
 

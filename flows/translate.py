@@ -18,7 +18,7 @@ from lsb.attestation import environment_signer
 from lsb.budget import over_budget
 from lsb.config import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError
-from lsb.job import check_resumed, device_of, object_uri
+from lsb.job import check_resumed, device_of, object_uri, refuse_store_among_pictures
 from lsb.lineage import RunOptions
 from lsb.measures import open_target, open_truth
 from lsb.models.load import identify
@@ -48,6 +48,7 @@ class JobResult:
     report: str
     translated: int  # images translated by this call
     carried: int  # records whose rows come from the runs before
+    left_out: dict[str, int]  # entries of the source that were no records when the run was planned, by kind
     unmeasured: str | None = None  # why there are no measures, if there are none
 
 
@@ -58,17 +59,20 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
     Args:
         config: the job; as a deployment's parameter with absolute paths or URIs.
         resume: id of a run that must be the one; otherwise data and settings decide.
-        options: whether to carry what is unchanged, to learn prompts anew, or to take some records only.
+        options: whether to carry what is unchanged, to learn prompts or read files anew, to go on though much of the
+            source has vanished, or to take some records only.
 
     Returns:
         JobResult; the flow ends as `CompletedWithFailures` if some records failed within the budget.
 
     Raises:
-        BudgetExceededError: more records failed or were quarantined than allowed; everything is published.
+        BudgetExceededError: more records failed or were quarantined than allowed, and everything is published; or more
+            have vanished, and nothing was done.
         UnfinishedError: records without a row are left.
     """
     environment_signer()  # a key that cannot sign is better known now than after the last image
     refuse_relative(config)
+    refuse_store_among_pictures(config)
     device_of(config)
     if resume is not None:  # so is that these settings are not the run's
         run = open_run(open_store(config.store), resume)
@@ -76,9 +80,9 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
     open_target(config)  # and so is a folder that is not there
     open_truth(config)
     with observing(config), interruptible():
-        dataset = ingest_source(config)
-        source = optimise_prompt(config, "source", options.refit)
-        target = optimise_prompt(config, "target", options.refit)
+        dataset = ingest_source(config, options.reread, options.accept_vanished)
+        source = optimise_prompt(config, "source", options.refit, options.reread)
+        target = optimise_prompt(config, "target", options.refit, options.reread)
         run = plan_run(config, dataset, source, target, resume, options)
         done = translate_all(config, run)
         snapshot = measured_snapshot(config, run, named=not done.over_budget, stopped=done.over_budget)
@@ -131,9 +135,10 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
         report=object_uri(store, snapshot.report_key),
         translated=translated,
         carried=run.plan.get("carried", 0),
+        left_out=dict(run.left_out or {}),
         unmeasured=json.loads(store.read(snapshot.metrics_key)).get("unmeasured"),
     )
-    show_report(run.id, result.report, result.counts)
+    show_report(run.id, result.report, result.counts, result.left_out)
     if excess := over_budget(config.budget, result.counts, snapshot.planned):
         left = snapshot.planned - sum(result.counts.values())
         raise BudgetExceededError(

@@ -143,10 +143,13 @@ class EvaluateConfig(Frozen):
 
 
 class BudgetConfig(Frozen):
-    """What a run may lose: failed records of the usable ones, quarantined records of all."""
+    """What a run may lose: failed records of the usable ones, quarantined records of all, and, before it is planned, of
+    the records that the job's last snapshot had those that are no longer in the source.
+    """
 
     max_failed_fraction: float = Field(default=0.01, ge=0, le=1)
     max_quarantined_fraction: float = Field(default=1.0, ge=0, le=1)
+    max_vanished_fraction: float = Field(default=0.5, ge=0, le=1)
 
 
 class OutputConfig(Frozen):

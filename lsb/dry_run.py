@@ -19,6 +19,7 @@ from lsb.records import Action
 from lsb.sharding import check_frozen, make_plan, open_run, pending, read_plan
 from lsb.storage.scratch import ScratchStore
 from lsb.storage.store import open_store
+from lsb.vanished import refuse_vanished
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class DryRun:
     records: int
     quarantined: int
     duplicates: int
+    left_out: dict[str, int]  # entries of the source that are no records, by kind
     dataset_version: str
     carried: int  # records that a run before has dealt with
     parent: str | None  # that run
@@ -56,13 +58,21 @@ def dry_run(
     device_of(config)
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
     dataset = ingest(
-        open_sources(config.source.path), config.source.domain, store, read=config.source.read, progress=progress
+        open_sources(config.source.path),
+        config.source.domain,
+        store,
+        read="anew" if options.reread else config.source.read,
+        listed=refuse_vanished(store, config, accepted=options.accept_vanished),
+        progress=progress,
     )
     identity = identify(config.model, **config.model_options)
     if resume is not None:
         check_resumed(open_run(store, resume), config, identity)
     found = {
-        side: settled_prompt(store, config, side, identity, refit=options.refit, progress=progress) for side in SIDES
+        side: settled_prompt(
+            store, config, side, identity, refit=options.refit, reread=options.reread, progress=progress
+        )
+        for side in SIDES
     }
     missing = tuple(domain_of(config, side) for side in SIDES if found[side] is None)
     run = None
@@ -77,6 +87,7 @@ def dry_run(
         records=dataset.records,
         quarantined=dataset.quarantined,
         duplicates=dataset.duplicates,
+        left_out=dataset.left_out,
         dataset_version=dataset.version,
         carried=pc.sum(pc.equal(plan["action"], Action.CARRY.value)).as_py() or 0,
         parent=run.parent["run"] if run and run.parent else None,

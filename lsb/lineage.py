@@ -29,6 +29,8 @@ class RunOptions(BaseModel):
 
     fresh: bool = False  # carry nothing: translate every record
     refit: bool = False  # learn prompts from today's images instead of using those of the runs before
+    reread: bool = False  # read every file, whatever is known of it from listings before
+    accept_vanished: bool = False  # go on however many records the source has lost
     records_from: str | None = None  # only records of this run, chosen by `selection`
     selection: Selection = Selection()
 
@@ -40,11 +42,12 @@ def settled_prompt(
     identity: ModelIdentity,
     *,
     refit: bool = False,
+    reread: bool = False,
     progress: Progress = NoProgress(),
 ) -> StoredPrompt | None:
     """The stored prompt that a run of this job uses on one side, or None if it has yet to be learned."""
     inherited = None if refit else inherited_prompt(store, config, side, identity)
-    return inherited or find_prompt(store, config, side, identity, progress=progress)
+    return inherited or find_prompt(store, config, side, identity, reread=reread, progress=progress)
 
 
 def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: ModelIdentity) -> StoredPrompt | None:

@@ -8,15 +8,28 @@ from lsb.config import JobConfig
 from lsb.ingest import Dataset, ingest, open_sources
 from lsb.job import refuse_store_among_pictures
 from lsb.storage.store import open_store
+from lsb.vanished import refuse_vanished
 from tasks.observation import observer
 from tasks.retrying import TASK_OPTIONS
 
 
 @task(name="ingest", task_run_name="ingest-{config.source.domain}", **TASK_OPTIONS)
-def ingest_source(config: JobConfig) -> Dataset:
-    """The data set of the images to translate, in a store that was found fit for concurrent writers."""
+def ingest_source(config: JobConfig, reread: bool = False, accept_vanished: bool = False) -> Dataset:
+    """The data set of the images to translate, in a store that was found fit for concurrent writers.
+
+    Args:
+        reread: read every file, whatever is known of it.
+        accept_vanished: go on however many records the source has lost.
+    """
     refuse_store_among_pictures(config)
     store = open_store(config.store, create=True)
     store.check()
     sources = open_sources(config.source.path)
-    return ingest(sources, config.source.domain, store, read=config.source.read, progress=observer().progress)
+    return ingest(
+        sources,
+        config.source.domain,
+        store,
+        read="anew" if reread else config.source.read,
+        listed=refuse_vanished(store, config, accepted=accept_vanished),
+        progress=observer().progress,
+    )

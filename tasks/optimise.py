@@ -18,8 +18,14 @@ from tasks.worker import backbone_for
 
 
 @task(name="optimise", task_run_name="optimise-{side}", **TASK_OPTIONS)
-def optimise_prompt(config: JobConfig, side: Literal["source", "target"], refit: bool = False) -> StoredPrompt:
-    """The prompt of one side: that of the job's last run, or learned, with `refit` in any case, once per recipe."""
+def optimise_prompt(
+    config: JobConfig, side: Literal["source", "target"], refit: bool = False, reread: bool = False
+) -> StoredPrompt:
+    """The prompt of one side: that of the job's last run, or learned, with `refit` in any case, once per recipe.
+
+    Args:
+        reread: read every picture to learn from, whatever is known of it.
+    """
     refuse_store_among_pictures(config)
     store = open_store(config.store, create=True)
     identity = identify(config.model, **config.model_options)
@@ -30,5 +36,6 @@ def optimise_prompt(config: JobConfig, side: Literal["source", "target"], refit:
         side,
         identity,
         lambda: backbone_for(config),
+        reread=reread,
         progress=observer().progress,
     )

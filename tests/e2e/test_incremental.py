@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -53,6 +54,36 @@ def test_new_data_makes_a_run_that_carries_what_is_unchanged(
     third = lsb(capsys, "run", nightly.config, "--json")
     assert (third.json["run"], third.json["translated"], third.json["snapshot"]) == (second.json["run"], 0, 0)
     assert nightly.files() == files
+
+
+@pytest.mark.usefixtures("server")
+def test_a_source_that_is_half_there_is_refused_and_its_account_is_shown(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(finished.source, tmp_path / "flat")
+    store = shutil.copytree(finished.store, tmp_path / "store")
+    job = finished.changed("half", source__path=str(source), store=str(store), evaluate={"sample": 2})
+    for name in ("a.heic", "b.jfif"):
+        (source / name).write_bytes(b"x")
+    (source / "annexed.png").symlink_to("nowhere")
+    for group in ("group-0", "group-1"):
+        shutil.rmtree(source / group)
+    files = job.files()
+    for more in ((), ("--dry-run",)):
+        answer = lsb(capsys, "run", job.config, *more)
+        assert answer.code == 4, answer.err
+        assert f"10 of the {PICTURES} records" in answer.complaint
+    assert job.files() == files
+    left_out = {".heic": 1, ".jfif": 1, "links to nowhere": 1}
+    dry = lsb(capsys, "run", job.config, "--dry-run", "--accept-vanished", "--reread", "--json")
+    assert (dry.code, dry.json["records"], dry.json["left_out"]) == (0, 2, left_out), dry.err
+    answer = lsb(capsys, "run", job.config, "--accept-vanished", "--reread", "--json")
+    assert (answer.code, answer.json["left_out"]) == (0, left_out), answer.err
+    assert Path(answer.json["run"]).name == dry.json["run"]
+    again = lsb(capsys, "run", job.config)
+    assert (again.code, "left out         .heic 1, .jfif 1, links to nowhere 1\n" in again.out) == (0, True), again.out
+    assert "1 .heic, 1 .jfif, 1 links to nowhere" in Path(answer.json["report"]).read_text()
+    assert lsb(capsys, "ingest", job.config, "--json").json["left_out"] == left_out
 
 
 @pytest.mark.usefixtures("server")

@@ -1,0 +1,49 @@
+"""Whether a source has lost so much since the job's last snapshot that it is more likely not all there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.config import JobConfig
+from lsb.errors import BudgetExceededError
+from lsb.sharding import Run, open_run, read_plan
+from lsb.storage.snapshots import job_chain
+from lsb.storage.store import Store
+
+
+def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) -> Callable[[Collection[str]], None]:
+    """A check of the record ids that a listing of the source gave, for `lsb.ingest.ingest`.
+
+    It raises BudgetExceededError if more of the records of the run that the job's name stands for have vanished than
+    `budget.max_vanished_fraction` allows; with `accepted` never.
+    """
+
+    def check(records: Collection[str]) -> None:
+        run = None if accepted else _last_run(store, config)
+        if run is None:
+            return
+        before = read_plan(store, run)["record_id"]
+        there = pc.sum(pc.is_in(before, pa.array(list(records), pa.string()))).as_py() or 0
+        gone, allowed = len(before) - there, config.budget.max_vanished_fraction
+        if gone > allowed * len(before):
+            raise BudgetExceededError(
+                f"{gone} of the {len(before)} records of run {run.id}, the job's last snapshot, are no longer at "
+                f"{config.source.path} ({gone / len(before):.1%}), budget.max_vanished_fraction allows {allowed:.1%}; "
+                "nothing was done: see whether the folder is mounted, or go on with `lsb run --accept-vanished`"
+            )
+
+    return check
+
+
+def _last_run(store: Store, config: JobConfig) -> Run | None:
+    """The newest run that the job's name stood for over a data set of the same name."""
+    seen = set()
+    for link in reversed(job_chain(store, config.name).links()):
+        name = link.document["run"]
+        if name not in seen and (run := open_run(store, name)).dataset["name"] == config.source.domain:
+            return run
+        seen.add(name)
+    return None

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lsb.config import JobConfig
+from lsb.errors import BudgetExceededError, SourceError
+from lsb.ingest import ingest, open_sources
+from lsb.publish import publish
+from lsb.sharding import Run
+from lsb.storage.local import LocalStore
+from lsb.vanished import refuse_vanished
+from tests.ledger import make_images, start, translate_all
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_images(tmp_path / "images", 8)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def run(store: LocalStore, folder: Path) -> Run:
+    """A published run of 8 records."""
+    made, sources = start(store, folder)
+    translate_all(store, made, sources)
+    publish(store, made, {}, b"page")
+    return made
+
+
+def config(folder: Path, **changes: object) -> JobConfig:
+    settings = {
+        "name": "invert",
+        "store": "store",
+        "model": "model",
+        "source": {"domain": "noise", "path": str(folder)},
+        "prompts": {"source": {"text": "a"}, "target": {"text": "b"}},
+    }
+    return JobConfig.model_validate({**settings, **changes})
+
+
+def take_in(store: LocalStore, folder: Path, *, accepted: bool = False, **changes: object) -> int:
+    check = refuse_vanished(store, config(folder, **changes), accepted=accepted)
+    return ingest(open_sources(str(folder)), "noise", store, listed=check).records
+
+
+@pytest.mark.usefixtures("run")
+def test_half_may_vanish_and_more_may_not(store: LocalStore, folder: Path) -> None:
+    shutil.rmtree(folder / "odd")
+    assert take_in(store, folder) == 4
+    (folder / "even" / "0000.png").rename(folder / "even" / "new.png")
+    before = store.list()
+    with pytest.raises(BudgetExceededError) as caught:
+        take_in(store, folder)
+    assert caught.value.exit_code == 4
+    for words in (
+        "5 of the 8 records",
+        str(folder),
+        "62.5%",
+        "max_vanished_fraction allows 50.0%",
+        "--accept-vanished",
+    ):
+        assert words in str(caught.value)
+    assert store.list() == before
+    assert take_in(store, folder, accepted=True) == 4
+    assert take_in(store, folder, budget={"max_vanished_fraction": 0.7}) == 4
+
+
+@pytest.mark.usefixtures("run")
+def test_an_empty_folder_has_lost_all(store: LocalStore, folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with pytest.raises(BudgetExceededError, match="8 of the 8 records"):
+        take_in(store, folder)
+    with pytest.raises(SourceError, match="no images at"):
+        take_in(store, folder, accepted=True)
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("changes", [{"name": "other"}, {"source": {"domain": "dogs", "path": "."}}])
+def test_another_job_or_data_set_has_lost_nothing(store: LocalStore, folder: Path, changes: dict[str, object]) -> None:
+    shutil.rmtree(folder / "odd")
+    shutil.move(folder / "even" / "0000.png", folder / "alone.png")
+    shutil.rmtree(folder / "even")
+    assert take_in(store, folder, **changes) == 1
+
+
+def test_a_run_without_a_snapshot_is_no_measure(store: LocalStore, folder: Path) -> None:
+    start(store, folder)
+    shutil.rmtree(folder / "odd")
+    shutil.rmtree(folder / "even")
+    make_images(folder, 1)
+    assert take_in(store, folder) == 1
