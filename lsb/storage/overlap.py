@@ -31,13 +31,6 @@ def refuse_overlap(name: str, uri: str, others: Mapping[str, str | None]) -> Non
             _refuse(other, place, name, uri)
 
 
-def refuse_within(name: str, uri: str, others: Mapping[str, str | None]) -> None:
-    """`refuse_overlap` in one direction: it may have one of `others` within itself."""
-    for other, place in others.items():
-        if place is not None and lies_within(uri, place):
-            _refuse(name, uri, other, place)
-
-
 def lies_within(inner: str, outer: str) -> bool:
     """Whether `inner` is `outer` or lies below it; both are paths, `file://` URIs or `s3://bucket/prefix`.
 
