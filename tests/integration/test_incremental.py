@@ -48,6 +48,8 @@ from lsb.storage.snapshots import SnapshotLog, current_run, job_chain
 from tests.ledger import Inverter, make_images, picture, run_spec, worker
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("exact_clock")
+
 
 class Counting(LocalStore):
     """Sources that remember what was read."""
@@ -138,7 +140,6 @@ def first(job: Pipeline) -> Run:
     return run
 
 
-@pytest.mark.usefixtures("exact_clock")
 @pytest.mark.parametrize("read", ["full", "listing"])
 def test_what_is_unchanged_is_carried_without_reading_or_translating_it(job: Pipeline, read: str) -> None:
     first = job.plan(read=read)
@@ -788,7 +789,6 @@ def test_the_plan_of_a_run_that_carries_can_be_worked_out_again(job: Pipeline, f
     assert any("does not follow from the data set, the parent" in finding.message for finding in verdict.findings)
 
 
-@pytest.mark.usefixtures("exact_clock")
 def test_a_change_that_nothing_shows_is_found_by_the_shard_and_read_by_the_next_run(
     job: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
