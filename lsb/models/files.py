@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ _CONFIGS = {
 }
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 _LIBRARIES = frozenset({"diffusers", "transformers", None})
-_WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.fp16)?(-\d{5}-of-\d{5})?\.safetensors")
+# Older versions of diffusers put `.fp16` behind the number of a shard.
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(\.fp16)?(?:-\d{5}-of-\d{5}(\.fp16)?)?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class ModelFiles:
         revision: commit of the hub's repository, 40 hex digits, or None.
         folder: configuration and tokenizer, and the weights unless `checkpoint` has them.
         checkpoint: a single file in the original layout.
-        variant: `fp16` where the folder has only these weights.
+        variants: `fp16` for the components of which the folder has only these weights.
         loras: LoRA files, added in this order.
     """
 
@@ -53,7 +55,7 @@ class ModelFiles:
     revision: str | None
     folder: Path
     checkpoint: Path | None = None
-    variant: str | None = None
+    variants: Mapping[str, str | None] = field(default_factory=dict)
     loras: tuple[Path, ...] = ()
 
     def config(self, component: str) -> dict[str, Any]:
@@ -95,16 +97,14 @@ def of_folder(folder: Path, *, id: str | None = None, revision: str | None = Non
         ModelError: something is missing, or it is another kind of model.
     """
     _check_configuration(folder)
-    variants = set()
+    variants = {}
     for component in COMPONENTS:
         variant, weights = _weights(folder / component)
         if not weights:
             _refuse_pickles(folder / component)
             raise ModelError(f"{folder / component} has no safetensors weights; a diffusers folder has them there")
-        variants.add(variant)
-    if len(variants) > 1:
-        raise ModelError(f"{folder} has fp16 weights for some components only; complete one of the two sets")
-    return ModelFiles(id or folder.resolve().name, revision, folder, variant=variants.pop())
+        variants[component] = variant
+    return ModelFiles(id or folder.resolve().name, revision, folder, variants=variants)
 
 
 def of_checkpoint(checkpoint: Path) -> ModelFiles:
@@ -156,7 +156,7 @@ def _weights(inside: Path) -> tuple[str | None, list[Path]]:
     for path in sorted(inside.glob("*.safetensors")):
         match = _WEIGHTS.fullmatch(path.name)
         if match:
-            found.setdefault("fp16" if match[2] else None, []).append(path)
+            found.setdefault("fp16" if match[1] or match[2] else None, []).append(path)
     for variant in (None, "fp16"):
         if variant in found:
             return variant, found[variant]

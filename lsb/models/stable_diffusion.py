@@ -152,11 +152,14 @@ def _networks(files: ModelFiles) -> tuple[Any, Any, Any]:
     options: dict[str, Any] = {"local_files_only": True, "torch_dtype": torch.float32}
     if files.checkpoint is not None:
         return _original_networks(files, options)
-    options |= {"use_safetensors": True, "variant": files.variant, "output_loading_info": True}
-    unet: Any = UNet2DConditionModel.from_pretrained(files.folder, subfolder="unet", **options)
-    vae: Any = AutoencoderKL.from_pretrained(files.folder, subfolder="vae", **options)
+    options |= {"use_safetensors": True, "output_loading_info": True}
+    parts: dict[str, dict[str, Any]] = {
+        name: {"subfolder": name, "variant": variant} for name, variant in files.variants.items()
+    }
+    unet: Any = UNet2DConditionModel.from_pretrained(files.folder, **parts["unet"], **options)
+    vae: Any = AutoencoderKL.from_pretrained(files.folder, **parts["vae"], **options)
     options["dtype"] = options.pop("torch_dtype")
-    encoder: Any = CLIPTextModel.from_pretrained(files.folder, subfolder="text_encoder", **options)
+    encoder: Any = CLIPTextModel.from_pretrained(files.folder, **parts["text_encoder"], **options)
     for _, report in (unet, vae, encoder):
         # What a file lacks would be filled with random numbers.
         missing = sorted(report["missing_keys"])

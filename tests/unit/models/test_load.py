@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lsb.errors import ModelError, UnsafeWeightsError
+from lsb.models.files import is_part
 from lsb.models.load import identify, load_backbone
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.records import sha256
@@ -73,11 +75,37 @@ def test_fp16_variant_is_taken_where_there_is_no_other(folder: Path, tiny_backbo
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in backbone.identity.files
     x_t, condition = torch.ones(1, *backbone.latent_shape()), torch.ones(1, 77, 32)
     assert torch.equal(backbone.predict(x_t, 1.0, condition), tiny_backbone.predict(x_t, 1.0, condition))
-    shutil.copy(
-        folder / "vae/diffusion_pytorch_model.fp16.safetensors", folder / "vae/diffusion_pytorch_model.safetensors"
-    )
-    with pytest.raises(ModelError, match="fp16 weights for some components only"):
-        load_backbone(str(folder), device="cpu")
+    plain = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    plain.with_name("diffusion_pytorch_model.fp16.safetensors").rename(plain)
+    mixed = load_backbone(str(folder), device="cpu")
+    assert "vae/diffusion_pytorch_model.safetensors" in mixed.identity.files
+    assert torch.equal(mixed.decode(x_t), tiny_backbone.decode(x_t))
+    assert torch.equal(mixed.predict(x_t, 1.0, condition), tiny_backbone.predict(x_t, 1.0, condition))
+
+
+@pytest.mark.parametrize("name", ["{}.fp16-{:05d}-of-00002.safetensors", "{}-{:05d}-of-00002.fp16.safetensors"])
+def test_both_names_of_fp16_shards_are_known(folder: Path, tiny_backbone: StableDiffusion, name: str) -> None:
+    """The second is that of older versions of diffusers, whose pipelines load both."""
+    for component, stem in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        whole = folder / component / f"{stem}.safetensors"
+        state = load_file(whole)
+        whole.unlink()
+        keys, places = sorted(state), {}
+        for number, some in ((1, keys[::2]), (2, keys[1::2])):
+            shard = name.format(stem, number)
+            save_file({key: state[key] for key in some}, folder / component / shard, {"format": "pt"})
+            places |= dict.fromkeys(some, shard)
+        index = {"metadata": {}, "weight_map": places}
+        (folder / component / f"{stem}.safetensors.index.fp16.json").write_text(json.dumps(index))
+    backbone = load_backbone(str(folder), device="cpu")
+    assert len([file for file in backbone.identity.files if file.endswith(".safetensors")]) == 6
+    x_t, condition = torch.ones(1, *backbone.latent_shape()), torch.ones(1, 77, 32)
+    assert torch.equal(backbone.predict(x_t, 1.0, condition), tiny_backbone.predict(x_t, 1.0, condition))
+    assert all(is_part(file) for file in backbone.identity.files)
 
 
 def test_file_uri(tiny_folder: Path) -> None:

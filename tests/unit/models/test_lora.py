@@ -47,7 +47,8 @@ def kohya_file(path: Path, layers: dict[str, tuple[Tensor, Tensor]], alpha: floa
 
 def with_change(folder: Path, target: Path, file: str, layer: str, change: Tensor) -> Path:
     """A copy of the model in which one weight is changed by hand."""
-    shutil.copytree(folder, target, dirs_exist_ok=True)
+    if folder != target:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
     weights = load_file(target / file)
     (key,) = [key for key in weights if key.endswith(f"{layer}.weight")]
     weights[key] = weights[key] + change
@@ -117,3 +118,97 @@ def test_bad_lora_files(tiny_folder: Path, tmp_path: Path) -> None:
     diffusers_file(tmp_path / "elsewhere.safetensors", {"unet.no.such.layer": factors(0)})
     with pytest.raises(ModelError):
         load(tmp_path / "elsewhere.safetensors")
+
+
+CONV_LAYER = "mid_block.resnets.0.conv1"
+
+
+def add(path: Path, **more: Tensor) -> Path:
+    save_file({**load_file(path), **{key.replace("__", "."): value for key, value in more.items()}}, path)
+    return path
+
+
+def refusal(folder: Path, path: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_backbone(str(folder), device="cpu", loras=[str(path)])
+    assert "\n" not in str(caught.value)
+    assert path.name in str(caught.value)
+    return str(caught.value)
+
+
+def test_other_methods_are_refused_by_name(tiny_folder: Path, tmp_path: Path) -> None:
+    kohya = f"lora_unet_{UNET_LAYER.replace('.', '_')}"
+    plain = {f"unet.{UNET_LAYER}": factors(0)}
+    cases = {
+        "DoRA": {f"unet.{UNET_LAYER}.lora_magnitude_vector": torch.ones(32)},
+        "LoKr": {f"{kohya}.lokr_w1": torch.ones(4, 4)},
+        "LoHa": {f"{kohya}.hada_w1_a": torch.ones(4, 4)},
+        "LoCon with a core matrix": {f"{kohya}.lora_mid.weight": torch.ones(2, 2, 3, 3)},
+        "OFT": {f"{kohya}.oft_blocks": torch.ones(4, 4, 4)},
+        "full differences": {f"{kohya}.diff": torch.ones(32, 32)},
+        "biases": {f"unet.{UNET_LAYER}.lora_B.bias": torch.ones(32)},
+    }
+    for number, (method, keys) in enumerate(cases.items()):
+        path = add(diffusers_file(tmp_path / f"{number}.safetensors", plain), **keys)
+        assert f"holds {method} (" in refusal(tiny_folder, path)
+    dora = kohya_file(tmp_path / "dora.safetensors", plain, alpha=1.0)
+    assert "holds DoRA (" in refusal(tiny_folder, add(dora, **{f"{kohya}.dora_scale": torch.ones(32, 1)}))
+
+
+def test_keys_that_fit_nothing_are_named_beside_those_that_fit(tiny_folder: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("unet.no.such.layer", "unet.up_blocks.9.conv", "text_encoder.text_model.no.such")):
+        layers = {f"unet.{UNET_LAYER}": factors(0), f"text_encoder.text_model.{TEXT_LAYER}": factors(1)}
+        path = diffusers_file(tmp_path / f"{number}.safetensors", {**layers, name: factors(2)})
+        assert name in refusal(tiny_folder, path)
+    layers = {f"unet.{UNET_LAYER}": factors(0), "unet.mid_block.attentions.7.proj_in": factors(1)}
+    path = kohya_file(tmp_path / "kohya.safetensors", layers, alpha=1.0)
+    assert "lora_unet_mid_block_attentions_7_proj_in" in refusal(tiny_folder, path)
+    second = {f"lora_te2_{TEXT_LAYER.replace('.', '_')}.lora_down.weight": factors(3)[0]}
+    second[f"lora_te2_{TEXT_LAYER.replace('.', '_')}.lora_up.weight"] = factors(3)[1]
+    assert "holds no LoRA for a Stable Diffusion model" in refusal(tiny_folder, add(path, **second))
+
+
+def test_wrong_shapes_and_halves_are_named(tiny_folder: Path, tmp_path: Path) -> None:
+    wide = diffusers_file(tmp_path / "wide.safetensors", {f"unet.{UNET_LAYER}": factors(0, width=48)})
+    assert "does not fit this model: " in refusal(tiny_folder, wide)
+    good = {f"unet.{UNET_LAYER}": factors(0)}
+    half = add(diffusers_file(tmp_path / "half.safetensors", good), **{"unet.x.lora_A.weight": factors(1)[0]})
+    assert "lacks one of two matrices: unet.x" in refusal(tiny_folder, half)
+    alone = kohya_file(tmp_path / "alone.safetensors", good, alpha=1.0)
+    assert "lacks one of two matrices: lora_unet_x" in refusal(
+        tiny_folder, add(alone, **{"lora_unet_x.alpha": torch.tensor(1.0)})
+    )
+    odd = add(diffusers_file(tmp_path / "odd.safetensors", good), **{"unet.x.weight": torch.ones(2)})
+    assert "unet.x.weight" in refusal(tiny_folder, odd)
+
+
+def test_an_alpha_is_applied_or_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    """Between keys of peft's kind loaders pass over it."""
+    path = diffusers_file(tmp_path / "style.safetensors", {f"unet.{UNET_LAYER}": factors(0)})
+    add(path, **{f"unet.{UNET_LAYER}.alpha": torch.tensor(float(RANK))})
+    load_backbone(str(tiny_folder), device="cpu", loras=[str(path)])
+    add(path, **{f"unet.{UNET_LAYER}.alpha": torch.tensor(1.0)})
+    assert "an alpha that cannot be applied" in refusal(tiny_folder, path)
+
+
+def test_kohya_files_of_every_kind_of_layer(tiny_folder: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(5)
+    weights = load_file(tiny_folder / "unet/diffusion_pytorch_model.safetensors")
+    out, inside = weights[f"{CONV_LAYER}.weight"].shape[:2]
+    down = torch.randn(RANK, inside, 3, 3, generator=generator)
+    up = torch.randn(out, RANK, 1, 1, generator=generator)
+    layers = {f"unet.{UNET_LAYER}": factors(0), f"unet.{CONV_LAYER}": (down, up)}
+    lora = kohya_file(tmp_path / "style.safetensors", layers, alpha=0.5)
+    layer = TEXT_LAYER.replace("q_proj", "out_proj")
+    text = f"lora_te_text_model_{layer.replace('.', '_')}"
+    a, b = factors(7)
+    add(lora, **{f"{text}.lora_down.weight": a, f"{text}.lora_up.weight": b, f"{text}.alpha": torch.tensor(4.0)})
+    merged = load_backbone(str(tiny_folder), device="cpu", loras=[str(lora)])
+    file, scale = "unet/diffusion_pytorch_model.safetensors", 0.5 / RANK
+    by_hand = with_change(tiny_folder, tmp_path / "m", file, UNET_LAYER, factors(0)[1] @ factors(0)[0] * scale)
+    change = torch.einsum("or,rihw->oihw", up[:, :, 0, 0], down) * scale
+    weights = load_file(by_hand / file)
+    weights[f"{CONV_LAYER}.weight"] += change
+    save_file(weights, by_hand / file, {"format": "pt"})
+    with_change(by_hand, by_hand, "text_encoder/model.safetensors", layer, b @ a * 4 / RANK)
+    assert torch.allclose(outputs(merged), outputs(load_backbone(str(by_hand), device="cpu")), atol=1e-5)
