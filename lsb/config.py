@@ -68,7 +68,10 @@ class SourceConfig(Frozen):
 
 
 class DomainPrompt(Frozen):
-    """How a domain is named to the model: plain `text`, an embedding `file`, or learned from `images`."""
+    """How a domain is named to the model: plain `text`, an embedding `file`, or learned from `images`.
+
+    `token` is the new word of what is learned, or of a file that names none.
+    """
 
     domain: Name | None = None
     text: str | None = None

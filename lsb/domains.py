@@ -155,8 +155,10 @@ def read_prompt(store: Store, key: str) -> Prompt:
 
 
 def given_prompt(wanted: DomainPrompt) -> Prompt:
-    """The prompt of a text or a file; PromptError if the file is unusable."""
-    prompt = load_prompt(wanted.file) if wanted.file else Prompt(template=wanted.text or "")
+    """The prompt of a text or a file; PromptError if the file is unusable, or names another token than the setting."""
+    # A frozen configuration spells out the default, which therefore asks for nothing.
+    token = None if wanted.token == DomainPrompt.model_fields["token"].default else wanted.token
+    prompt = load_prompt(wanted.file, token=token) if wanted.file else Prompt(template=wanted.text or "")
     return replace(prompt, prefix=wanted.prefix or prompt.prefix)
 
 

@@ -111,20 +111,34 @@ def from_bytes(data: bytes, *, token: str | None = None) -> Prompt:
 
 
 def load_prompt(path: str | Path, *, token: str | None = None) -> Prompt:
-    """Read a prompt file at a path or a URI. Where it names no token, the file's name becomes the token.
+    """Read a prompt file at a path or a URI.
+
+    Args:
+        path: of the file. Where it names no token, its own name becomes the token: `Bad Hands 5` is `<Bad-Hands-5>`.
+        token: the name to use where the file names none.
 
     Raises:
         UnsafeWeightsError: a pickle.
-        PromptError: see `from_bytes`, or the file cannot be read.
+        PromptError: see `from_bytes`, the file cannot be read, or it names another token or none at all.
     """
     file = PurePosixPath(path)
     if file.suffix.lower() in _PICKLES:
         raise UnsafeWeightsError(f"embedding {file.name} is a pickle, which can run code; convert it to safetensors")
     data = _read(str(path))
     try:
-        return from_bytes(data, token=token or (f"<{file.stem}>" if _nameless(data) else None))
+        if _nameless(data):
+            return from_bytes(data, token=token or _token_of(file.stem))
+        prompt = from_bytes(data)
+        if token not in (None, prompt.token):
+            says = f"names its embedding {prompt.token}" if prompt.token else "holds plain text"
+            raise PromptError(f"token is {token}, but the file {says}; leave token out")
+        return prompt
     except PromptError as error:
         raise PromptError(f"{path}: {error}", **error.details) from error
+
+
+def _token_of(name: str) -> str:
+    return f"<{'-'.join(name.replace(SLOT, 'token').split())}>"
 
 
 def _read(place: str) -> bytes:
@@ -160,7 +174,11 @@ def _from_safetensors(data: bytes, token: str | None) -> Prompt:
     template, prefix = _words(words)
     if len(header) != 1:
         names = ", ".join(sorted(header)[:4]) or "none"
-        raise PromptError(f"a prompt file holds one embedding, this one {len(header)} ({names}); keep one key")
+        if "clip_g" in header:
+            raise PromptError(f"an embedding for SDXL ({names}); use one made for Stable Diffusion 1.x or 2.x")
+        raise PromptError(
+            f"a prompt file holds one embedding, this one {len(header)} ({names}); give each a file of its own"
+        )
     try:
         ((name, tensor),) = safetensors_torch.load(data).items()
     except (SafetensorError, ValueError, KeyError) as error:

@@ -4,11 +4,13 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from lsb.config import JobConfig
-from lsb.domains import find_prompt, provide_prompt, read_prompt
-from lsb.errors import SourceError, TamperedError
+from lsb.config import DomainPrompt, JobConfig
+from lsb.domains import find_prompt, given_prompt, provide_prompt, read_prompt
+from lsb.errors import PromptError, SourceError, TamperedError
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.storage.local import LocalStore
 
@@ -119,3 +121,15 @@ def test_one_image_is_too_few_to_learn_from(tmp_path: Path, tiny_backbone: Stabl
     job, store = config(tmp_path, images=1), LocalStore(tmp_path / "store")
     with pytest.raises(SourceError, match="at least 2"):
         provide_prompt(store, job, "source", tiny_backbone.identity, lambda: tiny_backbone)
+
+
+def test_the_configured_token_names_a_nameless_file(tmp_path: Path) -> None:
+    save_file({"emb_params": torch.ones(1, 4)}, tmp_path / "flat icons.safetensors")
+    file = str(tmp_path / "flat icons.safetensors")
+    assert given_prompt(DomainPrompt(file=file)).token == "<flat-icons>"
+    assert given_prompt(DomainPrompt(file=file, token="<flat>")).token == "<flat>"
+    frozen = DomainPrompt.model_validate(DomainPrompt(file=file).model_dump())
+    assert given_prompt(frozen).token == "<flat-icons>"
+    save_file({"<cat>": torch.ones(1, 4)}, tmp_path / "named.safetensors")
+    with pytest.raises(PromptError, match="token is <flat>, but the file names its embedding <cat>"):
+        given_prompt(DomainPrompt(file=str(tmp_path / "named.safetensors"), token="<flat>"))

@@ -172,6 +172,36 @@ def test_a_file_without_a_token_is_named_after_itself(tmp_path: Path) -> None:
     assert load_prompt(tmp_path / "flat-icons.safetensors", token="<f>").token == "<f>"
 
 
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("Bad Hands 5", "<Bad-Hands-5>"),
+        ("style (v2)", "<style-(v2)>"),
+        (" two  spaces\u00a0wide ", "<two-spaces-wide>"),
+        ("a{token}b", "<atokenb>"),
+    ],
+)
+def test_a_file_name_that_is_no_token_gives_one(tmp_path: Path, name: str, token: str) -> None:
+    save_file({"emb_params": vectors(2)}, tmp_path / f"{name}.safetensors")
+    assert load_prompt(tmp_path / f"{name}.safetensors").token == token
+
+
+def test_a_token_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
+    save_file({"<cat-toy>": vectors()}, tmp_path / "toy.safetensors")
+    assert load_prompt(tmp_path / "toy.safetensors", token="<cat-toy>").token == "<cat-toy>"
+    with pytest.raises(PromptError, match="token is <dog>, but the file names its embedding <cat-toy>; leave token"):
+        load_prompt(tmp_path / "toy.safetensors", token="<dog>")
+    (tmp_path / "text.json").write_bytes(to_bytes(Prompt("a cat")))
+    with pytest.raises(PromptError, match="token is <dog>, but the file holds plain text"):
+        load_prompt(tmp_path / "text.json", token="<dog>")
+
+
+def test_an_embedding_for_another_kind_of_model_is_named(tmp_path: Path) -> None:
+    save_file({"clip_l": torch.zeros(2, 768), "clip_g": torch.zeros(2, 1280)}, tmp_path / "xl.safetensors")
+    with pytest.raises(PromptError, match=r"for SDXL \(clip_g, clip_l\); use one made for Stable Diffusion 1\.x"):
+        load_prompt(tmp_path / "xl.safetensors")
+
+
 def test_our_file_holds_one_key_and_readable_metadata(tmp_path: Path) -> None:
     file = tmp_path / "prompt.safetensors"
     file.write_bytes(to_bytes(Prompt("a {token}", "<x>", vectors(2), "no ")))
