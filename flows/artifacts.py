@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 import httpx
@@ -16,8 +16,9 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
+from lsb.problems import ProblemGroup
 from lsb.progress import Progress
-from lsb.redaction import redact
+from lsb.redaction import redact, shortened, visible
 from lsb.sources import described
 
 logger = logging.getLogger(__name__)
@@ -75,12 +76,30 @@ def show_failed_shards(run_id: str, failures: Mapping[str, str]) -> None:
     _leave(lambda: create_table_artifact(rows, key=artifact_key(run_id, "failed-shards")), "failed shards")
 
 
-def show_report(run_id: str, report: str, counts: Mapping[str, int], left_out: Mapping[str, int]) -> None:
-    """Where the report lies, counts by status, and what of the source is no record, by kind."""
+def show_report(
+    run_id: str,
+    report: str,
+    counts: Mapping[str, int],
+    left_out: Mapping[str, int],
+    problems: Sequence[ProblemGroup] = (),
+) -> None:
+    """Where the report lies, counts, what of the source is no record, and pictures without an output, with remedies."""
     lines = [f"- {status}: {count}" for status, count in sorted(counts.items())]
     lines += [f"- left out: {described(left_out)}"] if left_out else []
-    text = f"# {run_id}\n\n[{report}]({report})\n\n" + "\n".join(lines) + "\n"
+    text = f"# {run_id}\n\n[{report}]({report})\n\n" + "\n".join([*lines, "", *_problem_lines(problems)]) + "\n"
     _leave(lambda: create_markdown_artifact(text, key=artifact_key(run_id, "report")), "report")
+
+
+def _problem_lines(problems: Sequence[ProblemGroup]) -> Iterator[str]:
+    """Markdown. Whatever comes from a file's name or from an error stands in indented code, one line each."""
+    for group in problems:
+        yield from (f"## {group.count} {group.status} {group.code}", "", group.remedy, "")
+        if group.command:
+            yield from (f"    {visible(group.command)}", "", "Without an output:", "")
+        yield from (f"    {shortened(problem.key)}  {shortened(problem.detail)}" for problem in group.pictures)
+        if group.count > len(group.pictures):
+            yield f"    and {group.count - len(group.pictures)} more"
+        yield ""
 
 
 def artifact_key(*parts: str) -> str:

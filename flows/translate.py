@@ -16,12 +16,14 @@ from flows.interruption import interruptible
 from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
 from lsb.attestation import environment_signer
 from lsb.budget import over_budget
+from lsb.carrying import read_manifest, reference
 from lsb.config import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError
 from lsb.job import check_resumed, device_of, object_uri, refuse_store_among_pictures
 from lsb.lineage import RunOptions
 from lsb.measures import open_target, open_truth
 from lsb.models.load import identify
+from lsb.problems import COLUMNS, problem_groups
 from lsb.publish import Snapshot
 from lsb.rerun import Chosen, what_is_left
 from lsb.sharding import Run, open_run
@@ -33,6 +35,8 @@ from tasks.observation import Observer, observed_by, observer
 from tasks.optimise import optimise_prompt
 from tasks.plan import plan_run
 from tasks.publish import find_snapshot, publish_run
+
+NAMED = 20  # pictures of one status and code that are named in Prefect's pages
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
         left_out=dict(run.left_out or {}),
         unmeasured=json.loads(store.read(snapshot.metrics_key)).get("unmeasured"),
     )
-    show_report(run.id, result.report, result.counts, result.left_out)
+    rows = read_manifest(store, reference(snapshot), columns=list(COLUMNS))
+    show_report(run.id, result.report, result.counts, result.left_out, problem_groups(rows, result.run, NAMED))
     if excess := over_budget(config.budget, result.counts, snapshot.planned):
         left = snapshot.planned - sum(result.counts.values())
         raise BudgetExceededError(

@@ -125,7 +125,8 @@ class Attempt:
     ) -> None:
         """Make the row of a record that is not the input's fault."""
         evidence = self._evidence(planned)
-        self.rows.append(failed_row(self.run, planned, evidence, code, redact(detail), read or {}, retryable))
+        detail = redact(detail, planned["key"])
+        self.rows.append(failed_row(self.run, planned, evidence, code, detail, read or {}, retryable))
 
     def quarantined(self, planned: Mapping[str, Any], digest: str, error: ImageError) -> None:
         """Make the row of a record whose file is no usable image."""

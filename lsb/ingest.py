@@ -171,7 +171,7 @@ def _read(sources: Store, file: SourceFile, row: dict[str, Any]) -> dict[str, An
 
 
 def _quarantined(row: dict[str, Any], code: str, detail: str) -> dict[str, Any]:
-    return row | {"status": Status.QUARANTINED.value, "error_code": code, "error_detail": redact(detail)}
+    return row | {"status": Status.QUARANTINED.value, "error_code": code, "error_detail": redact(detail, row["key"])}
 
 
 def _mark_duplicates(rows: list[dict[str, Any]]) -> None:

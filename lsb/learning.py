@@ -206,6 +206,8 @@ class _Course:
 def _train(course: _Course, state: _State, save: Callable[[], None], progress: Progress) -> str:
     """Run until the steps are done or patience is at its end; `state` is left at the best."""
     learning, name = course.learning, f"learn {course.prompts[0].token}"
+    if state.step:
+        name += f", resumed at step {state.step}"
     progress.start(name, learning.steps)
     progress.advance(name, state.step)
     if not state.history:

@@ -11,15 +11,16 @@ from PIL import Image
 
 from lsb.manifest import Gates, collect
 from lsb.pictures import find_picture
+from lsb.problems import problem_groups
 from lsb.records import Status
-from lsb.report import GRID, WORST, Command, Example, Problem, ReportInput, report_image
+from lsb.report import GRID, WORST, Command, Example, ReportInput, report_image
 from lsb.sharding import Run
 from lsb.sources import described
 from lsb.storage.layout import run_folder
 from lsb.storage.store import Store
 from lsb.truths import Truths
 
-PROBLEMS = 100  # listed one by one; the manifest has them all
+NAMED = 50  # pictures of one status and code that are named; the manifest has them all
 FARTHEST = "structure_distance"
 TONE = "tone_distance"
 
@@ -42,14 +43,15 @@ def gather_report(
     """
     collected = collect(store, run, gates=Gates())
     rows = collected.rows.to_pylist()
+    uri = f"{store.uri.rstrip('/')}/{run_folder(run.id)}"
     counts = {status.value: sum(row["status"] == status for row in rows) for status in Status}
     counts["pending"] = run.plan["records"] - len(rows)
     done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
     measured = [row for row in done if FARTHEST in dict(row["scores"] or ())]
     farthest = sorted(measured, key=lambda row: -dict(row["scores"])[FARTHEST])
-    problems = [row for row in rows if row["status"] != Status.OK]
     truths = None if truth is None else Truths(truth)
-    uri = f"{store.uri.rstrip('/')}/{run_folder(run.id)}"
+    examples = tuple(_examples(done[:GRID], store, sources, truths))
+    worst = tuple(_examples(farthest[:WORST], store, sources, truths))
     return ReportInput(
         job=run.job,
         run_id=run.id,
@@ -57,14 +59,11 @@ def gather_report(
         target_domain=run.prompts["target"].split("/")[1],
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         counts={status: count for status, count in counts.items() if count or status == Status.OK},
-        examples=tuple(_examples(done[:GRID], store, sources, truths)),
-        worst=tuple(_examples(farthest[:WORST], store, sources, truths)),
+        examples=examples,
+        worst=worst,
+        not_shown=(len(done[:GRID]) - len(examples), len(farthest[:WORST]) - len(worst)),
         metrics=metrics,
-        problems=tuple(
-            Problem(row["source_key"], row["status"], row["error_code"] or "", row["error_detail"] or "")
-            for row in problems[:PROBLEMS]
-        ),
-        problem_count=len(problems),
+        problems=problem_groups(collected.rows, uri, NAMED),
         stopped=stopped or "",
         left_out=described(run.left_out or {}),
         settings=tuple(_settings(run)),

@@ -18,15 +18,27 @@ _QUOTED_PATH = re.compile(r"(['\"])(?:file://)?(?:/|[A-Za-z]:\\)[^'\"]*\1")
 _PATH = re.compile(r"(?<![\w:/.<>])(?:file://)?(?:/[^\s'\",;:()]+|[A-Za-z]:\\[^\s'\",;]+)")
 
 
-def redact(text: str) -> str:
+def redact(text: str, about: str | None = None) -> str:
     """At most 200 characters of `text` on one line, fit for a manifest.
 
     Absolute paths become `<path>`, secrets `<secret>`, and what is not printed is made visible.
+
+    Args:
+        about: a file's key. Where `text` names it and nothing is left of it, as of a part of a path, it comes first.
     """
     line = _TOKEN.sub(r"\1\2<secret>", without_secrets(" ".join(text.split())))
     line = _QUOTED_PATH.sub("<path>", line)
     line = visible(_PATH.sub("<path>", line))
-    return line if len(line) <= LIMIT else line[: LIMIT - 1] + "…"
+    line = line if len(line) <= LIMIT else line[: LIMIT - 1] + "…"
+    if not about or visible(about) in line or not (about in text or repr(about)[1:-1] in text):
+        return line
+    return f"{shortened(about)}: {line}"
+
+
+def shortened(text: str, limit: int = LIMIT) -> str:
+    """`visible(text)`, of which the middle is left out where it is longer than `limit` characters."""
+    line = visible(text)
+    return line if len(line) <= limit else f"{line[: limit // 2]}…{line[len(line) - (limit - limit // 2) + 1 :]}"
 
 
 def visible(text: str) -> str:

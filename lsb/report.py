@@ -12,6 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from lsb.metrics.table import COLUMNS, ROWS, shown
+from lsb.problems import ProblemGroup
+from lsb.redaction import shortened
 
 LONGEST_SIDE = 256  # of a picture on the page, in pixels
 SMALL = 128  # pictures up to here are shown at twice their size
@@ -55,16 +57,6 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A record without an output, and why."""
-
-    key: str
-    status: str
-    code: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
 class Command:
     """Something to type, and what it does."""
 
@@ -77,8 +69,8 @@ class ReportInput:
     """Everything on the page, as plain data. Nothing in it is trusted: all text is escaped.
 
     `counts` are records by status, `stopped` says why some are pending; `examples` are the smallest record ids in
-    order, `worst` the largest structure distances; `metrics` is the content of metrics.json; `settings` and `digests`
-    are pairs of name and value.
+    order, `worst` the largest structure distances, both without those that cannot be read; `metrics` is the content of
+    metrics.json; `settings` and `digests` are pairs of name and value.
     """
 
     job: str
@@ -90,8 +82,8 @@ class ReportInput:
     examples: tuple[Example, ...]
     worst: tuple[Example, ...] = ()
     metrics: dict[str, Any] | None = None
-    problems: tuple[Problem, ...] = ()
-    problem_count: int = 0
+    problems: tuple[ProblemGroup, ...] = ()
+    not_shown: tuple[int, int] = (0, 0)  # of the examples, and of the worst: their pictures cannot be read
     stopped: str = ""
     left_out: str = ""
     settings: tuple[tuple[str, str], ...] = ()
@@ -108,6 +100,10 @@ class ReportInput:
     @property
     def planned(self) -> int:
         return sum(self.counts.values())
+
+    @property
+    def without_output(self) -> int:
+        return sum(group.count for group in self.problems)
 
 
 @dataclass(frozen=True)
@@ -145,12 +141,15 @@ def render_report(report: ReportInput) -> str:
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["shortened"] = shortened
     template = environment.get_template("report.html.j2")
     return template.render(
         report=report,
         columns=COLUMNS,
         rows=_rows(report.metrics),
         reasons=_reasons(report.metrics),
+        left_out=_left_out(report.metrics),
+        has_truths=_truths(report.metrics),
         has_truth=any(example.truth for example in (*report.examples, *report.worst)),
     )
 
@@ -175,3 +174,23 @@ def _reasons(metrics: dict[str, Any] | None) -> list[tuple[str, str]]:
         if row["key"] == "translation":
             return [(column.title, row[column.key]["reason"]) for column in COLUMNS if row[column.key]["value"] is None]
     return []
+
+
+def _left_out(metrics: dict[str, Any] | None) -> list[str]:
+    """What the measures had to do without, and what is doubtful about the truths."""
+    sample = (metrics or {}).get("sample", {})
+    counts = {**sample.get("left_out", {}), "ambiguous": sample.get("ambiguous_truths", 0)}
+    meanings = {
+        "sources": "whose source is missing or no longer the one that was translated",
+        "outputs": "whose translation is missing or damaged: `lsb verify` names them",
+        "targets": "of the target look that cannot be read",
+        "truths": "whose truth cannot be read",
+        "ambiguous": "with several truths of their name and other suffixes, of which the last one counts",
+    }
+    return [f"{counts[name]:,} {meaning}" for name, meaning in meanings.items() if counts.get(name)]
+
+
+def _truths(metrics: dict[str, Any] | None) -> int | None:
+    """How many pictures of the sample were compared with a truth; None where no truth was given, or nobody knows."""
+    sample, compared = ((metrics or {}).get(name, {}) for name in ("sample", "compared_with"))
+    return sample.get("truths") if compared.get("truth") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -230,6 +231,17 @@ def test_progress() -> None:
     assert bars.calls[0] == ("start", ("learn <new>", 12))
     assert sum(value for name, value in bars.calls if name == "advance") == 12
     assert bars.calls[-1] == ("finish", "learn <new>")
+
+
+def test_learning_that_goes_on_says_where(tiny_backbone: StableDiffusion) -> None:
+    memory, bars = Memory(dies_after=2), Bars()
+    with pytest.raises(KeyboardInterrupt):
+        learn(tiny_backbone, pictures(), checkpoint=memory)
+    learn(tiny_backbone, pictures(), checkpoint=memory, progress=bars)
+    name, _ = bars.calls[0][1]
+    assert re.fullmatch(r"learn <new>, resumed at step [1-9]\d*", name)
+    assert bars.calls[1] == ("advance", int(name.split()[-1]))
+    assert bars.calls[-1] == ("finish", name)
 
 
 def test_bad_requests(tiny_backbone: StableDiffusion) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsb.redaction import LIMIT, holds_secret, redact, visible
+from lsb.redaction import LIMIT, holds_secret, redact, shortened, visible
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,29 @@ def test_only_places_with_secrets_are_refused() -> None:
 
 def test_long_texts_are_cut() -> None:
     assert len(redact("x" * 1000)) == LIMIT
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "expected"),
+    [
+        (
+            "cats/1.png",
+            "[Errno 2] No such file or directory: '/data/in/cats/1.png'",
+            "cats/1.png: [Errno 2] No such file or directory: <path>",
+        ),
+        ("cats/1.png", "no object cats/1.png in /data/in", "no object cats/1.png in <path>"),
+        ("my /a.png", "no object my /a.png in /data", "my /a.png: no object my <path> in <path>"),
+        ("a.png", "the device is lost", "the device is lost"),
+        ("b\n.png", "open('/x/b\n.png')", "b\\n.png: open(<path>)"),
+        ("b\u202e.png", str(OSError(2, "gone", "/x/b\u202e.png")), "b\\u202e.png: [Errno 2] gone: <path>"),
+        ("k.png", "password=k.png", "k.png: password=<secret>"),
+    ],
+)
+def test_the_picture_that_an_error_is_about_keeps_its_name(key: str, text: str, expected: str) -> None:
+    assert redact(text, key) == expected
+
+
+def test_what_does_not_show_is_written_out_and_what_is_long_is_cut_in_the_middle() -> None:
+    assert visible("a\u202eb\x1b\n\udcff\u00e9 .png") == "a\\u202eb\\x1b\\n\\udcff\u00e9 .png"
+    long = shortened("x" * 300 + ".png", 20)
+    assert (len(long), long[9:11], long[-4:]) == (20, "x\u2026", ".png")

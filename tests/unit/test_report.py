@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
 from lsb.metrics.table import COLUMNS, ROWS
-from lsb.report import Command, Example, Problem, ReportInput, render_report, report_image
+from lsb.problems import Problem, ProblemGroup
+from lsb.report import Command, Example, ReportInput, render_report, report_image
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -75,6 +77,11 @@ def report(**changes: object) -> ReportInput:
     return ReportInput(**(content | changes))
 
 
+def group(count: int) -> ProblemGroup:
+    named = tuple(Problem(f"{n}.png", "corrupt: no end") for n in range(min(count, 3)))
+    return ProblemGroup("quarantined", "corrupt", count, "Replace them, then:", "lsb run JOB.yaml", named)
+
+
 def test_the_page_says_what_was_done_before_anything_else() -> None:
     text = " ".join(Page(render_report(report())).text.split())
     start = text[text.index("flat to 3d Job") :]
@@ -105,8 +112,7 @@ def test_everything_given_is_escaped() -> None:
             created=EVIL,
             examples=(evil,),
             worst=(evil,),
-            problems=(Problem(EVIL, EVIL, EVIL, EVIL),),
-            problem_count=1,
+            problems=(ProblemGroup(EVIL, EVIL, 1, EVIL, EVIL, (Problem(EVIL, EVIL),)),),
             counts={EVIL: 1},
             settings=((EVIL, EVIL),),
             digests=((EVIL, EVIL),),
@@ -122,7 +128,7 @@ def test_everything_given_is_escaped() -> None:
 
 
 def test_it_can_be_read_by_people_and_by_screen_readers() -> None:
-    page = Page(render_report(report(problems=(Problem("a.png", "quarantined", "empty_file"),), problem_count=1)))
+    page = Page(render_report(report(problems=(group(1),))))
     assert page.all("html")[0]["lang"] == "en"
     assert all(image["alt"] for image in page.all("img"))
     assert all(header["scope"] in ("col", "row") for header in page.all("th"))
@@ -141,18 +147,14 @@ def test_every_column_has_its_explanation_and_a_missing_number_its_reason() -> N
 
 
 def test_a_run_without_measures_truth_or_outputs_still_has_a_page() -> None:
-    problems = tuple(Problem(f"{n}.png", "quarantined", "corrupt") for n in range(3))
     text = Page(
-        render_report(
-            report(
-                examples=(), metrics=None, counts={"quarantined": 10}, problems=problems, problem_count=10, digests=()
-            )
-        )
+        render_report(report(examples=(), metrics=None, counts={"quarantined": 10}, problems=(group(10),), digests=()))
     ).text
     assert "This run was not measured." in text
     unmeasured = {"schema": "lsb.metrics/1", "rows": [], "unmeasured": f"out of {EVIL}"}
     assert f"This run was not measured: out of {EVIL}." in Page(render_report(report(metrics=unmeasured))).text
-    assert "10 of 10 images, of which the first 3 are listed." in " ".join(text.split())
+    assert "10 of 10 images. The manifest has a row for every one. 10 quarantined: corrupt" in " ".join(text.split())
+    assert "And 7 more." in text
 
 
 @pytest.mark.parametrize(
@@ -165,3 +167,32 @@ def test_small_pictures_are_enlarged_and_large_ones_reduced(
     image = report_image(Image.new("RGB", size, "green"))
     assert (image.width, image.height) == stored
     assert (image.shown_width, image.shown_height) == shown
+
+
+def test_names_that_would_not_show_are_written_out() -> None:
+    names = ("a\u202egnp.exe", "b\n\x1b[31m.png", "c" * 4000 + ".png", "\u05d0.png")
+    examples = tuple(replace(picture("red"), key=name) for name in names)
+    problems = ProblemGroup("failed", "x", 4, "Wait.", "", tuple(Problem(name, name) for name in names))
+    html = render_report(report(examples=examples, problems=(problems,)))
+    assert not set("\u202e\x1b") & set(html)
+    assert "a\\u202egnp.exe" in html
+    assert "b\\n\\x1b[31m.png" in html
+    assert "c" * 700 not in html
+    assert "<bdi>\u05d0.png</bdi>" in html
+
+
+def test_what_is_left_out_is_said() -> None:
+    sample = {
+        "rule": "smallest record ids",
+        "truths": 1230,
+        "left_out": {"sources": 2, "outputs": 1, "targets": 0, "truths": 3},
+        "ambiguous_truths": 4,
+    }
+    measured = {**metrics(), "sample": sample, "compared_with": {"truth": "0" * 64, "target": None}}
+    text = " ".join(Page(render_report(report(metrics=measured, not_shown=(22, 1)))).text.split())
+    assert "The 24 smallest record ids" in text
+    assert "22 of them are not shown" in text
+    assert "Sample: smallest record ids; 1,230 have a truth." in text
+    for words in ("2 whose source is missing", "1 whose translation", "3 whose truth cannot", "4 with several truths"):
+        assert words in text
+    assert "target look that cannot be read" not in text

@@ -153,6 +153,7 @@ def test_sources_that_changed_or_vanished_fail_and_may_be_tried_again(store: Loc
     assert list(codes.values()) == ["source_changed", "source_missing", "source_unreadable"]
     assert all(rows[key]["retryable"] for key in codes)
     assert all(str(folder) not in rows[key]["error_detail"] for key in codes)
+    assert all(key in rows[key]["error_detail"] for key in ("odd/0003.png", "odd/0005.png"))
 
 
 @pytest.mark.usefixtures("exact_clock")
