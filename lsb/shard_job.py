@@ -186,7 +186,7 @@ class _ShardJob:
                 if not error.of_object:
                     raise
                 code = "source_missing" if isinstance(error, NotFoundError) else "source_unreadable"
-                self.attempt.failed(planned, code, str(error.__cause__ or error))
+                self.attempt.failed(planned, code, str(error))
                 continue
             digest = sha256(data)
             if digest != (planned["sha256"] or digest) or len(data) != planned["bytes"]:
