@@ -95,7 +95,7 @@ def test_a_night_without_a_single_picture_is_published_and_leaves_the_name(
     pointers.mkdir()
     for number in range(3):
         (pointers / f"{number}.png").write_text(f"version https://git-lfs.github.com/spec/v1\nsize {number}\n")
-    answer = lsb(capsys, "run", job.changed("night", source__path=str(pointers)).config)
+    answer = lsb(capsys, "run", job.changed("night", source__path=str(pointers)).config, "--accept-vanished")
     assert answer.code == 4
     assert "none of 3 records could be translated" in answer.complaint
     (night,) = set((job.store / "runs").iterdir()) - {good}
