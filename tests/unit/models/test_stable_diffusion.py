@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from lsb.errors import ModelError
+from lsb.errors import ModelError, UsageError
 from lsb.models.load import load_backbone
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.prompts import Prompt
@@ -180,7 +180,7 @@ def test_damaged_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:99", "no such device"])
 def test_unknown_device(tiny_folder: Path, device: str) -> None:
-    with pytest.raises(ModelError, match="allowed: auto, cpu"):
+    with pytest.raises(UsageError, match="this machine has auto, cpu"):
         load_backbone(str(tiny_folder), device=device)
 
 
