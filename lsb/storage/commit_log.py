@@ -259,9 +259,8 @@ class ShardLog:
 
     def _check_place(self, link: Link, attempt: str, names: Iterable[str]) -> None:
         # What lies elsewhere would not be protected, or condemned, with the attempt.
-        kept = [name for name in names if name.startswith(f"{attempt}/") and layout.maker_of(f"{self._folder}/{name}")]
-        if strangers := set(names) - set(kept):
-            raise TamperedError(f"{link.key} names {min(strangers)!r}, outside its attempt's folder", key=link.key)
+        if strangers := [name for name in names if not name.startswith(f"{attempt}/")]:
+            raise TamperedError(f"{link.key} names {strangers[0]}, outside its attempt's folder", key=link.key)
 
     @property
     def _folder(self) -> str:
