@@ -264,7 +264,7 @@ class Trial:
                 self.server.delete(f"flow_runs/{run['id']}")
 
     def _unseen(self) -> list[str]:
-        """Files that lay there while a night listed them and are not in its data set."""
+        """Files that lay there while a night listed them, and are neither in its data set nor counted as left out."""
         store = open_store(self.store_uri)
         starts = sorted(datetime.fromisoformat(run["start_time"]) for run in self._flow_runs if run["start_time"])
         problems = []
@@ -275,6 +275,8 @@ class Trial:
                 problems.append(f"{run.id}: no flow run began before it was planned")
                 continue
             listed = set(read_table(store.read(run.dataset["key"]), RECORDS)["key"].to_pylist())
+            if sum((run.left_out or {}).values()) != 1:
+                problems.append(f"{run.id}: {NO_PICTURE} is not what was left out, but {run.left_out}")
             if missing := self.inbox.lay_there(began, planned) - listed:
                 problems.append(f"{run.id}: {sorted(missing)} lay in the inbox and were not listed")
         return problems
@@ -289,8 +291,10 @@ def printed(account: Account, told: dict[str, Any]) -> str:
     ]
     for night in account.nights:
         rows = ", ".join(f"{count} {status}" for status, count in sorted(night.rows.items()))
+        left_out = ", ".join(f"{count} {kind}" for kind, count in night.left_out.items())
         lines.append(
-            f"{night.run}: {night.listed} listed; {rows or 'no rows'}, {night.without_result} without result; "
+            f"{night.run}: {night.listed} listed, left out: {left_out or 'nothing'}; "
+            f"{rows or 'no rows'}, {night.without_result} without result; "
             f"{night.carried} carried from {night.parent}, {night.translated} translated, of which {night.again} again "
             f"and {night.after_the_snapshot} committed after the parent's snapshot; verify {night.verify}"
         )

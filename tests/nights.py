@@ -34,6 +34,7 @@ class Night:
     planned_at: str
     parent: str | None
     listed: int  # files in its data set
+    left_out: dict[str, int]  # what else the listing saw, by kind
     rows: dict[str, int]  # of its last snapshot's manifest, by status
     without_result: int  # listed, but without a row in it: the night was cut off
     carried: int
@@ -143,6 +144,7 @@ def _night(store: Store, run: Run, before: list[Run]) -> tuple[Night, list[str]]
         planned_at=run.created,
         parent=run.parent and run.parent["run"],
         listed=len(listed),
+        left_out=dict(run.left_out or {}),
         rows=dict(Counter(rows["status"].to_pylist())),
         without_result=without,
         carried=sum(row["action"] == Action.CARRY.value for row in plan),
