@@ -151,6 +151,13 @@ class TestTheFileAsItIs:
         assert refused.value.response.status_code in (409, 422)
         assert next(iter(change)) in refused.value.response.text
 
+    def test_options_of_a_run_are_checked_too(self, server: PrefectServer, found: dict[str, Any]) -> None:
+        asked = {"reread": True, "accept_vanished": True}
+        run = server.trigger(found["id"], parameters={**found["parameters"], "options": asked})
+        assert server.get(f"flow_runs/{run}")["parameters"]["options"] == asked
+        with pytest.raises(httpx.HTTPStatusError, match=r"409|422"):
+            server.trigger(found["id"], parameters={**found["parameters"], "options": {"rereed": True}})
+
     def test_paths_are_absolute(self, written: dict[str, Any]) -> None:
         config = written["parameters"]["config"]
         prompts = [config["prompts"][side]["images"] for side in ("source", "target")]
@@ -161,7 +168,7 @@ class TestTheFileAsItIs:
 def test_a_cron_of_every_minute_is_scheduled(server: PrefectServer, job: Job) -> None:
     with deployed(server, job, "* * * * *") as deployment:
         runs = wait_until("a scheduled run", lambda: server.runs(deployment), 90)
-    assert {run["state_name"] for run in runs} == {"Scheduled"}
+    assert {run["state_name"] for run in runs} <= {"Scheduled", "Late"}  # there is no worker
     assert all(run["auto_scheduled"] and run["expected_start_time"].endswith(":00Z") for run in runs)
     assert "Error" not in server.log
 
