@@ -10,6 +10,8 @@ _BLOCK = 1 << 20
 _SLICE = 1 << 16
 _COMPRESSION = 259
 _DEFLATE = (8, 32946)
+_FILL_ORDER = 266  # 2: the lowest bit of each byte comes first
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # Offsets and lengths of strips, and of tiles.
 _PIECES = ((273, 279), (324, 325))
 
@@ -60,6 +62,8 @@ def check_tiff(data: bytes, tags: Mapping[int, Any], pixels: int) -> None:
     """
     if tags.get(_COMPRESSION) not in _DEFLATE:
         return
+    mirrored = tags.get(_FILL_ORDER) == 2
     for offsets, lengths in _PIECES:
         for start, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False):
-            inflate([memoryview(data)[start : start + length]], pixels * 64)
+            piece: bytes | memoryview = memoryview(data)[start : start + length]
+            inflate([bytes(piece).translate(_MIRRORED) if mirrored else piece], pixels * 64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import struct
 
 import numpy as np
 import pytest
@@ -31,6 +33,21 @@ def test_damaged_pixels_of_a_deflated_tiff_are_refused(
             decode(bytes(damaged))
     with pytest.raises(ImageError):
         decode(whole[:5000] + bytes(512) + whole[5512:])
+
+
+def test_a_deflated_tiff_with_its_bits_in_the_other_order_is_taken_and_checked() -> None:
+    data = bytearray(saved(NOISE, "TIFF", compression="tiff_adobe_deflate", tiffinfo={266: 1}, strip_size=2000))
+    with Image.open(io.BytesIO(data)) as opened:
+        strips = list(zip(opened.tag_v2[273], opened.tag_v2[279], strict=True))
+    for start, length in strips:
+        data[start : start + length] = bytes(int(f"{byte:08b}"[::-1], 2) for byte in data[start : start + length])
+    order = data.index(struct.pack("<HHI", 266, 3, 1)) + 8
+    data[order] = 2
+    assert len(strips) > 1
+    assert decode(bytes(data))[0].tobytes() == NOISE.tobytes()
+    data[strips[1][0] + 50] ^= 4
+    with pytest.raises(ImageError, match="corrupt"):
+        decode(bytes(data))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "LAB", "YCbCr", "LA"])
