@@ -47,7 +47,8 @@ def checked(data: bytes) -> tuple[bytes, bytes | None]:
         TruncatedError: rows of pixels are missing.
         DamagedError: a checksum of header, palette, transparency or pixels is wrong, or there are no pixels.
     """
-    kept, pixels = [SIGNATURE], list[memoryview]()
+    kept: list[bytes | memoryview] = [SIGNATURE]
+    pixels: list[memoryview] = []
     header, profile = b"", None
     for chunk in _chunks(data):
         if chunk.name == b"IEND":
@@ -72,7 +73,7 @@ def checked(data: bytes) -> tuple[bytes, bytes | None]:
             continue
         elif not _tells_orientation(chunk.name, chunk.body):
             continue
-        kept.append(chunk.to_bytes())
+        kept += chunk.pieces()
     if not pixels:
         raise TruncatedError("the file ends before its pixels")
     expected = _expected(header)
@@ -97,9 +98,10 @@ class _Chunk:
         """Whether the checksum would be right if this were the chunk's name."""
         return _sum(name, self.body).startswith(self.stored)
 
-    def to_bytes(self) -> bytes:
+    def pieces(self) -> tuple[bytes, memoryview, bytes]:
+        """The whole chunk; its body, which may be most of a large file, is not copied."""
         sum_ = self.stored if len(self.stored) == 4 else _sum(self.name, self.body)
-        return struct.pack(">I4s", len(self.body), self.name) + self.body + sum_
+        return struct.pack(">I4s", len(self.body), self.name), self.body, sum_
 
 
 def _sum(name: bytes, body: memoryview) -> bytes:

@@ -97,7 +97,7 @@ def test_everything_that_pillow_writes_is_taken(mode: str) -> None:
         data = saved(image, "PNG", **more)
         picture, info = decode(data)
         assert info.orientation == (6 if "exif" in more else 1)
-        assert picture.size == (info.height, info.width) if "exif" in more else (info.width, info.height)
+        assert picture.size == ((info.height, info.width) if "exif" in more else (info.width, info.height))
     frames = saved(image, "PNG", save_all=True, append_images=[image.rotate(90)] * 2)
     assert decode(frames)[0].tobytes() == decode(saved(image, "PNG"))[0].tobytes()
 
