@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.attestation import Signer
-from lsb.errors import LsbError, SourceError, TamperedError, UsageError
-from lsb.ingest import open_sources
+from lsb.errors import LsbError, TamperedError, UsageError
 from lsb.manifest import Gates, collect
 from lsb.page import gather_report
+from lsb.pictures import pictures_to_show
 from lsb.publish import publish
 from lsb.records import Status, sha256
 from lsb.report import render_report
@@ -206,7 +206,8 @@ def _publish_again(
             continue
         run = open_run(store, run_id)
         metrics = json.loads(read_checked(store, last.metrics_key, last.digests()[last.metrics_key]))
-        page = gather_report(store, run, metrics, _pictures(run.source), _pictures(run.truth) if run.truth else None)
+        truth = pictures_to_show(run.truth) if run.truth else None
+        page = gather_report(store, run, metrics, pictures_to_show(run.source), truth)
         snapshot = publish(
             store,
             run,
@@ -219,11 +220,3 @@ def _publish_again(
             named=current_run(store, run.job) == run_id,
         )
         yield run_id, snapshot.number
-
-
-def _pictures(uri: str) -> Store:
-    """A folder of images for the page, which does without those that are gone."""
-    try:
-        return open_sources(uri)
-    except SourceError:
-        return ScratchStore(None)

@@ -9,13 +9,22 @@ from collections.abc import Iterable
 from PIL import Image
 
 from lsb.decoder import shared_decoder
-from lsb.errors import DecodingError, ImageError, StoreBusyError, StoreError
+from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError
 from lsb.records import sha256
 from lsb.redaction import redact, visible
-from lsb.sources import MAX_BYTES, list_sources
+from lsb.sources import MAX_BYTES, list_sources, open_sources
+from lsb.storage.scratch import ScratchStore
 from lsb.storage.store import Entry, Store
 
 logger = logging.getLogger(__name__)
+
+
+def pictures_to_show(uri: str) -> Store:
+    """The folder of pictures at `uri` for a page, which does without them: an empty one if it is not there."""
+    try:
+        return open_sources(uri)
+    except SourceError:
+        return ScratchStore(None)
 
 
 def listed_pictures(folder: Store) -> list[Entry]:

@@ -8,10 +8,9 @@ from prefect import task
 
 from lsb.attestation import environment_signer
 from lsb.config import JobConfig
-from lsb.ingest import open_sources
 from lsb.job import current_snapshot
-from lsb.measures import open_truth
 from lsb.page import gather_report
+from lsb.pictures import pictures_to_show
 from lsb.publish import Snapshot, publish
 from lsb.report import render_report
 from lsb.sharding import open_run
@@ -31,7 +30,8 @@ def publish_run(
     """A new snapshot of a run with these metrics; `partial`, `named`, `stopped` as `lsb.publish.publish` has them."""
     store = open_store(config.store)
     run = open_run(store, run_id)
-    page = gather_report(store, run, metrics, open_sources(config.source.path), open_truth(config), stopped)
+    truth = pictures_to_show(config.evaluate.truth) if config.evaluate.truth else None
+    page = gather_report(store, run, metrics, pictures_to_show(config.source.path), truth, stopped)
     return publish(
         store,
         run,

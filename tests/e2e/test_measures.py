@@ -120,6 +120,25 @@ def test_measuring_can_be_switched_off(
     assert "measure" not in published(small)[1]["settings"]
 
 
+def test_pictures_that_are_gone_for_good_keep_no_run_from_being_published(
+    small: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def vanish(self: Standby) -> None:
+        for name in ("noise", "truth"):
+            (tmp_path / name).rename(tmp_path / f"{name}-away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Standby, "close", vanish)
+        away = lsb(capsys, "run", small.config, "--json")
+    assert (away.code, published(small)) == (3, [])
+    off = small.changed("off", evaluate__measure=False)
+    answer = lsb(capsys, "publish", off.config, "--resume", run_of(small).name, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["counts"] == {"ok": COUNT}
+    assert f"The {COUNT} smallest record ids" in page(small)
+    assert lsb(capsys, "verify", run_of(small)).code == 0
+
+
 def test_truths_that_are_mended_are_measured_again(small: Job, capsys: pytest.CaptureFixture[str]) -> None:
     truth = small.source.parent / "truth"
     for picture in truth.rglob("*.png"):
