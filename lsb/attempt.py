@@ -14,7 +14,7 @@ from PIL import Image
 
 from lsb.batch import Picture
 from lsb.errors import ImageError, TranslationError
-from lsb.images import decode, encode, pixels_sha256
+from lsb.images import decode, encode, pixels_sha256, reduction
 from lsb.records import sha256
 from lsb.redaction import redact
 from lsb.rows import failed_row, ok_row, quarantined_row
@@ -103,7 +103,7 @@ class Attempt:
             "output_format": image_format,
             "output_width": pixels.width,
             "output_height": pixels.height,
-            "scores": _scores(output, score),
+            "scores": _scores(output, score, picture),
         }
         for planned in picture.members:
             self.rows.append(ok_row(self.run, planned, self._evidence(planned), result))
@@ -188,7 +188,10 @@ class Attempt:
         return {"shard": self.shard, "attempt": self.id, "tries": tries, **self.execution}
 
 
-def _scores(output: Image.Image, score: Any) -> list[tuple[str, float]]:
+def _scores(output: Image.Image, score: Any, picture: Picture) -> list[tuple[str, float]]:
     # Known without any network, so that an empty picture is flagged in every run.
-    contrast = float(np.asarray(output, np.float32).std() / 255)
-    return sorted({**(score.values if score else {}), "output_contrast": contrast}.items())
+    values = {"output_contrast": float(np.asarray(output, np.float32).std() / 255)}
+    factor = reduction(picture.read["source_width"], picture.read["source_height"]) or 1
+    if factor > 1:
+        values["source_reduction"] = float(factor)
+    return sorted({**(score.values if score else {}), **values}.items())

@@ -8,8 +8,8 @@ One process serves many files and is started with the first. It has no credentia
 import from the working folder, and it ends with whoever started it. A file may take
 
     CPU_SECONDS   of processor time, so that a busy machine fails no picture; and WALL_SECONDS, should it stand still
-    MEMORY        bytes of address space, the file and Python included. A picture of 100 megapixels, the most that is
-                  decoded, takes up to 2.4 GiB beside its file (measured: WebP)
+    MEMORY        bytes of address space, the file and Python included. A picture of 100 megapixels takes up to
+                  2.4 GiB beside its file (measured: WebP); JPEGs of more are read smaller, see lsb.images.reduction
 """
 
 from __future__ import annotations
@@ -316,7 +316,8 @@ def _sound(answer: Any, pixels: bytes, what: bytes) -> bool:
     kinds = {"format": str, "mode": str, "width": int, "height": int, "orientation": int}
     if not isinstance(info, dict) or {name: type(value) for name, value in info.items()} != kinds:
         return False
-    if size not in ([info["width"], info["height"]], [info["height"], info["width"]]):
+    reduced = [*ImageInfo(**info).reduced_size]
+    if size not in (reduced, reduced[::-1]):
         return False
     return len(pixels) == (size[0] * size[1] * 3 if what == b"d" else 0)
 

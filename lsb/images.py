@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import PIL
-from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
 from lsb import png
 from lsb.damage import DamagedError, TruncatedError, check_tiff
@@ -38,7 +38,7 @@ ERROR_CODES = {
     "not_an_image": "the bytes are in none of the formats that lsb reads",
     "truncated": "the picture ends before its header says so",
     "corrupt": "the picture's data contradict its format",
-    "too_large": f"the picture has more than {MAX_PIXELS // 1_000_000} megapixels",
+    "too_large": f"the picture has more than {MAX_PIXELS // 1_000_000} megapixels and cannot be read at a smaller size",
     "unsupported_depth": "32-bit samples outside the ranges that have an agreed meaning",
 }
 
@@ -74,6 +74,13 @@ class ImageInfo:
     height: int
     orientation: int = 1  # EXIF, 1 to 8
 
+    @property
+    def reduced_size(self) -> tuple[int, int]:
+        """Width and height as the picture is read, before `orientation` is applied: smaller than stored above
+        `MAX_PIXELS`, see `reduction`."""
+        factor = reduction(self.width, self.height) or 1
+        return -(-self.width // factor), -(-self.height // factor)
+
 
 @dataclass(frozen=True)
 class Box:
@@ -90,7 +97,7 @@ def decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
 
     EXIF orientation is applied, transparency laid onto white, a colour profile converted to sRGB (one that is
     broken or of another colour space is ignored, as browsers do), 16-bit samples scaled to 8 bits, and of an
-    animation the first frame taken.
+    animation the first frame taken. A JPEG of more than `MAX_PIXELS` is read smaller, by the factor `reduction`.
 
     Raises:
         ImageError: with one of `ERROR_CODES` as `code`.
@@ -134,13 +141,22 @@ def decoding_version() -> str:
 
 def announced_pixels(data: bytes) -> int | None:
     """How many pixels a file's header says that it has, None if the header cannot be read."""
-    with _QUIET, warnings.catch_warnings():
+    with _QUIET, warnings.catch_warnings(), _any_size():
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
                 return opened.width * opened.height
         except Exception:  # noqa: BLE001  hostile bytes make Pillow raise nearly anything
             return None
+
+
+def reduction(width: int, height: int) -> int | None:
+    """By what a picture's sides are divided, and rounded up, when it is read.
+
+    1 up to `MAX_PIXELS`, else the least of 2, 4 and 8 that leads below it: the scales at which a JPEG can be decoded.
+    None if 8 does not.
+    """
+    return next((factor for factor in (1, 2, 4, 8) if -(-width // factor) * -(-height // factor) <= MAX_PIXELS), None)
 
 
 def to_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
@@ -217,15 +233,15 @@ def _decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
         data, profile = png.checked(data)
     with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
         width, height = opened.size
-        _check_size(width, height)  # before the rest of the file is looked at
         info = ImageInfo(opened.format or "", opened.mode, width, height, _orientation(opened))
+        _reduce(opened)  # before the rest of the file is looked at
         if isinstance(opened, TiffImagePlugin.TiffImageFile):
             check_tiff(data, opened.tag_v2, width * height)
         return _to_rgb(opened, profile), info
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:
-    _check_size(*image.size)
+    _reduce(image)
     image.load()
     # Pillow turns TIFF files by itself while loading and then forgets the tag.
     turn = _TRANSPOSITIONS.get(_orientation(image))
@@ -238,7 +254,7 @@ def _to_rgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:
 @contextmanager
 def _told_as_codes() -> Iterator[None]:
     """Whatever goes wrong inside becomes an `ImageError`, and nothing is warned of."""
-    with _QUIET, warnings.catch_warnings():
+    with _QUIET, warnings.catch_warnings(), _any_size():
         warnings.simplefilter("ignore")
         try:
             yield
@@ -247,8 +263,6 @@ def _told_as_codes() -> Iterator[None]:
         except DamagedError as error:
             code = "truncated" if isinstance(error, TruncatedError) else "corrupt"
             raise _image_error(code, str(error)) from error
-        except Image.DecompressionBombError as error:
-            raise _image_error("too_large", "the header announces more than Pillow opens") from error
         except Exception as error:  # hostile bytes make Pillow raise nearly anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             if "out of memory" in reason:
@@ -257,9 +271,30 @@ def _told_as_codes() -> Iterator[None]:
             raise _image_error(code, reason) from error
 
 
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Let Pillow open headers of any size: what is read is for `_reduce` to say."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise _image_error("too_large", f"{width} x {height}")
+
+
+def _reduce(image: Image.Image) -> None:
+    """Have a JPEG that is too large decoded at a smaller scale; ImageError for others."""
+    width, height = image.size
+    factor = reduction(width, height)
+    if factor == 1:
+        return
+    if factor and isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.draft(image.mode, (width // factor, height // factor))
+    _check_size(*image.size)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -201,6 +201,40 @@ def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
         assert caught.value.code == "too_large"
 
 
+def test_a_jpeg_of_more_pixels_is_read_smaller_and_right_way_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = gradient(401, 299)
+    whole = saved(picture, "JPEG", quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = saved(picture, "JPEG", quality=95, exif=exif)
+    for pixels, size in ((401 * 299, (401, 299)), (401 * 299 - 1, (201, 150)), (201 * 150 - 1, (101, 75))):
+        monkeypatch.setattr(images, "MAX_PIXELS", pixels)
+        found, info = decode(whole)
+        assert (found.size, info.width, info.height, info.reduced_size) == (size, 401, 299, size)
+        assert decode(turned)[0].size == size[::-1]
+        assert np.array_equal(np.asarray(images.to_rgb(Image.open(io.BytesIO(whole)))), np.asarray(found))
+        near = picture.resize(size, Image.Resampling.BOX)
+        assert np.abs(np.asarray(near, float) - np.asarray(found, float)).mean() < 4
+    refused = [whole, saved(picture, "PNG"), saved(picture, "WEBP")]
+    monkeypatch.setattr(images, "MAX_PIXELS", 51 * 38 - 1)
+    for data in refused:
+        with pytest.raises(ImageError) as caught:
+            decode(data)
+        assert caught.value.code == "too_large"
+
+
+def test_by_how_much_a_picture_is_reduced_follows_from_its_sides_alone() -> None:
+    sides = {(10_000, 10_000): 1, (12_000, 9_000): 2, (16_320, 12_240): 2, (20_001, 20_000): 4, (65_535, 65_535): 8}
+    assert {size: images.reduction(*size) for size in sides} == sides
+    assert images.reduction(1_000_000, 1_000_000) is None
+
+
+def test_a_jpeg_of_200_megapixels_is_read_though_pillow_takes_it_for_a_bomb() -> None:
+    found, info = decode(saved(Image.new("L", (16_320, 12_240), 90), "JPEG"))
+    assert (found.size, info.width, info.height) == ((8_160, 6_120), 16_320, 12_240)
+    assert found.getpixel((8_000, 6_000)) == (90, 90, 90)
+
+
 def test_mutated_files_decode_or_raise_an_image_error_and_never_warn() -> None:
     rng = random.Random(0)
     seeds = [

@@ -83,6 +83,18 @@ def test_a_row_says_everything_of_an_image(store: LocalStore, folder: Path) -> N
     assert row["started"] <= row["finished"]
 
 
+def test_the_row_of_a_picture_that_was_read_smaller_says_so(store: Store, tmp_path: Path) -> None:
+    Image.new("L", (12_000, 9_000), 90).save(make_images(tmp_path / "images", 1) / "large.jpg")
+    run, sources = start(store, tmp_path / "images", image_format="jpeg")
+    run_shard(store, run, "00000", worker(sources))
+    rows = manifest(store, run)
+    row = rows["large.jpg"]
+    assert (row["status"], row["source_width"], row["source_height"]) == ("ok", 12_000, 9_000)
+    assert (row["output_width"], row["output_height"]) == (6_000, 4_500)
+    assert dict(row["scores"])["source_reduction"] == 2
+    assert dict(rows["even/0000.png"]["scores"]).keys() == {"output_contrast"}
+
+
 def test_nothing_is_done_twice(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder, shard_size=10)
     run_shard(store, run, "00000", worker(sources))
