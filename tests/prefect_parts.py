@@ -30,6 +30,7 @@ PREFECT = [sys.executable, "-P", "-m", "prefect"]
 POOL = "lsb"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 START_SECONDS = 180
+BUSY_SECONDS = 120
 
 
 def wait_until(what: str, found: Callable[[], Any], seconds: float) -> Any:
@@ -152,19 +153,15 @@ class PrefectServer:
 
     def get(self, path: str) -> Any:
         """What the API answers to a GET."""
-        answer = self._http.get(f"/{path}")
-        answer.raise_for_status()
-        return answer.json()
+        return self._ask("GET", path).json()
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """What the API answers to a POST."""
-        answer = self._http.post(f"/{path}", json=body)
-        answer.raise_for_status()
-        return answer.json()
+        return self._ask("POST", path, body).json()
 
     def delete(self, path: str) -> None:
         """A DELETE."""
-        self._http.delete(f"/{path}").raise_for_status()
+        self._ask("DELETE", path)
 
     def runs(self, deployment: str, **filters: Any) -> list[dict[str, Any]]:
         """The flow runs of a deployment, those that are to start first at the head."""
@@ -184,6 +181,16 @@ class PrefectServer:
         return str(
             self.post(f"deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}, **body})["id"]
         )
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            answer = self._http.request(method, f"/{path}", json=body)
+            # Its database takes one writer at a time, and on a busy machine it gives up waiting.
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > until:
+                answer.raise_for_status()
+                return answer
+            time.sleep(1)
 
     def _answers(self) -> bool:
         assert self._process is not None
