@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lsb.errors import NotFoundError, UnverifiableError
-from lsb.records import record_id
+from lsb.records import key_of, record_id
 from lsb.sources import Listing, SourceFile
 from lsb.storage import layout
 from lsb.storage.schemas import KNOWN, read_table, write_table
@@ -47,7 +47,7 @@ class Knowledge:
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
     now: dict[str, dict[str, Any]] = field(default_factory=dict)
     doubts: frozenset[str] = frozenset()
-    others: bool = False  # whether only another source of the data set's name was ever listed
+    others: bool = False  # whether another source of the data set's name was ever listed
     saved: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -58,7 +58,7 @@ class Knowledge:
         known.doubts = frozenset(entry.key.rpartition("/")[2] for entry in found)
         if not anew:
             known.before = _read(store, layout.known_file(name, source))
-        known.others = not known.before and _listed_elsewhere(store, name, source)
+        known.others = _listed_elsewhere(store, name, source)
         return known
 
     def trusted(self, file: SourceFile) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ class Knowledge:
             return True
         if file.changed == -math.inf:  # the etag is of the bytes
             return False
-        # Size and time are the same although the stamp is not, or were those of a file of the other source.
+        # Size and time are the same although the stamp is not, or may be those of a file of the other source.
         return self.others if row is None else bool(row["etag"] == file.etag)
 
     def learn(self, file: SourceFile, row: Mapping[str, Any], *, read: bool) -> None:
@@ -107,10 +107,13 @@ class Knowledge:
             self._write({**self.before, **self.now})
 
     def save(self) -> None:
-        """Keep what is known of the files that are listed, and forget the doubts: their files were read."""
+        """Keep what is known of the files that are listed, and forget the doubts, but of files that cannot be read."""
         if self.now != self.before:
             self._write(self.now)
-        for record in self.doubts:
+        unread = {
+            record_id(key_of(file.key)) for file in self.listing.files if self.doubts and file.key not in self.now
+        }
+        for record in self.doubts - unread:
             self.store.delete(layout.doubt_file(self.name, self.source, record))
 
     def _shows_changes(self, file: SourceFile, since: float) -> bool:

@@ -21,8 +21,10 @@ from lsb.cleanup import HINTS, clean_up
 from lsb.erasure import erase
 from lsb.images import encode
 from lsb.ingest import ingest, open_sources
+from lsb.knowledge import doubt
 from lsb.lineage import planned_as
 from lsb.publish import latest_snapshot, manifest_table, publish
+from lsb.records import record_id
 from lsb.selection import Selection
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, RunSpec, create_run, open_log, pending, run_id
@@ -172,13 +174,16 @@ def take_in(store: Store, sources: Store) -> None:
 
 
 def test_ingesting(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
-    """The table of records."""
+    """What is known of the files, the end of a doubt, the account of what is left out, the table of records."""
     sources = open_sources(str(make_images(tmp_path / "images", IMAGES)))
+    doubt(store, "noise", sources.uri, record_id("even/0000.png"))
     for left_behind, steps in crashes(take_in, sources):
-        assert len(left_behind.list("datasets")) == min(steps, 1)
+        written = [entry.key for entry in left_behind.list("datasets")]
+        assert len([key for key in written if key.endswith("/records.parquet")]) == (steps >= 4)
         run = create_run(left_behind, run_spec(left_behind, sources))
         assert finish(left_behind, run, sources).checked["rows"] == IMAGES
-    assert steps == 2
+        assert not left_behind.list(layout.doubts_folder("noise", sources.uri))
+    assert steps == 5
 
 
 def plan(store: Store, spec: RunSpec) -> None:

@@ -10,6 +10,7 @@ from shutil import copy2, copytree
 import pytest
 
 from lsb import ingest as ingest_module
+from lsb import knowledge as knowledge_module
 from lsb import sources as sources_module
 from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError, TamperedError
 from lsb.images import ImageInfo, decode, encode
@@ -272,6 +273,26 @@ class TestWhatIsKnown:
         assert reads(store, Counting(other), read="listing") == []
         assert reads(store, Counting(folder), read="listing") == []
 
+    def test_that_holds_for_what_comes_into_the_other_source_later_or_was_not_reached(
+        self, store: LocalStore, folder: Path, tmp_path: Path
+    ) -> None:
+        class Away(Counting):
+            def read(self, key: str) -> bytes:
+                if key.startswith("odd/"):
+                    raise StoreBusyError("try again")
+                return super().read(key)
+
+        ingest(Counting(folder), "cats", store, read="listing")
+        other = copytree(folder, tmp_path / "other", copy_function=copy2)
+        late = other / "odd" / "0003.png"
+        late.rename(tmp_path / "0003.png")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(StoreBusyError):
+            patch.setattr(knowledge_module, "SAVE_SECONDS", 0.0)
+            ingest(Away(other), "cats", store, read="listing")
+        assert reads(store, Counting(other), read="listing") == ["odd/0001.png"]
+        (tmp_path / "0003.png").rename(late)
+        assert reads(store, Counting(other), read="listing") == ["odd/0003.png"]
+
     def test_one_time_for_all_files_says_nothing(
         self, store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -338,6 +359,18 @@ class TestWhatIsKnown:
             doubt(store, "cats", sources.uri, record_id("odd/0001.png"))
             assert reads(store, sources, read=read) == ["odd/0001.png"]
             assert reads(store, sources, read=read) == []
+
+    def test_a_doubt_stays_until_the_file_can_be_read(self, store: LocalStore, folder: Path) -> None:
+        class Locked(LocalStore):
+            def read(self, key: str) -> bytes:
+                raise StoreError("cannot read", key=key)
+
+        sources = Counting(folder)
+        ingest(sources, "cats", store, read="listing")
+        doubt(store, "cats", sources.uri, record_id("odd/0001.png"))
+        ingest(Locked(folder), "cats", store, read="listing")
+        assert reads(store, sources, read="listing") == ["odd/0001.png"]
+        assert reads(store, sources, read="listing") == []
 
     def test_a_listing_reads_nothing_and_sees_changes(self, store: LocalStore, folder: Path) -> None:
         (folder / "text.png").write_bytes(b"not a picture")
