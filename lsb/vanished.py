@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.config import JobConfig
-from lsb.errors import BudgetExceededError
+from lsb.errors import BudgetExceededError, TamperedError, UnverifiableError, UsageError
 from lsb.sharding import Run, open_run, read_plan
 from lsb.storage.snapshots import job_chain
 from lsb.storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) -> Callable[[Collection[str]], None]:
     """A check of the record ids that a listing of the source gave, for `lsb.ingest.ingest`.
 
     It raises BudgetExceededError if more of the records of the run that the job's name stands for have vanished than
-    `budget.max_vanished_fraction` allows; with `accepted` never.
+    `budget.max_vanished_fraction` allows; with `accepted` never. A run that cannot be read is no measure: whether to go
+    on from it is for the plan to say.
     """
 
     def check(records: Collection[str]) -> None:
-        run = None if accepted else _last_run(store, config)
-        if run is None:
+        try:
+            run = None if accepted else _last_run(store, config)
+            if run is None:
+                return
+            before = read_plan(store, run)["record_id"]
+        except (TamperedError, UnverifiableError, UsageError) as error:
+            logger.warning("how much of %s has vanished cannot be told: %s", config.source.path, error)
             return
-        before = read_plan(store, run)["record_id"]
         there = pc.sum(pc.is_in(before, pa.array(list(records), pa.string()))).as_py() or 0
         gone, allowed = len(before) - there, config.budget.max_vanished_fraction
         if gone > allowed * len(before):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from lsb.errors import BudgetExceededError, SourceError
 from lsb.ingest import ingest, open_sources
 from lsb.publish import publish
 from lsb.sharding import Run
+from lsb.storage.layout import run_file
 from lsb.storage.local import LocalStore
 from lsb.vanished import refuse_vanished
 from tests.ledger import make_images, start, translate_all
@@ -97,3 +99,18 @@ def test_a_run_without_a_snapshot_is_no_measure(store: LocalStore, folder: Path)
     shutil.rmtree(folder / "even")
     make_images(folder, 1)
     assert take_in(store, folder) == 1
+
+
+@pytest.mark.parametrize("spoil", [lambda store, key: store.write(key, b"x"), lambda store, key: store.delete(key)])
+def test_a_damaged_run_does_not_keep_another_from_starting_anew(
+    store: LocalStore,
+    folder: Path,
+    run: Run,
+    spoil: Callable[[LocalStore, str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.rmtree(folder / "odd")
+    for key in (run.plan["key"], run_file(run.id)):
+        spoil(store, key)
+        assert take_in(store, folder, budget={"max_vanished_fraction": 0}) == 4
+        assert "cannot be told" in caplog.text
