@@ -44,11 +44,11 @@ def inspect_shards(seen: Inspection, run: Run, plan: pa.Table | None) -> Shards:
 def inspect_outputs(seen: Inspection, shards: Shards, sample: int | None, seed: str = "") -> None:
     """Check that every output is there, and bytes and pixels of those that `sampled` chooses."""
     # A sample still finds every output that is gone: that takes no more than the listing.
-    present = seen.present | seen.present_elsewhere
-    for key in sorted(shards.outputs.keys() - present):
-        if not seen.store.exists(key):
-            seen.find(TAMPERED, key, f"{key} is missing")
-    for key in sampled(shards.outputs.keys() & present, sample, seed):
+    unlisted = shards.outputs.keys() - seen.present - seen.present_elsewhere
+    missing = {key for key in unlisted if not seen.store.exists(key)}
+    for key in sorted(missing):
+        seen.find(TAMPERED, key, f"{key} is missing")
+    for key in sampled(shards.outputs.keys() - missing, sample, seed):
         digest, pixels = shards.outputs[key]
         data = seen.named_file(key, digest, "outputs")
         if data is None:

@@ -137,3 +137,11 @@ def test_a_listing_that_leaves_things_out_makes_no_gap(done: tuple[LocalStore, R
     before = {entry.key for entry in store.list() if not layout.is_hint(entry.key)}
     assert clean_up(Forgetful(store.root), older_than=-1, least=-1).left_alone == {}
     assert {entry.key for entry in store.list() if not layout.is_hint(entry.key)} == before
+
+
+def test_what_a_listing_leaves_out_is_checked_all_the_same(done: tuple[LocalStore, Run, Store]) -> None:
+    store, run, _ = done
+    outputs = [entry.key for entry in store.list("runs") if entry.key.endswith(".png")]
+    store.write(outputs[0], b"another picture")
+    assert outputs[0] not in {entry.key for entry in Forgetful(store.root).list(layout.run_folder(run.id))}
+    assert [finding.key for finding in verify(Forgetful(store.root), run.id).findings] == [outputs[0]]
