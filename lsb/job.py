@@ -258,7 +258,7 @@ def may_take_the_name(store: Store, run: Run) -> bool:
             return False
         try:
             run = open_run(store, run.parent["run"])
-        except (TamperedError, UnverifiableError):
+        except (TamperedError, UnverifiableError, UsageError):
             return False
     return True
 

@@ -543,6 +543,8 @@ def test_the_name_goes_to_a_run_that_goes_on_through_one_that_was_cut_off(job: P
     assert may_take_the_name(job.store, third)
     job.finish(third)
     assert not may_take_the_name(job.store, second)
+    job.store.delete(run_file(first.id))
+    assert not may_take_the_name(job.store, second)
 
 
 def test_what_was_published_of_a_run_that_was_cut_off_can_be_erased_and_cleaned_up(job: Pipeline) -> None:
