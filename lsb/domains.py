@@ -236,8 +236,11 @@ def _provenance(recipe: dict[str, Any], learned: LearnedPrompt) -> dict[str, Any
 
 def _pictures(store: Store, sources: Store, dataset: Dataset, limit: int, size: int) -> list[Image.Image]:
     """The first `limit` usable images by record id, letterboxed to the model's size."""
-    rows = read_records(store, dataset).to_pylist()
-    usable = [row for row in rows if row["status"] == "ok" and row["duplicate_of"] is None][:limit]
+    rows = [row for row in read_records(store, dataset).to_pylist() if row["status"] == "ok"]
+    decoded = [row for row in rows if row["width"] is not None]
+    if len(decoded) < len(rows):
+        logger.warning("%d images at %s could not be read or decoded", len(rows) - len(decoded), sources.uri)
+    usable = [row for row in decoded if row["duplicate_of"] is None][:limit]
     if len(usable) < 2:
         raise SourceError(f"{sources.uri} has {len(usable)} usable images; learning a prompt takes at least 2")
     squares = []

@@ -72,6 +72,13 @@ def test_who_finishes_second_takes_the_prompt_of_the_first(tmp_path: Path, tiny_
     assert loser.id == winner.id
 
 
+def test_a_picture_that_cannot_be_read_is_not_learned_from(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    job, store = config(tmp_path), LocalStore(tmp_path / "store")
+    (tmp_path / "flat" / "0.png").unlink()
+    (tmp_path / "flat" / "0.png").symlink_to("/proc/self/mem")  # a file that opens and cannot be read
+    assert provide_prompt(store, job, "source", tiny_backbone.identity, lambda: tiny_backbone).new
+
+
 def test_one_prompt_per_domain_serves_every_pair(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     """Three domains: three optimisations for the six translations, whichever side a domain is on."""
     config(tmp_path)
