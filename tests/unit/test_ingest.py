@@ -274,7 +274,7 @@ class TestWhatIsKnown:
         assert reads(store, Counting(folder), read="listing") == []
 
     def test_that_holds_for_what_comes_into_the_other_source_later_or_was_not_reached(
-        self, store: LocalStore, folder: Path, tmp_path: Path
+        self, store: LocalStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Away(Counting):
             def read(self, key: str) -> bytes:
@@ -286,9 +286,10 @@ class TestWhatIsKnown:
         other = copytree(folder, tmp_path / "other", copy_function=copy2)
         late = other / "odd" / "0003.png"
         late.rename(tmp_path / "0003.png")
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(StoreBusyError):
-            patch.setattr(knowledge_module, "SAVE_SECONDS", 0.0)
-            ingest(Away(other), "cats", store, read="listing")
+        with monkeypatch.context() as then:
+            then.setattr(knowledge_module, "SAVE_SECONDS", 0.0)
+            with pytest.raises(StoreBusyError):
+                ingest(Away(other), "cats", store, read="listing")
         assert reads(store, Counting(other), read="listing") == ["odd/0001.png"]
         (tmp_path / "0003.png").rename(late)
         assert reads(store, Counting(other), read="listing") == ["odd/0003.png"]
