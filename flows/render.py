@@ -216,11 +216,12 @@ def export(done: Exported, destination: Path, *, as_json: bool) -> dict[str, Any
 
 
 def metrics(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows' values, without intervals."""
-    return {
+    """The rows' values, without intervals, and why there are none."""
+    rows = {
         row["key"]: {name: cell["value"] for name, cell in row.items() if isinstance(cell, dict) and "value" in cell}
         for row in measured["rows"]
     }
+    return {**rows, "unmeasured": measured.get("unmeasured")}
 
 
 def _replayed(results: Sequence[Replayed]) -> str | None:

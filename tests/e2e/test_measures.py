@@ -113,6 +113,7 @@ def test_measuring_can_be_switched_off(
     assert "This run was not measured: evaluate.measure is false." in page(small)
     assert lsb(capsys, "run", off.config, "--json").json["snapshot"] == 0
     assert lsb(capsys, "evaluate", off.config, "--json").json["unmeasured"] == "evaluate.measure is false"
+    assert "evaluate.measure is false" in lsb(capsys, "evaluate", off.config).out
     monkeypatch.undo()
     monkeypatch.setattr("tasks.worker.ModelProcess", Standby)
     on = lsb(capsys, "run", small.config, "--json")
