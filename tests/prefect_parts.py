@@ -232,11 +232,13 @@ class Worker:
         kill(self.process)
 
 
-def deployment_file(target: Path, config: Mapping[str, Any], cron: str | None = "* * * * *") -> Path:
-    """The project's own file with another job and another time, None for no schedule; nothing else is changed."""
+def deployment_file(
+    target: Path, config: Mapping[str, Any], cron: str | None = "* * * * *", name: str = "nightly"
+) -> Path:
+    """The project's own file with another job, time and name; without a schedule where `cron` is None."""
     content = yaml.safe_load(DEPLOYMENT_FILE.read_text())
     (deployment,) = content["deployments"]
-    deployment["parameters"] = {"config": dict(config)}
+    deployment |= {"name": name, "parameters": {"config": dict(config)}}
     if cron is None:
         deployment["schedules"] = []
     else:

@@ -65,8 +65,9 @@ def settings(job: Job) -> dict[str, Any]:
 @contextmanager
 def deployed(server: PrefectServer, job: Job, cron: str | None) -> Iterator[str]:
     """The id of a deployment of the job, which takes its schedule along when it goes."""
-    file = deployment_file(job.config.with_name("prefect.yaml"), settings(job), cron)
-    made = str(server.deploy(file, "nightly")["id"])
+    name = job.config.parent.name  # of its own: one of the same name would be changed, and keep its runs
+    file = deployment_file(job.config.with_name("prefect.yaml"), settings(job), cron, name)
+    made = str(server.deploy(file, name)["id"])
     try:
         yield made
     finally:
