@@ -16,7 +16,7 @@ from flows import options as opt
 from flows import render
 from flows.addresses import open_store_of, run_in, run_uri
 from flows.environment import prepare
-from flows.exit_code import exit_code
+from flows.exit_code import end_with, exit_code
 from flows.terminal import tame_logs, tame_terminal
 from lsb.config import load_config
 from lsb.errors import UsageError
@@ -419,7 +419,7 @@ def erase(
 def main() -> None:
     """Entry point: an error becomes its exit code and one line."""
     tame_terminal()
-    sys.exit(run_command(sys.argv[1:]))
+    end_with(lambda: run_command(sys.argv[1:]))
 
 
 def run_command(arguments: list[str]) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from typer.exceptions import TyperException
 
@@ -48,6 +50,25 @@ def exit_code(command: Callable[[], Any], *, verbose: bool) -> int:
         raise
     # typer turns Ctrl-C into this exit code without a word.
     return _interrupted(False) if code == EXIT_INTERRUPTED else code
+
+
+def end_with(command: Callable[[], int]) -> NoReturn:
+    """Call a command and end the process with the exit code that it gives.
+
+    What is registered to be done at exit is done; the teardown of libraries after it is left out, since at times a
+    thread of Arrow's meets it and aborts the process, long after all is printed.
+    """
+    ended = [EXIT_BUG]
+    atexit.register(_leave, ended)  # the first that is registered is the last that is called
+    ended[0] = command()
+    sys.exit(ended[0])
+
+
+def _leave(ended: list[int]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(ended[0])
 
 
 def _interrupted(verbose: bool) -> int:

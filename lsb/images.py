@@ -124,7 +124,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         TypeError: no image of Pillow's.
     """
     if not isinstance(image, Image.Image):
-        raise TypeError(f"an image must be a PIL.Image.Image, got {type(image).__name__}; see lsb.decode for bytes")
+        kind = type(image).__name__
+        raise TypeError(f"an image must be a PIL.Image.Image, got {kind}; for bytes give lsb.decode(data)[0]")
     if image.mode == "RGB" and not image.info and type(image) is Image.Image:
         return image
     with _told_as_codes():

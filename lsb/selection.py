@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from lsb.errors import UsageError
-from lsb.records import RECORD_ID_HEX
+from lsb.records import RECORD_ID_HEX, key_of
 
 _RECORD_ID = re.compile(rf"[0-9a-f]{{{RECORD_ID_HEX}}}")
 
@@ -47,21 +47,22 @@ class Selection(BaseModel):
         """
         if not self.names and not self.match:
             return self
+        names, match = [key_of(text) for text in self.names], [key_of(text) for text in self.match]
         of_key = dict(zip(rows["source_key"].to_pylist(), rows["record_id"].to_pylist(), strict=True))
         ids = set(of_key.values())
-        if strangers := [text for text in self.names if text not in ids and text not in of_key]:
+        if strangers := [text for text in names if text not in ids and text not in of_key]:
             hint = "; a pattern is given with --match" if any(set("*?[") & set(text) for text in strangers) else ""
             raise UsageError(f"no {among} has the id or the source key {', '.join(map(repr, strangers))}{hint}")
-        for text in self.names:
+        for text in names:
             if text in ids and of_key.get(text, text) != text:
                 raise UsageError(
                     f"{text} is the id of one {among} and the source key of another, whose id is {of_key[text]}; "
                     "give this id, or the source key of the first"
                 )
-        if barren := [text for text in self.match if not any(map(re.compile(pattern_of(text)).match, of_key))]:
+        if barren := [text for text in match if not any(map(re.compile(pattern_of(text)).match, of_key))]:
             raise UsageError(f"no {among} has a source key that matches {', '.join(map(repr, barren))}")
-        frozen = [text if text in ids else _frozen(escape(text), of_key) for text in self.names]
-        frozen += [_frozen(text, of_key) for text in self.match]
+        frozen = [text if text in ids else _frozen(escape(text), of_key) for text in names]
+        frozen += [_frozen(text, of_key) for text in match]
         return self.model_copy(update={"names": (), "match": (), "records": (*self.records, *frozen)})
 
     def matching(self, rows: pa.Table) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from lsb.errors import ImageError, NotFoundError, TamperedError, UsageError
 from lsb.images import decode, pixels_sha256
 from lsb.manifest import Gates, collect
-from lsb.records import sha256
+from lsb.records import key_of, sha256
 from lsb.sharding import Run, open_log, open_run
 from lsb.storage.commit_log import LogEntry, read_checked
 from lsb.storage.schemas import MANIFEST, read_table
@@ -77,7 +77,7 @@ def _find(rows: pa.Table, what: str) -> tuple[str, pa.Table]:
     output = _OUTPUT.fullmatch(what)
     names = {"output_key": output["key"] if output else what, "record_id": what, "source_key": what}
     for column, value in names.items():
-        found = rows.filter(pc.equal(rows[column], value))
+        found = rows.filter(pc.equal(rows[column], key_of(value)))
         if found.num_rows:
             return column, found
     path = Path(what)

@@ -27,6 +27,12 @@ def test_a_name_means_itself_by_key_and_by_id(key: str) -> None:
     assert meant(Selection(names=(record_id(key),))) == [key]
 
 
+def test_a_name_that_is_not_utf8_is_found_as_it_is_written_on_disk() -> None:
+    table = rows("bad//xff.png", "bad.png")
+    assert meant(Selection(names=("bad\udcff.png",)), table) == ["bad//xff.png"]
+    assert meant(Selection(match=("bad\udcff.*",)), table) == ["bad//xff.png"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "keys"),
     [

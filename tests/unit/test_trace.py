@@ -127,6 +127,7 @@ def test_what_is_not_of_the_run_is_a_usage_error(store: LocalStore, run: Run, tm
     (tmp_path / "text.txt").write_text("no image")
     for what, reason in {
         "nowhere.png": "no file",
+        "bad\udcff.png": "no file",
         "0" * 32: "no file",
         str(stranger): "was not made by this run",
         str(tmp_path / "text.txt"): "no image",
