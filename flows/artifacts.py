@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from uuid import UUID
@@ -18,10 +17,9 @@ from prefect.exceptions import PrefectException
 
 from lsb.problems import ProblemGroup
 from lsb.progress import Progress
-from lsb.redaction import redact, shortened, visible
+from lsb.redaction import shortened, visible
 from lsb.sources import described
-
-logger = logging.getLogger(__name__)
+from tasks.connection import lose, lost
 
 SECONDS_BETWEEN_UPDATES = 2.0
 UNREACHABLE = (httpx.HTTPError, PrefectException, OSError)
@@ -40,13 +38,8 @@ class ArtifactProgress(Progress):
 
     def start(self, name: str, total: int) -> None:
         self._done[name], self._total[name], self._said[name] = 0, total, self._clock()
-        try:
-            made = create_progress_artifact(
-                0.0, key=artifact_key(self._run, name), description=f"{name} of {self._run}"
-            )
-        except UNREACHABLE as error:
-            logger.warning("no progress artifact for %s: %s", name, redact(str(error)))
-            return
+        key = artifact_key(self._run, name)
+        made = _tell(lambda: create_progress_artifact(0.0, key=key, description=f"{name} of {self._run}"))
         if isinstance(made, UUID):
             self._artifacts[name] = made
 
@@ -64,16 +57,13 @@ class ArtifactProgress(Progress):
             del self._artifacts[name]
 
     def _update(self, name: str, percent: float) -> None:
-        try:
-            update_progress_artifact(self._artifacts[name], percent)
-        except UNREACHABLE as error:
-            logger.warning("progress artifact of %s not updated: %s", name, redact(str(error)))
+        _tell(lambda: update_progress_artifact(self._artifacts[name], percent))
 
 
 def show_failed_shards(run_id: str, failures: Mapping[str, str]) -> None:
     """A table of shards and reasons."""
     rows = [{"shard": shard, "reason": reason} for shard, reason in sorted(failures.items())]
-    _leave(lambda: create_table_artifact(rows, key=artifact_key(run_id, "failed-shards")), "failed shards")
+    _tell(lambda: create_table_artifact(rows, key=artifact_key(run_id, "failed-shards")))
 
 
 def show_report(
@@ -87,7 +77,7 @@ def show_report(
     lines = [f"- {status}: {count}" for status, count in sorted(counts.items())]
     lines += [f"- left out: {described(left_out)}"] if left_out else []
     text = f"# {run_id}\n\n[{report}]({report})\n\n" + "\n".join([*lines, "", *_problem_lines(problems)]) + "\n"
-    _leave(lambda: create_markdown_artifact(text, key=artifact_key(run_id, "report")), "report")
+    _tell(lambda: create_markdown_artifact(text, key=artifact_key(run_id, "report")))
 
 
 def _problem_lines(problems: Sequence[ProblemGroup]) -> Iterator[str]:
@@ -108,8 +98,12 @@ def artifact_key(*parts: str) -> str:
     return "-".join(filter(None, "".join(c if c.isascii() and c.isalnum() else "-" for c in raw).split("-")))
 
 
-def _leave(make: Callable[[], object], what: str) -> None:
+def _tell(make: Callable[[], object]) -> object:
+    """Tell Prefect's server, unless it is lost, and never again after it did not take it."""
+    if lost():
+        return None
     try:
-        make()
+        return make()
     except UNREACHABLE as error:
-        logger.warning("artifact %s not written: %s", what, redact(str(error)))
+        lose(error)
+        return None

@@ -25,6 +25,9 @@ DEFAULTS: Mapping[str, str] = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "60",
     # Results live in the store; Prefect keeps none.
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    # Work does not wait long for a server that only looks on; see `tasks.connection`.
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
+    "PREFECT_API_REQUEST_TIMEOUT": "30",
     # OpenMP threads that wait sleep. Spinning, the default, makes torch a hundred times slower where processes share
     # cores (a pool of ours, or a neighbour); sleeping costs next to nothing where they do not. Changes no pixel.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -52,15 +55,17 @@ def prepare(*, verbose: bool = False, environment: MutableMapping[str, str] = os
     if "*" not in around:
         around += [name for name in LOOPBACK if name not in around]
         environment["no_proxy"] = environment["NO_PROXY"] = ",".join(filter(None, around))
+    profile = active_profile(environment)
     for name, value in DEFAULTS.items():
-        environment.setdefault(name, value)
+        if name not in profile:
+            environment.setdefault(name, value)
     environment.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "DEBUG" if verbose else "CRITICAL")
     environment["PREFECT_PROFILES_PATH"] = str(_profiles(environment))
     if not home_is_writable(environment):
         state = _state(environment)
         environment.setdefault("HF_HOME", str(state / "huggingface"))
         environment.setdefault("MPLCONFIGDIR", str(state / "matplotlib"))
-    named = environment.get("PREFECT_HOME") or active_profile(environment).get("PREFECT_HOME")
+    named = environment.get("PREFECT_HOME") or profile.get("PREFECT_HOME")
     home = Path(named or _state(environment) / "prefect").expanduser().absolute()
     environment["PREFECT_HOME"] = str(home)
     # Prefect makes the folder but not those above it. One that cannot be made is reported by our server.

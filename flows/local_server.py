@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from flows import render
+from flows.terminal import tame_logs
 from lsb.errors import ResourceError
 from lsb.redaction import without_secrets
 
@@ -48,7 +50,8 @@ def prefect_server() -> Iterator[None]:
 
     from tasks.connection import connect
 
-    connect()
+    connect(lambda message: render.complain(f"lsb: warning: {message}"))
+    tame_logs()  # Prefect has made its handlers by now
     if PREFECT_API_URL.value():
         _check(PREFECT_API_URL.value())
         yield

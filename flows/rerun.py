@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from flows.interruption import interruptible
+from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from lsb.config import JobConfig
 from lsb.errors import UnfinishedError
@@ -16,7 +15,7 @@ from lsb.sharding import open_run, pending
 from lsb.storage.store import open_store
 
 
-@flow(name="rerun", flow_run_name="rerun-{run_id}", persist_result=False)
+@observed(name="rerun", flow_run_name="rerun-{run_id}")
 def rerun_records(config: JobConfig, run_id: str, selection: Selection = Selection()) -> JobResult:
     """Try the chosen records again and publish a new snapshot.
 

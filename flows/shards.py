@@ -5,15 +5,13 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any
-
-from prefect import flow
-from prefect.futures import PrefectFuture, as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.display import PartProgress
 from flows.interruption import interruptible
+from flows.observed import observed
 from lsb.budget import Tally
 from lsb.config import BudgetConfig, JobConfig
 from lsb.errors import LsbError, UnfinishedError
@@ -56,11 +54,10 @@ def translate_pending(config: JobConfig, run_id: str, left: Left, *, watched: bo
         watched: stop when the budget is spent.
     """
     release_models()
-    runner: Any = ThreadPoolTaskRunner(max_workers=config.execution.workers)
-    return translate_shards.with_options(task_runner=runner)(config, run_id, left, watched)
+    return translate_shards(config, run_id, left, watched)
 
 
-@flow(name="translate-shards", flow_run_name="shards-{run_id}", persist_result=False)
+@observed(name="translate-shards", flow_run_name="shards-{run_id}")
 def translate_shards(config: JobConfig, run_id: str, left: Left, watched: bool) -> ShardsOutcome:
     """See `translate_pending`. The threads only wait: reading, writing, and for the processes with the model."""
     store = open_store(config.store)
@@ -149,20 +146,24 @@ def _one_by_one(config: JobConfig, run_id: str, todo: Todo) -> Results:
 def _at_once(config: JobConfig, run_id: str, todo: Todo) -> Results:
     stop = observer().stop
     waiting = iter(_by_chance(todo))
-    live: dict[PrefectFuture[ShardOutcome], str] = {}
-    while True:
-        # No more than are worked on: one that waits could not be called back.
-        while len(live) < config.execution.workers and not stop():
-            shard = next(waiting, None)
-            if shard is None:
-                break
-            live[translate_shard.submit(config, run_id, shard, todo[shard])] = shard
-        if not live:
-            return
-        future = next(as_completed(list(live)))
-        shard = live.pop(future)
-        try:
-            future.wait()  # without it the state that is read next may be stale
-            yield shard, future.result()
-        except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
-            yield shard, error
+    live: dict[Future[ShardOutcome], str] = {}
+    pool = ThreadPoolExecutor(config.execution.workers)
+    try:
+        while True:
+            # No more than are worked on: one that waits could not be called back.
+            while len(live) < config.execution.workers and not stop():
+                shard = next(waiting, None)
+                if shard is None:
+                    break
+                context = copy_context()  # the observer, the workers and Prefect's flow run
+                live[pool.submit(context.run, translate_shard, config, run_id, shard, todo[shard])] = shard
+            if not live:
+                return
+            future = next(as_completed(list(live)))
+            shard = live.pop(future)
+            try:
+                yield shard, future.result()
+            except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
+                yield shard, error
+    finally:
+        pool.shutdown(wait=False)  # a second Ctrl-C does not wait; the processes that the threads wait for are ended

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
-
 from flows.interruption import interruptible
+from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
@@ -22,14 +21,14 @@ from tasks.optimise import optimise_prompt
 from tasks.plan import plan_run
 
 
-@flow(name="ingest", persist_result=False)
+@observed(name="ingest")
 def ingest_only(config: JobConfig) -> Dataset:
     """Take the source images into the ledger."""
     with observing(config), interruptible():
         return ingest_source(config)
 
 
-@flow(name="optimise", persist_result=False)
+@observed(name="optimise")
 def optimise_only(config: JobConfig) -> list[StoredPrompt]:
     """Provide both domains' prompts."""
     device_of(config)
@@ -37,7 +36,7 @@ def optimise_only(config: JobConfig) -> list[StoredPrompt]:
         return [optimise_prompt(config, "source"), optimise_prompt(config, "target")]
 
 
-@flow(name="plan", persist_result=False)
+@observed(name="plan")
 def plan_only(config: JobConfig) -> Run:
     """Freeze the run that data and settings stand for; the prompts must be there."""
     with observing(config), interruptible():
@@ -48,7 +47,7 @@ def plan_only(config: JobConfig) -> Run:
         return plan_run(config, dataset, *prompts)
 
 
-@flow(name="translate", persist_result=False)
+@observed(name="translate")
 def translate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any]:
     """Translate every pending shard of the planned run.
 
@@ -64,7 +63,7 @@ def translate_only(config: JobConfig, resume: str | None = None) -> dict[str, An
     return {"run": run.id, "translated": done.translated}
 
 
-@flow(name="evaluate", persist_result=False)
+@observed(name="evaluate")
 def evaluate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any]:
     """Measure what is committed of the planned run. Publishes nothing."""
     device_of(config)
@@ -73,7 +72,7 @@ def evaluate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any
         return evaluate_run(config, run.id)
 
 
-@flow(name="publish", persist_result=False)
+@observed(name="publish")
 def publish_only(config: JobConfig, resume: str | None = None) -> JobResult:
     """Evaluate and publish the planned run, unless a snapshot says all of it already."""
     run = _planned(config, resume)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from prefect import flow
 from prefect.states import Completed
 
 from flows.artifacts import ArtifactProgress, show_failed_shards, show_report
 from flows.display import ManyProgress
 from flows.interruption import interruptible
+from flows.observed import observed
 from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
 from lsb.attestation import environment_signer
 from lsb.budget import over_budget
@@ -56,7 +56,7 @@ class JobResult:
     unmeasured: str | None = None  # why there are no measures, if there are none
 
 
-@flow(name="translate-dataset", flow_run_name="{config.name}", persist_result=False)
+@observed(name="translate-dataset", flow_run_name="{config.name}")
 def translate_dataset(config: JobConfig, resume: str | None = None, options: RunOptions = RunOptions()) -> JobResult:
     """Translate a data set and publish manifest, metrics and report.
 

@@ -1,20 +1,82 @@
-"""How this process talks to Prefect's server: on this machine never through a proxy."""
+"""How this process talks to Prefect's server: past every proxy on this machine, and not waiting for one that has gone.
+
+Prefect's server only looks on. After the first request that it does not answer nothing more is sent to it, and whoever
+started the work is told so, once.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import httpx
 from prefect.client import base, orchestration
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.schemas.events import Event
+from prefect.events.worker import EventsWorker, emit_events_to_cloud
+from prefect.settings import PREFECT_API_URL
 
-LOOPBACK = "localhost"
+from lsb.redaction import without_secrets
+
+logger = logging.getLogger(__name__)
 
 
-def connect() -> None:
-    """From now on Prefect makes its clients as this module has them."""
+class ServerLostError(httpx.TransportError):
+    """The server does not answer. None of the errors after which Prefect waits and asks again."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("it holds a request with credentials, which Prefect would write to its storage")
+
+
+class _Connection:
+    """What is known of the server; one for the process, as Prefect's clients are."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lost = False
+        self.warn: Callable[[str], None] = logger.warning
+
+
+_CONNECTION = _Connection()
+
+
+def connect(warn: Callable[[str], None] = logger.warning) -> None:
+    """From now on Prefect makes its clients as this module has them.
+
+    Args:
+        warn: is told once if the server is lost.
+    """
+    _CONNECTION.lost, _CONNECTION.warn = False, warn
     orchestration.PrefectHttpxSyncClient = _SyncClient  # type: ignore[misc]
     orchestration.PrefectHttpxAsyncClient = _AsyncClient  # type: ignore[misc]
+    EventsWorker.set_client_override(None if emit_events_to_cloud() else _EventsClient)
+
+
+def lost() -> bool:
+    """Whether the server has been given up."""
+    return _CONNECTION.lost
+
+
+def lose(error: BaseException) -> None:
+    """Give the server up, because of an error."""
+    with _CONNECTION.lock:
+        if _CONNECTION.lost:
+            return
+        _CONNECTION.lost = True
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    _CONNECTION.warn(
+        f"Prefect's server at {without_secrets(PREFECT_API_URL.value() or '?')} is lost "
+        f"({without_secrets(reason)}); the work goes on, Prefect's pages show no more of it"
+    )
+
+
+def is_of_server(error: BaseException) -> bool:
+    """Whether an error that Prefect raised comes of the talk with its server."""
+    causes = (error, error.__cause__)
+    return any(isinstance(cause, httpx.HTTPError | OSError) for cause in causes)
 
 
 def is_on_this_machine(url: str) -> bool:
@@ -23,17 +85,73 @@ def is_on_this_machine(url: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == LOOPBACK
+        return host == "localhost"
+
+
+class _Transport(httpx.BaseTransport):
+    """Asks once more where a connection broke, then never again."""
+
+    def __init__(self, inner: httpx.BaseTransport) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for again in (True, False):
+            if lost():
+                break
+            try:
+                return self._inner.handle_request(request)
+            except httpx.TransportError as error:
+                _failed(error, again)
+        return _no_answer(request)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _AsyncTransport(httpx.AsyncBaseTransport):
+    """As `_Transport`."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        for again in (True, False):
+            if lost():
+                break
+            try:
+                return await self._inner.handle_async_request(request)
+            except httpx.TransportError as error:
+                _failed(error, again)
+        return _no_answer(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _failed(error: httpx.TransportError, again: bool) -> None:
+    # An idle connection that the server closed is no sign, so a broken one is tried anew; silence is not.
+    if not again or isinstance(error, httpx.TimeoutException):
+        lose(error)
+
+
+def _no_answer(request: httpx.Request) -> httpx.Response:
+    if request.url.path.endswith("/logs/"):  # of which Prefect would complain on standard error
+        return httpx.Response(201, request=request)
+    raise ServerLostError("Prefect's server is lost", request=request)
 
 
 class _SyncClient(base.PrefectHttpxSyncClient):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **_without_proxy(options))
+        self._transport = _Transport(self._transport)
+        self._mounts = {pattern: inner and _Transport(inner) for pattern, inner in self._mounts.items()}
 
 
 class _AsyncClient(base.PrefectHttpxAsyncClient):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **_without_proxy(options))
+        self._transport = _AsyncTransport(self._transport)
+        self._mounts = {pattern: inner and _AsyncTransport(inner) for pattern, inner in self._mounts.items()}
 
 
 def _without_proxy(options: dict[str, Any]) -> dict[str, Any]:
@@ -41,3 +159,26 @@ def _without_proxy(options: dict[str, Any]) -> dict[str, Any]:
     # fails where it lacks a package for one, such as socks5.
     here = is_on_this_machine(str(options.get("base_url", "")))
     return {"trust_env": False, **options} if here else options
+
+
+class _EventsClient(PrefectEventsClient):
+    """Drops events once the server is lost, where Prefect's own would try each of them eleven times."""
+
+    def __init__(self) -> None:
+        super().__init__(reconnection_attempts=3)
+
+    async def __aenter__(self) -> _EventsClient:
+        self._in_context = True
+        if not lost():
+            try:
+                await super().__aenter__()
+            except Exception as error:  # noqa: BLE001 whatever it is, events are only looked at
+                lose(error)
+        return self
+
+    async def _emit(self, event: Event) -> None:
+        if not lost():
+            try:
+                await super()._emit(event)
+            except Exception as error:  # noqa: BLE001 as above
+                lose(error)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import task
-
 from lsb.config import JobConfig
 from lsb.errors import LsbError, SourceError, StoreError, UsageError
 from lsb.ingest import open_sources
@@ -15,11 +13,11 @@ from lsb.redaction import redact
 from lsb.sharding import open_run
 from lsb.storage.store import open_store
 from tasks.observation import observer
-from tasks.retrying import TASK_OPTIONS
+from tasks.retrying import step
 from tasks.worker import backbone_for, extractor_for
 
 
-@task(name="evaluate", **TASK_OPTIONS)
+@step(name="evaluate")
 def evaluate_run(config: JobConfig, run_id: str, or_say_why: bool = False) -> dict[str, Any]:
     """The content of metrics.json for what is committed.
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from lsb.config import JobConfig
 from lsb.ingest import Dataset, ingest, open_sources
 from lsb.job import refuse_store_among_pictures
 from lsb.storage.store import open_store
 from lsb.vanished import refuse_vanished
 from tasks.observation import observer
-from tasks.retrying import TASK_OPTIONS
+from tasks.retrying import step
 
 
-@task(name="ingest", task_run_name="ingest-{config.source.domain}", **TASK_OPTIONS)
+@step(name="ingest", task_run_name="ingest-{config.source.domain}")
 def ingest_source(config: JobConfig, reread: bool = False, accept_vanished: bool = False) -> Dataset:
     """The data set of the images to translate, in a store that was found fit for concurrent writers.
 

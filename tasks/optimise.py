@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prefect import task
-
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt, provide_prompt
 from lsb.job import refuse_store_among_pictures
@@ -13,11 +11,11 @@ from lsb.lineage import inherited_prompt
 from lsb.models.load import identify
 from lsb.storage.store import open_store
 from tasks.observation import observer
-from tasks.retrying import TASK_OPTIONS
+from tasks.retrying import step
 from tasks.worker import backbone_for
 
 
-@task(name="optimise", task_run_name="optimise-{side}", **TASK_OPTIONS)
+@step(name="optimise", task_run_name="optimise-{side}")
 def optimise_prompt(
     config: JobConfig, side: Literal["source", "target"], refit: bool = False, reread: bool = False
 ) -> StoredPrompt:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from prefect import task
-
 from lsb.attestation import environment_signer
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
@@ -13,10 +11,10 @@ from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.models.load import identify
 from lsb.sharding import Run, check_frozen, open_run
 from lsb.storage.store import open_store
-from tasks.retrying import TASK_OPTIONS
+from tasks.retrying import step
 
 
-@task(name="plan", **TASK_OPTIONS)
+@step(name="plan")
 def plan_run(
     config: JobConfig,
     dataset: Dataset,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import task
-
 from lsb.attestation import environment_signer
 from lsb.config import JobConfig
 from lsb.job import current_snapshot
@@ -15,10 +13,10 @@ from lsb.publish import Snapshot, publish
 from lsb.report import render_report
 from lsb.sharding import open_run
 from lsb.storage.store import open_store
-from tasks.retrying import TASK_OPTIONS
+from tasks.retrying import step
 
 
-@task(name="publish", **TASK_OPTIONS)
+@step(name="publish")
 def publish_run(
     config: JobConfig,
     run_id: str,
@@ -45,7 +43,7 @@ def publish_run(
     )
 
 
-@task(name="find-snapshot", **TASK_OPTIONS)
+@step(name="find-snapshot")
 def find_snapshot(config: JobConfig, run_id: str, partial: bool = False, named: bool = True) -> Snapshot | None:
     """The snapshot that already says all there is to say about a run, or None."""
     store = open_store(config.store)

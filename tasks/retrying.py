@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import random
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from lsb.errors import LsbError
+from tasks.outcome import ReportedError, carry_out, kept
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RETRIES = 4
 FIRST_DELAY_SECONDS = 1.0
+JITTER = 0.5
 
 
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:
@@ -28,8 +38,44 @@ def is_transient(task: Any, task_run: Any, state: Any) -> bool:
 TASK_OPTIONS: dict[str, Any] = {
     "retries": RETRIES,
     "retry_delay_seconds": exponential_backoff(backoff_factor=FIRST_DELAY_SECONDS),
-    "retry_jitter_factor": 0.5,
+    "retry_jitter_factor": JITTER,
     "retry_condition_fn": is_transient,
     "cache_policy": NO_CACHE,
     "persist_result": False,
 }
+
+
+def step(name: str, task_run_name: str | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function a Prefect task, which does its work with the same retries if Prefect's server is lost.
+
+    Args:
+        name: the task's.
+        task_run_name: a template over the arguments.
+    """
+
+    def decorate(body: Callable[P, R]) -> Callable[P, R]:
+        work: Task[P, Any] = task(name=name, task_run_name=task_run_name, **TASK_OPTIONS)(kept(body, _fail))
+
+        @wraps(body)
+        def call(*args: P.args, **options: P.kwargs) -> R:
+            return carry_out(lambda: work(*args, **options), lambda: _retried(lambda: body(*args, **options)))
+
+        return call
+
+    return decorate
+
+
+def _fail(error: ReportedError) -> NoReturn:
+    raise error
+
+
+def _retried(work: Callable[[], R]) -> R:
+    """As Prefect retries."""
+    for tried in range(RETRIES):
+        try:
+            return work()
+        except LsbError as error:
+            if not error.transient:
+                raise
+        time.sleep(FIRST_DELAY_SECONDS * 2**tried * (1 + JITTER * random.random()))  # noqa: S311
+    return work()

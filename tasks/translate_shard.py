@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prefect import task
-
 from lsb.config import JobConfig
 from lsb.shard_job import ShardOutcome, run_shard
 from lsb.sharding import open_run
 from lsb.storage.store import open_store
 from tasks.observation import observer
-from tasks.retrying import TASK_OPTIONS
+from tasks.retrying import step
 from tasks.worker import workers
 
 
-@task(name="translate", task_run_name="translate-{shard}", **TASK_OPTIONS)
+@step(name="translate", task_run_name="translate-{shard}")
 def translate_shard(
     config: JobConfig, run_id: str, shard: str, chosen: Mapping[str, int] | None = None
 ) -> ShardOutcome:
