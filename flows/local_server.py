@@ -50,10 +50,12 @@ def prefect_server() -> Iterator[None]:
 
     from tasks.connection import connect
 
-    connect(lambda message: render.complain(f"lsb: warning: {message}"))
     tame_logs()  # Prefect has made its handlers by now
     if PREFECT_API_URL.value():
+        connect(lambda message: None)  # of one that was never there `_check` says it
         _check(PREFECT_API_URL.value())
+    connect(lambda message: render.complain(f"lsb: warning: {message}"))
+    if PREFECT_API_URL.value():
         yield
         return
     # Others of this machine can reach the port, too; only we know this.

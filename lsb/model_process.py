@@ -133,17 +133,28 @@ class ModelProcess:
     def _start(self) -> None:
         isolate_children()
         self._context.set_forkserver_preload([self._build.func.__module__])
-        self._connection, far = self._context.Pipe()
         try:
-            self._process = self._context.Process(target=_serve, args=(far, self._build, dict(os.environ)), daemon=True)  # type: ignore[attr-defined]
-            # It does not end by a signal that was meant for us, such as Ctrl-C.
-            with _signals_held_back():
-                self._process.start()
-        finally:
-            far.close()
+            self._fork()
+        except (EOFError, OSError):
+            # The server that forks may have been ended. Asked again, it is started again.
+            try:
+                self._fork()
+            except (EOFError, OSError) as error:
+                raise ModelDiedError(f"the model's process could not be started ({type(error).__name__})") from error
         # At our end multiprocessing would wait for it, after a SIGTERM that it does not listen to.
         atexit.register(self.close)
         self._exchange(None, START_SECONDS)
+
+    def _fork(self) -> None:
+        self._connection, far = self._context.Pipe()
+        try:
+            process = self._context.Process(target=_serve, args=(far, self._build, dict(os.environ)), daemon=True)  # type: ignore[attr-defined]
+            # It does not end by a signal that was meant for us, such as Ctrl-C.
+            with _signals_held_back():
+                process.start()
+        finally:
+            far.close()
+        self._process = process
 
     def _exchange(self, question: Any, limit: float) -> Any:
         """Ask and wait. A process that gives no answer is gone afterwards, whatever the reason."""

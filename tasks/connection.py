@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import httpx
 from prefect.client import base, orchestration
+from prefect.events import utilities
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.schemas.events import Event
 from prefect.events.worker import EventsWorker, emit_events_to_cloud
@@ -37,6 +38,7 @@ class _Connection:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.lost = False
+        self.reason = ""
         self.warn: Callable[[str], None] = logger.warning
 
 
@@ -53,6 +55,7 @@ def connect(warn: Callable[[str], None] = logger.warning) -> None:
     orchestration.PrefectHttpxSyncClient = _SyncClient  # type: ignore[misc]
     orchestration.PrefectHttpxAsyncClient = _AsyncClient  # type: ignore[misc]
     EventsWorker.set_client_override(None if emit_events_to_cloud() else _EventsClient)
+    utilities.PrefectEventsClient = _EventsClient  # type: ignore[misc]  # events of a client not known there are dropped
 
 
 def lost() -> bool:
@@ -62,11 +65,11 @@ def lost() -> bool:
 
 def lose(error: BaseException) -> None:
     """Give the server up, because of an error."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
     with _CONNECTION.lock:
         if _CONNECTION.lost:
             return
-        _CONNECTION.lost = True
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
+        _CONNECTION.lost, _CONNECTION.reason = True, reason
     _CONNECTION.warn(
         f"Prefect's server at {without_secrets(PREFECT_API_URL.value() or '?')} is lost "
         f"({without_secrets(reason)}); the work goes on, Prefect's pages show no more of it"
@@ -137,7 +140,7 @@ def _failed(error: httpx.TransportError, again: bool) -> None:
 def _no_answer(request: httpx.Request) -> httpx.Response:
     if request.url.path.endswith("/logs/"):  # of which Prefect would complain on standard error
         return httpx.Response(201, request=request)
-    raise ServerLostError("Prefect's server is lost", request=request)
+    raise ServerLostError(f"Prefect's server is lost: {_CONNECTION.reason}", request=request)
 
 
 class _SyncClient(base.PrefectHttpxSyncClient):

@@ -99,6 +99,24 @@ def test_a_process_that_dies_is_replaced(model: ModelProcess, order: str, words:
     assert ask(model, "pid") not in (first, os.getpid())
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_process_that_cannot_be_started_is_no_images_fault(
+    model: ModelProcess, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    start, left = model._context.Process.start, [EOFError()] * failures
+
+    def fail_first(process: Any) -> None:
+        if left:
+            raise left.pop()
+        start(process)
+
+    monkeypatch.setattr(model._context.Process, "start", fail_first)
+    if failures == 2:
+        with pytest.raises(CannotStartError, match="could not be started"):
+            model.translate([picture(0)], ["pid"])
+    assert model.translate([picture(0)], ["pid"]) != [os.getpid()]
+
+
 def test_one_that_hangs_is_ended_and_replaced(model: ModelProcess) -> None:
     first = ask(model, "pid")
     model.limit = 0.2
