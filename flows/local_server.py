@@ -113,6 +113,10 @@ def _start(home: Path, secret: str) -> tuple[subprocess.Popen[bytes], str]:
         "PREFECT_SERVER_API_AUTH_STRING": secret,
         "PREFECT_API_AUTH_STRING": secret,
     }
+    if places := environment.get("PYTHONPATH"):
+        environment["PYTHONPATH"] = os.pathsep.join(
+            os.path.abspath(place) for place in places.split(os.pathsep) if place
+        )
     with ExitStack() as stack:
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,6 +137,7 @@ def _start(home: Path, secret: str) -> tuple[subprocess.Popen[bytes], str]:
             process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", "-m", "flows.local_server", str(listener.fileno()), str(tell)],
                 env=environment,
+                cwd="/",  # Prefect's migrations put `.` on the import path
                 stdin=subprocess.PIPE,
                 stdout=errors,
                 stderr=errors,

@@ -55,7 +55,8 @@ def connect(warn: Callable[[str], None] = logger.warning) -> None:
     orchestration.PrefectHttpxSyncClient = _SyncClient  # type: ignore[misc]
     orchestration.PrefectHttpxAsyncClient = _AsyncClient  # type: ignore[misc]
     EventsWorker.set_client_override(None if emit_events_to_cloud() else _EventsClient)
-    utilities.PrefectEventsClient = _EventsClient  # type: ignore[misc]  # events of a client not known there are dropped
+    # Events of a client that is not known there are dropped.
+    utilities.PrefectEventsClient = _EventsClient  # type: ignore[misc, assignment]
 
 
 def lost() -> bool:
