@@ -1,6 +1,6 @@
 """A folder with one of each odd entry: that each has its row or is counted, and what memory and time it takes.
 
-    PYTHONPATH=. python benchmarks/odd_files.py --json      # two to three minutes, most of them one file's
+    PYTHONPATH=. python benchmarks/odd_files.py --json      # minutes, most of them for one file
 
 Takes the folder in as `lsb ingest` does, then has each file that is read decoded by itself, to say which is slowest.
 Memory is that of this process and of the largest child, the one that decodes, as the system counts them.
