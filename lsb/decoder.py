@@ -8,8 +8,8 @@ One process serves many files and is started with the first. It has no credentia
 import from the working folder, and it ends with whoever started it. A file may take
 
     CPU_SECONDS   of processor time, so that a busy machine fails no picture; and WALL_SECONDS, should it stand still
-    MEMORY        bytes of address space, the file and Python included. A picture of 100 megapixels takes up to
-                  2.4 GiB beside its file (measured: WebP); JPEGs of more are read smaller, see lsb.images.reduction
+    MEMORY        bytes of address space, the file and Python included. JPEGs of more than 100
+                  megapixels are read smaller, see lsb.images.reduction
 """
 
 from __future__ import annotations
