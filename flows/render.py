@@ -184,15 +184,18 @@ def trace(found: Trace) -> dict[str, Any]:
 
 
 def erased(done: Erased, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
-    """A dry run lists every record and file, JSON always does."""
+    """A dry run lists every record and file, JSON always does; counted is what is erased by this call alone."""
     if dry_run and not as_json:
         for record, key in done.records.items():
             _print(f"would erase the image of {key} ({record})")
+        for record, key in done.erased_before.items():
+            _print(f"erased already: the image of {key} ({record})")
         for key in done.files:
             _print(f"would delete {key}")
     return {
         "dry_run": dry_run,
         "records": done.records if as_json else len(done.records),
+        "erased_before": done.erased_before if as_json else len(done.erased_before) or None,
         "without_image": done.without_image,
         "files": list(done.files) if as_json else len(done.files),
         "runs": list(done.runs),

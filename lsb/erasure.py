@@ -26,7 +26,7 @@ from lsb.publish import publish
 from lsb.records import Status, sha256
 from lsb.report import render_report
 from lsb.selection import Selection
-from lsb.sharding import Run, open_log, open_run
+from lsb.sharding import Run, open_log, open_named_run, open_run
 from lsb.storage import layout
 from lsb.storage.commit_log import Condemnation, Erasure, History, ShardLog, read_checked
 from lsb.storage.schemas import FEATURES, write_table
@@ -42,7 +42,8 @@ _COLUMNS = ["record_id", "source_key", "source_sha256", "status", "output_key"]
 class Erased:
     """What an erasure did, or would do in a dry run."""
 
-    records: dict[str, str]  # record id -> source key: whose images are erased now, or were before
+    records: dict[str, str]  # record id -> source key: whose images are erased now
+    erased_before: dict[str, str]  # likewise: whose images were gone already
     without_image: int  # records that were meant, too, but have no image
     files: tuple[str, ...]  # keys that were deleted
     runs: tuple[str, ...]  # runs that show these images: the one that made them, and those that carry them
@@ -78,9 +79,9 @@ def erase(
         store = ScratchStore(store)
     unread: dict[str, LsbError] = {}
     views = {run_id: collect(store, run, gates=Gates()).rows.select(_COLUMNS)}
-    for other in {found for entry in store.list("runs") if (found := layout.run_of(entry.key))} - {run_id}:
+    for other in _runs_with_more_than_plans(store) - {run_id}:
         try:
-            views[other] = collect(store, open_run(store, other), gates=Gates()).rows.select(_COLUMNS)
+            views[other] = collect(store, open_named_run(store, other), gates=Gates()).rows.select(_COLUMNS)
         except LsbError as error:
             unread[other] = error
     selection = selection.settled(views[run_id], f"record of run {run_id}")
@@ -102,7 +103,7 @@ def erase(
     condemnations = [
         condemnation
         for (maker, shard), keys in sorted(makers.items())
-        for condemnation in _condemn_images(open_log(store, open_run(store, maker), shard), keys, reason)
+        for condemnation in _condemn_images(open_log(store, open_named_run(store, maker), shard), keys, reason)
     ]
     erasures = {entry.link.key: entry.link.sha256 for entry in condemnations}
     histories = {name: _condemn_pages(store, open_run(store, name), erasures, reason) for name in sorted(showing)}
@@ -111,8 +112,11 @@ def erase(
     for key in files:
         store.delete(key)
     snapshots = {} if dry_run else dict(_publish_again(store, histories, erasures, signer))
+    still_there = pc.is_in(images["output_key"], pa.array(files, pa.string()))
+    before = pc.and_not(pc.equal(images["status"], Status.ERASED.value), still_there)
     return Erased(
-        records=dict(zip(images["record_id"].to_pylist(), images["source_key"].to_pylist(), strict=True)),
+        records=_sources(images.filter(pc.invert(before))),
+        erased_before=_sources(images.filter(before)),
         without_image=meant.num_rows - images.num_rows,
         files=tuple(files),
         runs=tuple(sorted(showing)),
@@ -120,6 +124,18 @@ def erase(
         snapshots=snapshots,
         unread=unread,
     )
+
+
+def _runs_with_more_than_plans(store: Store) -> set[str]:
+    """Every run of which there is more than a plan; a plan alone shows nothing, and its run was never made."""
+    places = (
+        (run_id, layout.place_of(entry.key)) for entry in store.list("runs") if (run_id := layout.run_of(entry.key))
+    )
+    return {run_id for run_id, place in places if place is None or not place.plan}
+
+
+def _sources(rows: pa.Table) -> dict[str, str]:
+    return dict(zip(rows["record_id"].to_pylist(), rows["source_key"].to_pylist(), strict=True))
 
 
 def _refuse_shared(showing: Mapping[str, pa.Table], selection: Selection) -> None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lsb.carrying import carried_rows
 from lsb.records import Action, Status
 from lsb.rows import unusable_rows
-from lsb.sharding import Run, open_log, open_run, read_plan
+from lsb.sharding import Run, open_log, open_named_run, read_plan
 from lsb.storage import layout
 from lsb.storage.commit_log import Commit, Condemnation, LogEntry, fold
 from lsb.storage.schemas import FEATURES, MANIFEST
@@ -99,7 +99,7 @@ def erased_elsewhere(store: Store, rows: pa.Table) -> dict[str, Condemnation]:
     carried = rows.filter(pc.is_valid(rows["carried_from"]))["output_key"].drop_null().to_pylist()
     erased: dict[str, Condemnation] = {}
     for run_id, shard in sorted({maker for key in carried if (maker := layout.maker_of(key))}):
-        erased |= open_log(store, open_run(store, run_id), shard).history().erased
+        erased |= open_log(store, open_named_run(store, run_id), shard).history().erased
     return erased
 
 
@@ -139,7 +139,7 @@ def collect_features(store: Store, run: Run, rows: pa.Table | None = None) -> pa
     origins = pc.fill_null(rows["carried_from"], run.id)
     tables = [FEATURES.empty()]
     for origin in pc.unique(origins).to_pylist():
-        maker = run if origin == run.id else open_run(store, origin)
+        maker = run if origin == run.id else open_named_run(store, origin)
         for shard in pc.unique(rows["shard"].filter(pc.equal(origins, origin))).to_pylist():
             log = open_log(store, maker, shard)
             tables += [log.features(entry) for entry in log.entries()]

@@ -240,6 +240,15 @@ def open_run(store: Store, run_id: str) -> Run:
         raise UsageError(f"no run {run_id} in {store.uri}; `lsb run` prints the id of a run", run=run_id) from error
 
 
+def open_named_run(store: Store, run_id: str) -> Run:
+    """The run with that id, which some document names; TamperedError if it is missing or not what was written."""
+    try:
+        return open_run(store, run_id)
+    except UsageError as error:
+        key = layout.run_file(run_id)
+        raise TamperedError(f"{key} is missing", key=key) from error
+
+
 def _proved_run(data: bytes, key: str, run_id: str) -> Run:
     document = unseal(data, key=key, schema=SCHEMA)
     with well_formed(key):

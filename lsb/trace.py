@@ -16,7 +16,7 @@ from lsb.errors import ImageError, NotFoundError, TamperedError, UsageError
 from lsb.images import decode, pixels_sha256
 from lsb.manifest import Gates, collect
 from lsb.records import key_of, sha256
-from lsb.sharding import Run, open_log, open_run
+from lsb.sharding import Run, open_log, open_named_run, open_run
 from lsb.storage.commit_log import LogEntry, read_checked
 from lsb.storage.schemas import MANIFEST, read_table
 from lsb.storage.snapshots import SnapshotLog
@@ -114,7 +114,7 @@ def _trace(
     found_by: str,
     snapshots: Sequence[tuple[dict[str, Any], pa.Table]],
 ) -> Trace:
-    maker = open_run(store, row["carried_from"]) if row["carried_from"] else run
+    maker = open_named_run(store, row["carried_from"]) if row["carried_from"] else run
     entry = _committed_by(store, maker, row)
     same = {name: row[name] for name in ("record_id", "attempt", "tries", "status")}
     error = f"{row['error_code']}: {row['error_detail']}" if row["error_code"] else None

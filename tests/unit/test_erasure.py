@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows import render
 from lsb.audit import Verdict, verify
 from lsb.cleanup import HINTS, clean_up
 from lsb.erasure import Erased, erase
@@ -137,9 +138,48 @@ def test_an_erasure_can_be_repeated(store: LocalStore, done: tuple[Run, Store]) 
     erase(store, run.id, Selection(names=(KEY,)), "request 17")
     before = store.list()
     again = erase(store, run.id, Selection(names=(RECORD,)), "request 18")
-    assert (again.records, again.files, again.snapshots) == ({RECORD: KEY}, (), {})
+    assert (again.records, again.erased_before, again.files, again.snapshots) == ({}, {RECORD: KEY}, (), {})
     assert store.list() == before
     assert row_of(store, run)["error_detail"] == "request 17"
+
+
+def test_what_is_erased_already_is_not_said_to_go(
+    store: LocalStore, done: tuple[Run, Store], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = done
+    erase(store, run.id, Selection(names=(KEY,)), "request 17")
+    planned = erase(store, run.id, Selection(match=("even/*",)), "request 18", dry_run=True)
+    assert planned.erased_before == {RECORD: KEY}
+    assert set(planned.records.values()) == {"even/0000.png", "even/0004.png"}
+    figures = render.erased(planned, dry_run=True, as_json=False)
+    assert (figures["records"], figures["erased_before"]) == (2, 1)
+    printed = capsys.readouterr().out
+    assert f"would erase the image of {KEY}" not in printed
+    assert f"erased already: the image of {KEY}" in printed
+
+
+def test_an_image_that_an_erasure_left_behind_is_still_to_be_erased(store: LocalStore, done: tuple[Run, Store]) -> None:
+    run, _ = done
+    output = row_of(store, run)["output_key"]
+    data = store.read(output)
+    erase(store, run.id, Selection(names=(KEY,)), "request 17")
+    store.write(output, data)  # as if it had been cut off before
+    again = erase(store, run.id, Selection(names=(KEY,)), "request 17", dry_run=True)
+    assert (again.records, again.erased_before, again.files) == ({RECORD: KEY}, {}, (output,))
+
+
+def test_a_plan_of_which_no_run_was_made_is_in_nobodys_way(store: LocalStore, done: tuple[Run, Store]) -> None:
+    run, _ = done
+    store.write(layout.plan_file("invert-0123456789ab", "0" * 64), b"a plan")
+    assert erase(store, run.id, Selection(names=(KEY,)), "request 17").unread == {}
+
+
+def test_a_run_whose_own_file_is_missing_may_show_the_image(store: LocalStore, done: tuple[Run, Store]) -> None:
+    run, sources = done
+    other = next_run(store, sources, tau=2.0)
+    store.delete(layout.run_file(other.id))
+    (error,) = erase(store, run.id, Selection(names=(KEY,)), "request 17").unread.values()
+    assert (error.exit_code, str(error)) == (10, f"{layout.run_file(other.id)} is missing")
 
 
 def test_one_erasure_after_another(store: LocalStore, done: tuple[Run, Store]) -> None:
