@@ -25,7 +25,7 @@ from lsb.page import gather_report
 from lsb.publish import current_heads, latest_snapshot, publish
 from lsb.records import Status
 from lsb.report import render_report
-from lsb.sharding import Run, RunSpec, open_run, read_plan, read_records
+from lsb.sharding import Run, RunSpec, open_named_run, open_run, read_plan, read_records
 from lsb.storage import layout
 from lsb.storage.scratch import ScratchStore
 from lsb.storage.seal import well_formed
@@ -74,11 +74,12 @@ def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> di
         signer: signs the snapshot of a run that was cut off.
 
     Raises:
-        TamperedError, UnverifiableError: the run that the job's name stands for is not what was written.
+        TamperedError, UnverifiableError: the run that the job's name stands for is missing, or not what was written.
     """
+    current = current_run(store, spec.job)
 
     def leave_out(run_id: str, error: LsbError) -> None:
-        if run_id == current_run(store, spec.job):  # others rely on it, and should know
+        if run_id == current:  # others rely on it, and should know
             raise type(error)(
                 f"{error.message}; job {spec.job} stands for run {run_id}, from which nothing can be carried: see "
                 "`lsb verify` of it, and start anew with --fresh",
@@ -87,7 +88,13 @@ def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> di
         logger.warning("nothing is carried from run %s, which is damaged: %s", run_id, error)
 
     wanted = (transform_id(spec.transform), spec.dataset.name)
-    runs = [run for run in runs_of_job(store, spec.job, leave_out) if (run.transform_id, run.dataset["name"]) == wanted]
+    runs = runs_of_job(store, spec.job, leave_out)
+    if current is not None and current not in {run.id for run in runs}:
+        try:
+            open_named_run(store, current)
+        except (TamperedError, UnverifiableError) as error:
+            leave_out(current, error)
+    runs = [run for run in runs if (run.transform_id, run.dataset["name"]) == wanted]
     records = read_records(store, spec.dataset)
     usable = records.filter(pc.equal(records["status"], Status.OK.value))
     search = _Search(store, usable, {run.id: run for run in runs})

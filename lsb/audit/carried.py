@@ -14,7 +14,7 @@ from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.carrying import carried_rows, read_manifest, reference
 from lsb.manifest import erased_elsewhere
 from lsb.records import Status
-from lsb.sharding import Run, open_log, open_run
+from lsb.sharding import Run, open_log, open_named_run
 from lsb.storage import layout
 from lsb.storage.schemas import MANIFEST
 from lsb.storage.snapshots import SnapshotLog
@@ -57,7 +57,7 @@ def _inspect_origin(seen: Inspection, origin: str, rows: pa.Table, shards: Shard
     columns = ["shard", "output_key", "output_sha256", "pixels_sha256"]
     for shard in pc.unique(rows["shard"]).to_pylist():
         with seen.guard(layout.shard_log(origin, shard)):
-            named = open_log(seen.store, open_run(seen.store, origin), shard).history().named
+            named = open_log(seen.store, open_named_run(seen.store, origin), shard).history().named
             for row in rows.filter(pc.equal(rows["shard"], shard)).select(columns).to_pylist():
                 key, digest = row["output_key"], row["output_sha256"]
                 if named.get(key) != digest:
@@ -69,7 +69,7 @@ def _inspect_origin(seen: Inspection, origin: str, rows: pa.Table, shards: Shard
 def _inspect_reference(seen: Inspection, run: Run, named: Mapping[str, Any]) -> None:
     """A snapshot of another run must be there as `run.json` names it."""
     with seen.guard(layout.run_file(named["run"])):
-        other = open_run(seen.store, named["run"])
+        other = open_named_run(seen.store, named["run"])
         history = SnapshotLog(seen.store, other.id, other.sha256).history()
         found = history.find(named["snapshot"], named["snapshot_sha256"])
         key = layout.numbered(layout.snapshot_log(other.id), named["snapshot"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,6 +46,7 @@ from lsb.storage.local import LocalStore
 from lsb.storage.scratch import ScratchStore
 from lsb.storage.seal import seal, unseal
 from lsb.storage.snapshots import SnapshotLog, current_run, job_chain
+from lsb.trace import trace
 from tests.ledger import Inverter, make_images, picture, run_spec, worker
 from tests.tiny import tiny_model
 
@@ -473,6 +475,11 @@ def spoil(job: Pipeline, place: str) -> None:
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
+def lose(job: Pipeline, place: str) -> None:
+    (path,) = job.store.root.glob(place)
+    path.unlink()
+
+
 @pytest.mark.parametrize("what", ["run.json", "shards/00000/log/00000000.json", "shards/00000/*/rows-00000.parquet"])
 def test_a_damaged_run_that_was_cut_off_is_left_out_with_one_warning(
     job: Pipeline, first: Run, what: str, caplog: pytest.LogCaptureFixture
@@ -491,9 +498,20 @@ def test_a_damaged_run_that_was_cut_off_is_left_out_with_one_warning(
     assert job.verdict(third) == 0
 
 
-@pytest.mark.parametrize("what", ["run.json", "snapshots/log/00000000.json", "snapshots/00000000/manifest.parquet"])
-def test_a_damaged_run_that_was_published_stops_the_plan(job: Pipeline, first: Run, what: str) -> None:
-    spoil(job, f"runs/{first.id}/{what}")
+@pytest.mark.parametrize(
+    ("harm", "what"),
+    [
+        (spoil, "run.json"),
+        (spoil, "snapshots/log/00000000.json"),
+        (spoil, "snapshots/00000000/manifest.parquet"),
+        (lose, "run.json"),
+        (lose, "snapshots/00000000/manifest.parquet"),
+    ],
+)
+def test_a_damaged_run_that_was_published_stops_the_plan(
+    job: Pipeline, first: Run, harm: Callable[[Pipeline, str], None], what: str
+) -> None:
+    harm(job, f"runs/{first.id}/{what}")
     job.add(70)
     with pytest.raises(TamperedError, match=f"stands for run {first.id}.*start anew with --fresh"):
         job.plan()
@@ -506,6 +524,31 @@ def test_a_damaged_run_that_was_published_stops_the_plan(job: Pipeline, first: R
     assert (following.parent or {})["run"] == anew.id
     job.finish(following)
     assert job.verdict(following) == 0
+
+
+def test_a_published_run_whose_folder_is_gone_stops_the_plan(job: Pipeline, first: Run) -> None:
+    shutil.rmtree(job.store.root / "runs" / first.id)
+    job.add(70)
+    message = f"runs/{first.id}/run.json is missing; job invert stands for run {first.id}.*start anew with --fresh"
+    with pytest.raises(TamperedError, match=message):
+        job.plan()
+    assert job.plan(fresh=True).parent is None
+
+
+def test_what_is_carried_from_a_run_that_is_gone_is_tampered_with(job: Pipeline, first: Run) -> None:
+    job.add(70)
+    second = job.plan()
+    job.finish(second)
+    job.store.delete(run_file(first.id))
+    views = (
+        lambda: manifest_table(job.store, second),
+        lambda: status(job.store, second),
+        lambda: trace(job.store, second.id, "even/0000.png"),
+    )
+    for view in views:
+        with pytest.raises(TamperedError, match=f"runs/{first.id}/run.json is missing"):
+            view()
+    assert verify(job.store, second.id).exit_code == 10
 
 
 def test_an_unmeasured_snapshot_is_not_all_there_is_to_say(job: Pipeline, tmp_path: Path) -> None:
