@@ -57,9 +57,14 @@ def problem_groups(rows: pa.Table, run_uri: str, limit: int) -> tuple[ProblemGro
     found = []
     for (status, code, retryable), members in groups.items():
         remedy, command = _remedy(status, code, retryable, run_uri)
-        named = tuple(Problem(row["source_key"], row["error_detail"] or "") for row in members[:limit])
+        named = tuple(Problem(row["source_key"], detail_alone(code, row["error_detail"])) for row in members[:limit])
         found.append(ProblemGroup(status, code, len(members), remedy, command, named))
     return tuple(sorted(found, key=lambda group: (_ORDER.index(Status(group.status)), -group.count, group.code)))
+
+
+def detail_alone(code: str, detail: str | None) -> str:
+    """A row's detail to be shown beside its code, with which the details of unusable pictures begin as well."""
+    return (detail or "").removeprefix(f"{code}: ")
 
 
 def _remedy(status: str, code: str, retryable: bool, run_uri: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from lsb.errors import ImageError, NotFoundError, TamperedError, UsageError
 from lsb.images import decode, pixels_sha256
 from lsb.manifest import Gates, collect
+from lsb.problems import detail_alone
 from lsb.records import key_of, sha256
 from lsb.sharding import Run, open_log, open_named_run, open_run
 from lsb.storage.commit_log import LogEntry, read_checked
@@ -117,7 +118,8 @@ def _trace(
     maker = open_named_run(store, row["carried_from"]) if row["carried_from"] else run
     entry = _committed_by(store, maker, row)
     same = {name: row[name] for name in ("record_id", "attempt", "tries", "status")}
-    error = f"{row['error_code']}: {row['error_detail']}" if row["error_code"] else None
+    code = row["error_code"]
+    error = f"{code}: {detail_alone(code, row['error_detail'])}" if code else None
     transform = run.transform
     return Trace(
         found_by=found_by,

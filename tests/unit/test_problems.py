@@ -44,6 +44,15 @@ def test_what_mends_it(status: str, code: str, retryable: bool, command: str) ->
     assert group.remedy
 
 
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [("corrupt: it contradicts itself", "it contradicts itself"), ("it is corrupt: x", "it is corrupt: x"), (None, "")],
+)
+def test_a_detail_that_begins_with_its_code_is_shown_without_it(detail: str | None, shown: str) -> None:
+    (group,) = problem_groups(rows(("a.png", "quarantined", False, "corrupt", detail)), URI, 10)
+    assert [problem.detail for problem in group.pictures] == [shown]
+
+
 def test_failures_come_first_and_what_is_not_named_is_counted() -> None:
     table = rows(
         ("q.png", "quarantined", False, "corrupt", "why"),

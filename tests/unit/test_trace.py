@@ -94,7 +94,7 @@ def test_what_failed_or_was_set_aside_is_told_with_its_reason(store: LocalStore,
     bad = only(trace(store, run.id, "bad.png"))
     assert (bad.status, bad.output, bad.committed_by) == ("quarantined", None, None)
     assert bad.error is not None
-    assert bad.error.startswith("not_an_image: ")
+    assert bad.error.startswith("not_an_image: the bytes are in none")
     assert [snapshot["number"] for snapshot in bad.snapshots] == [0, 1]
     gone = only(trace(store, run.id, "odd/0005.png"))
     assert (gone.status, gone.output) == ("failed", None)
