@@ -15,6 +15,7 @@ from lsb.manifest import erased_elsewhere
 from lsb.publish import latest_snapshot
 from lsb.records import Action, Status
 from lsb.sharding import Run, open_log, read_plan
+from lsb.storage.commit_log import fold
 from lsb.storage.store import Store
 
 
@@ -23,7 +24,8 @@ class RunStatus:
     """Counts of one moment.
 
     `records` counts by `ok`, `quarantined`, `failed`, `erased`, `pending`; `shards` by `done`, `partial`, `pending`;
-    `rate` is committed records per second between the first and the last commit, None with fewer than two commits.
+    `rate` is committed records per second of the time in which somebody was at work on them: from the start of each
+    commit's first batch to its entry in the log, what several did at once counted once. None where no image was made.
     """
 
     run_id: str
@@ -73,7 +75,7 @@ def status(store: Store, run: Run) -> RunStatus:
     carried = carried_rows(store, run.parent, plan, columns=["record_id", "status", "output_key", "carried_from"])
     records.update(_states(carried, erased_elsewhere(store, carried)))
     shards = Counter({"done": 0, "partial": 0, "pending": 0})
-    commits: list[tuple[datetime, int]] = []
+    commits: list[tuple[datetime, datetime, int]] = []
     heads: dict[str, str] = {}
     for shard in run.shards():
         log = open_log(store, run, shard)
@@ -81,22 +83,42 @@ def status(store: Store, run: Run) -> RunStatus:
         entries = history.commits
         if entries:
             heads[shard] = entries[-1].link.sha256
-        commits += [(entry.link.time, sum(entry.counts.values())) for entry in entries]
-        rows = log.rows(entries, columns=["record_id", "status", "output_key"])
-        states = _states(rows, history.erased)
+        tables = [log.table(entry, columns=["record_id", "status", "output_key", "started"]) for entry in entries]
+        for entry, rows in zip(entries, tables, strict=True):
+            commits.append((pc.min(rows["started"]).as_py() or entry.link.time, entry.link.time, rows.num_rows))
+        states = _states(fold(list(zip(entries, tables, strict=True))), history.erased)
         records.update(states)
         left = planned[shard] - len(states)
         records["pending"] += left
         shards["done" if left == 0 else "partial" if states else "pending"] += 1
-    commits.sort()
-    first, last = (commits[0][0], commits[-1][0]) if commits else (None, None)
-    seconds = (last - first).total_seconds() if first and last else 0.0
-    # The first commit's records were made before the clock of commits starts.
-    rate = sum(count for _, count in commits[1:]) / seconds if seconds > 0 else None
+    times = [ended for _, ended, _ in commits]
+    seconds = _covered((started, ended) for started, ended, _ in commits)
+    rate = sum(count for *_, count in commits) / seconds if seconds > 0 else None
     snapshot = latest_snapshot(store, run)
     unchanged = snapshot and {shard: head["sha256"] for shard, head in snapshot.heads.items()} == heads
     stopped = snapshot.stopped if snapshot and unchanged else None
-    return RunStatus(run.id, plan.num_rows, dict(records), dict(shards), carried.num_rows, first, last, rate, stopped)
+    return RunStatus(
+        run_id=run.id,
+        planned=plan.num_rows,
+        records=dict(records),
+        shards=dict(shards),
+        carried=carried.num_rows,
+        first_commit=min(times, default=None),
+        last_commit=max(times, default=None),
+        rate=rate,
+        stopped=stopped,
+    )
+
+
+def _covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
+    """Seconds that lie in some span."""
+    seconds, until = 0.0, None
+    for start, end in sorted(spans):
+        start = start if until is None else max(start, until)
+        if end > start:
+            seconds += (end - start).total_seconds()
+            until = end
+    return seconds
 
 
 def _states(rows: pa.Table, erased: Iterable[str]) -> list[str]:

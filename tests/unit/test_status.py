@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -34,5 +36,55 @@ def test_counts_follow_the_commits(tmp_path: Path) -> None:
     assert now.finished
     assert now.first_commit is not None
     assert now.last_commit is not None
-    assert now.rate == pytest.approx(10 / (now.last_commit - now.first_commit).total_seconds())
     assert now.seconds_left == 0
+
+
+def test_the_rate_counts_from_the_start_of_the_work_and_leaves_pauses_out(tmp_path: Path) -> None:
+    """Two parts of four images with a pause between them, of which the first takes most of the time."""
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 9), shard_size=9)
+    began = time.monotonic()
+    run_shard(store, run, "00000", worker(sources, Inverter(seconds=2)), stop=lambda: True)
+    took = time.monotonic() - began
+    now = status(store, run)
+    assert now.first_commit == now.last_commit
+    assert now.rate is not None
+    assert 4 / took <= now.rate <= 4 / 2
+    assert now.seconds_left == pytest.approx(5 / now.rate)
+
+    time.sleep(3)
+    began = time.monotonic()
+    run_shard(store, run, "00000", worker(sources, Inverter()), stop=lambda: True)
+    took += time.monotonic() - began
+    rate = status(store, run).rate
+    assert rate is not None
+    assert 8 / took <= rate <= 8 / 2
+
+
+def test_what_several_did_at_once_counts_once(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 4), shard_size=2)
+    work = [
+        threading.Thread(target=run_shard, args=(store, run, shard, worker(sources, Inverter(seconds=2))))
+        for shard in run.shards()
+    ]
+    began = time.monotonic()
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    took = time.monotonic() - began
+    rate = status(store, run).rate
+    assert rate is not None
+    assert 4 / took <= rate <= 4 / 2
+
+
+def test_without_an_image_there_is_no_rate(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    folder = make_images(tmp_path / "images", 2)
+    run, sources = start(store, folder)
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    translate_all(store, run, sources)
+    now = status(store, run)
+    assert (now.records["failed"], now.rate, now.seconds_left) == (2, None, None)
