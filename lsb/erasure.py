@@ -43,11 +43,11 @@ class Erased:
     """What an erasure did, or would do in a dry run."""
 
     records: dict[str, str]  # record id -> source key: whose images are erased now
-    erased_before: dict[str, str]  # likewise: whose images were gone already
     without_image: int  # records that were meant, too, but have no image
     files: tuple[str, ...]  # keys that were deleted
     runs: tuple[str, ...]  # runs that show these images: the one that made them, and those that carry them
     other_runs: tuple[str, ...]  # runs with other images of these records or pictures: they are not touched
+    erased_before: dict[str, str] = field(default_factory=dict)  # as `records`: whose images were gone already
     snapshots: dict[str, int] = field(default_factory=dict)  # run -> the snapshot published in place of its last
     unread: dict[str, LsbError] = field(default_factory=dict)  # runs that could not be read: they may show the images
 

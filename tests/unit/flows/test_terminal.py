@@ -52,17 +52,18 @@ def test_json_has_names_to_the_letter(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_lists_of_what_would_be_done(capsys: pytest.CaptureFixture[str]) -> None:
-    erased = Erased(records={"0" * 32: NASTY}, without_image=0, files=(NASTY,), runs=(), other_runs=())
-    render.show(render.erased(erased, dry_run=True, as_json=False), as_json=False)
-    chosen = Chosen(
-        run="r", shards={"00000": {"0" * 32: 0}}, sources={"0" * 32: NASTY}, why={"0" * 32: NASTY}, terminal=0, final=0
+    nasty = {"0" * 32: NASTY}
+    erased = Erased(
+        records=nasty, without_image=0, files=(NASTY,), runs=(), other_runs=(), erased_before={"1" * 32: NASTY}
     )
+    render.show(render.erased(erased, dry_run=True, as_json=False), as_json=False)
+    chosen = Chosen(run="r", shards={"00000": {"0" * 32: 0}}, sources=nasty, why=nasty, terminal=0, final=0)
     render.show(render.counted(render.chosen(chosen)), as_json=False, lines=render.chosen_lines(chosen))
     difference = Difference(added=(NASTY,), vanished=(NASTY,), changed={NASTY: ("bytes",)}, unchanged=0)
     render.show({}, as_json=False, lines=render.difference_lines(difference))
     out = capsys.readouterr().out
     assert inert(out)
-    assert out.count(SEEN) == 2 + 2 + 3
+    assert out.count(SEEN) == 3 + 2 + 3
     assert len(out.splitlines()) == out.count("\n")
 
 
@@ -95,10 +96,10 @@ def test_errors_and_tracebacks(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", f"--{NASTY}"], "No such option"),
+        (["run", f"--{NASTY}"], "no such option"),
         (["run", "job.yaml", NASTY], "unexpected extra argument"),
         (["verify", "runs/a", "--sample", NASTY], "valid integer"),
-        ([NASTY], "No such command"),
+        ([NASTY], "no such command"),
     ],
 )
 def test_arguments_that_are_repeated(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
