@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.exceptions import TyperException
 
 from flows import options as opt
 from flows import render
@@ -186,6 +188,7 @@ def publish(
 def status(
     run: opt.RunUri,
     json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Shards and records by status, rate, and time left.
 
@@ -264,6 +267,7 @@ def verify(
     lora: opt.MovedLoras = None,
     seed: opt.SampleSeed = "",
     json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Check every digest of a run, and with --replay the pixels.
 
@@ -292,6 +296,7 @@ def diff(
     before: opt.Before,
     after: opt.After,
     json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Which records were added, vanished or changed between two runs or two versions of a data set.
 
@@ -309,6 +314,7 @@ def trace(
     output: opt.Image,
     run: opt.RunToLookIn = None,
     json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """How one image came about: source, model, prompts, settings, attempt, commit, and whether it is intact.
 
@@ -327,6 +333,7 @@ def export(
     destination: opt.Destination,
     overwrite: opt.Overwrite = False,
     json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Write the translations under the sources' own relative names. Names that would meet where letter case does not
     count, or are too long, are changed and listed. What cannot be written is named, the rest is written.
@@ -349,6 +356,7 @@ def report(
     run: opt.RunUri,
     out: opt.Copy = None,
     json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Say where the published page is, or write a copy of it.
 
@@ -374,6 +382,7 @@ def gc(
     dry_run: opt.Delete = False,
     older_than: opt.OlderThan = 24.0,
     json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Delete what killed workers left behind and nothing names. Safe while others work.
 
@@ -397,6 +406,7 @@ def erase(
     match: opt.ErasedMatch = [],  # noqa: B006
     dry_run: opt.Delete = False,
     json: opt.Json = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Delete images for good because somebody asks for it: those named by --records and --match. What became of them
     stays on record.
@@ -425,7 +435,19 @@ def main() -> None:
 def run_command(arguments: list[str]) -> int:
     """Run `lsb` with arguments; the exit code."""
     verbose = "--verbose" in arguments or "-v" in arguments
-    return exit_code(lambda: app(args=arguments, prog_name="lsb", standalone_mode=False), verbose=verbose)
+    return exit_code(lambda: _call(arguments), verbose=verbose)
+
+
+def _call(arguments: list[str]) -> Any:
+    try:
+        return app(args=arguments, prog_name="lsb", standalone_mode=False)
+    except TyperException as error:
+        if not arguments:  # it carries the help
+            raise
+        message = error.format_message().rstrip(".")
+        context = getattr(error, "ctx", None)
+        shown = f"{context.command_path if context else 'lsb'} --help"
+        raise UsageError(f"{message[:1].lower()}{message[1:]}; `{shown}` says what there is") from error
 
 
 @contextmanager

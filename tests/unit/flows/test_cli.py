@@ -96,8 +96,49 @@ def test_verbose_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_unknown_option_is_a_usage_error() -> None:
-    assert cli.run_command(["run", "--nonsense"]) == 2
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_takes_verbose(name: str) -> None:
+    (option,) = [parameter for parameter in group().commands[name].params if parameter.name == "verbose"]
+    assert set(option.opts) == {"--verbose", "-v"}
+
+
+def test_verbose_shows_where_a_bug_is_in_a_command_without_prefect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("no lines")
+
+    monkeypatch.setattr(cli, "open_store_of", fail)
+    for extra in ([], ["--verbose"]):
+        assert cli.run_command(["status", "out/runs/a-0123456789ab", *extra]) == 1
+        assert ("Traceback" in capsys.readouterr().err) == bool(extra)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nonsense"], "no such command 'nonsense'; `lsb --help` says what there is"),
+        (["--nonsense"], "no such option: --nonsense; `lsb --help` says what there is"),
+        (["run", "a.yaml", "--nonsense"], "no such option: --nonsense; `lsb run --help` says what there is"),
+        (["run"], "missing argument 'CONFIG'; `lsb run --help` says what there is"),
+        (["run", "a.yaml", "b.yaml"], "got unexpected extra argument(s) (b.yaml); `lsb run --help` says what there is"),
+        (["erase", "runs/a"], "missing option '--reason'; `lsb erase --help` says what there is"),
+        (
+            ["rerun", "runs/a", "--workers", "0"],
+            "invalid value for '--workers': Input should be greater than or equal to 1; "
+            "`lsb rerun --help` says what there is",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(arguments) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"lsb: error: {complaint}\n")
+
+
+def test_without_arguments_there_is_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command([]) == 2
+    assert "Usage: lsb [OPTIONS] COMMAND" in capsys.readouterr().err
 
 
 def test_nobody_reading_the_output_is_no_error() -> None:
