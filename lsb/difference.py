@@ -10,14 +10,16 @@ from typing import Any
 import pyarrow as pa
 
 from lsb.carrying import read_manifest, reference
-from lsb.errors import NotFoundError, UsageError
+from lsb.errors import UsageError
 from lsb.publish import latest_snapshot
 from lsb.sharding import open_run
-from lsb.storage.layout import dataset_records, parse_run_uri
+from lsb.storage.layout import parse_run_uri
 from lsb.storage.schemas import RECORDS, read_table
 from lsb.storage.store import Store, open_store
 
-_DATASET = re.compile(r"(?:(?P<root>.*)/)?datasets/(?P<name>[^/]+)/(?P<version>[0-9a-f]{64})/?")
+_DATASET = re.compile(
+    r"(?:(?P<root>.*)/)?(?P<folder>datasets/[^/]+/[0-9a-f]{64})(?:/|/(?P<table>records(?:-[0-9a-f]{64})?\.parquet))?"
+)
 # What is compared, by the name under which a change is reported.
 _OF_RECORDS = {"source": ("sha256", "bytes", "etag"), "status": ("status", "error_code")}
 _OF_ROWS = {
@@ -42,7 +44,8 @@ def compare(before: str, after: str) -> Difference:
     """The difference between two data sets `<root>/datasets/<name>/<version>` or two runs `<root>/runs/<run>`.
 
     Of runs the newest snapshots are compared: sources, statuses, transforms and the outputs' pixels. Of data sets,
-    where either side was made from a listing, size and etag stand for the bytes.
+    where either side was made from a listing, size and etag stand for the bytes. A version that was taken in again once
+    pictures were decoded in another way has several tables: the newest one is read, or the one that is named.
 
     Raises:
         UsageError: one of them is neither, they are not of one kind, or a run has no snapshot.
@@ -57,12 +60,15 @@ def compare(before: str, after: str) -> Difference:
 
 def _records(found: re.Match[str]) -> dict[str, dict[str, Any]]:
     store = open_store(found["root"] or ".")
-    key = dataset_records(found["name"], found["version"])
-    try:
-        table = read_table(store.read(key), RECORDS)
-    except NotFoundError as error:
-        raise UsageError(f"no data set {key} in {store.uri}; `lsb ingest` prints the version of one") from error
-    return _by_key(table, "key", _OF_RECORDS)
+    tables = [entry for entry in store.list(found["folder"]) if _DATASET.fullmatch(entry.key)]
+    key = f"{found['folder']}/{found['table']}" if found["table"] else found["folder"]
+    # Where a clock's grain cannot tell: the table of that very name was there first.
+    tables.sort(key=lambda entry: (entry.modified, not entry.key.endswith("/records.parquet")))
+    if found["table"]:
+        tables = [entry for entry in tables if entry.key == key]
+    if not tables:
+        raise UsageError(f"no data set {key} in {store.uri}; `lsb ingest` prints the version of one")
+    return _by_key(read_table(store.read(tables[-1].key), RECORDS), "key", _OF_RECORDS)
 
 
 def _rows(uri: str) -> dict[str, dict[str, Any]]:

@@ -43,7 +43,7 @@ _NUMBERED = re.compile(r"([0-9]{8})\.json")
 _BUILT = re.compile(rf"{re.escape(TEMPORARY)}/([0-9a-f]{{32}}|probe-[0-9a-f]{{16}})")
 _OF_A_STORE = re.compile(
     rf"runs/{_RUN_ID.pattern}/(run\.json|shards/{_SHARD}/log/{_NUMBER}\.json|snapshots/log/{_NUMBER}\.json)"
-    rf"|datasets/[^/]+/{_DIGEST}/records\.parquet"
+    rf"|datasets/[^/]+/{_DIGEST}/records(-{_DIGEST})?\.parquet"
     rf"|prompts/[^/]+/({_DIGEST}\.(safetensors|prompt\.json|json)|recipe-{_DIGEST}\.(json|checkpoint))"
     rf"|jobs/[^/]+/log/{_NUMBER}\.json"
 )

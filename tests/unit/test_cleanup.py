@@ -363,6 +363,7 @@ def test_a_folder_that_is_no_store_is_refused_and_left_as_it_is(tmp_path: Path) 
         "runs/a-0123456789ab/run.json",
         f"runs/a-0123456789ab/plan-{'a' * 64}.parquet",
         f"datasets/noise/{'a' * 64}/records.parquet",
+        f"datasets/noise/{'a' * 64}/records-{'b' * 64}.parquet",
         f"prompts/source/{'a' * 64}.prompt.json",
         f"prompts/source/recipe-{'a' * 64}.checkpoint",
         "jobs/a/log/00000000.json",

@@ -8,9 +8,12 @@ import pytest
 from lsb.difference import Difference, compare
 from lsb.errors import UsageError
 from lsb.images import encode
-from lsb.ingest import ingest, open_sources
+from lsb.ingest import ingest, open_sources, read_records
 from lsb.publish import publish
+from lsb.records import sha256
+from lsb.storage.layout import dataset_records_again
 from lsb.storage.local import LocalStore
+from lsb.storage.schemas import RECORDS, write_table
 from tests.ledger import make_images, picture, start, translate_all
 
 
@@ -41,6 +44,23 @@ def test_versions_of_a_data_set(store: LocalStore, folder: Path) -> None:
     before, after = (f"{store.uri}/datasets/cats/{version}" for version in versions)
     assert compare(before, after) == EXPECTED
     assert compare(after, after) == Difference((), (), {}, 4)
+
+
+def test_of_a_version_that_is_decoded_in_another_way_the_newest_table_is_read(store: LocalStore, folder: Path) -> None:
+    dataset = ingest(open_sources(str(folder)), "cats", store)
+    rows = read_records(store, dataset).to_pylist()
+    refused = {"status": "quarantined", "error_code": "corrupt", "error_detail": "corrupt: it contradicts itself"}
+    (row,) = (row for row in rows if row["key"] == "odd/0001.png")
+    row.update(refused)
+    data = write_table(RECORDS.table(rows), RECORDS)
+    again = dataset_records_again("cats", dataset.version, sha256(data))
+    store.write(again, data)
+
+    version = f"{store.uri}/datasets/cats/{dataset.version}"
+    assert compare(f"{version}/records.parquet", version).changed == {"odd/0001.png": ("status",)}
+    assert compare(f"{store.uri}/{again}", version).changed == {}
+    with pytest.raises(UsageError, match=r"no data set datasets/cats/.*/records-0000"):
+        compare(version, f"{version}/records-{'0' * 64}.parquet")
 
 
 @pytest.mark.usefixtures("exact_clock")
