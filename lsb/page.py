@@ -18,7 +18,7 @@ from lsb.sharding import Run
 from lsb.sources import described
 from lsb.storage.layout import run_folder
 from lsb.storage.store import Store
-from lsb.truths import Truths
+from lsb.truths import Truths, usable_truths
 
 NAMED = 50  # pictures of one status and code that are named; the manifest has them all
 FARTHEST = "structure_distance"
@@ -49,7 +49,7 @@ def gather_report(
     done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
     measured = [row for row in done if FARTHEST in dict(row["scores"] or ())]
     farthest = sorted(measured, key=lambda row: -dict(row["scores"])[FARTHEST])
-    truths = None if truth is None else Truths(truth)
+    truths = usable_truths(truth)
     examples = tuple(_examples(done[:GRID], store, sources, truths))
     worst = tuple(_examples(farthest[:WORST], store, sources, truths))
     return ReportInput(

@@ -62,13 +62,14 @@ def refuse_absence(folder: Store) -> None:
     """Tell a folder in which some pictures are missing from one that is away, such as a disk that is not mounted.
 
     Raises:
-        StoreBusyError: nothing is there, or it cannot be listed.
+        StoreBusyError: nothing is there, or it cannot be listed at all; what may not be entered is there.
     """
     try:
-        if folder.list():
+        found = list_sources(folder)
+        if found.files or found.left_out:
             return
         reason = "it is empty"
-    except StoreError as error:
+    except (SourceError, StoreError) as error:
         reason = str(error)
     raise StoreBusyError(
         f"the pictures at {folder.uri} seem to be away ({reason}); run again when they are back, "

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache, cached_property
 
 from PIL import Image
 
+from lsb.errors import SourceError, StoreError
 from lsb.pictures import find_picture, listed_pictures, listing_digest
 from lsb.storage.store import Entry, Store
+
+logger = logging.getLogger(__name__)
+
+
+def usable_truths(folder: Store | None) -> Truths | None:
+    """The truths of a folder, for those who can do without: None, and one warning, if it cannot be listed.
+
+    Raises:
+        StoreBusyError: it cannot be used, now.
+    """
+    if folder is None:
+        return None
+    truths = Truths(folder)
+    try:
+        truths.key_of("")
+    except (SourceError, StoreError) as error:
+        if error.transient:
+            raise
+        _warn_once(f"nothing is compared with a truth: {error.message}")
+        return None
+    return truths
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 class Truths:

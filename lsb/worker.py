@@ -11,7 +11,7 @@ from PIL import Image
 
 from lsb.decoder import Decoder, shared_decoder
 from lsb.storage.store import Store
-from lsb.truths import Truths
+from lsb.truths import Truths, usable_truths
 
 
 class Translates(Protocol):
@@ -47,9 +47,10 @@ class Worker:
     decoder: Decoder = field(default_factory=shared_decoder)
 
     def truth_of(self, key: str) -> Image.Image | None:
-        """What a perfect translation of `key` would be, see `lsb.truths.Truths.find`; None without a truth folder."""
+        """What a perfect translation of `key` would be, see `lsb.truths.Truths.find`; None without a folder of them, or
+        with one that cannot be listed."""
         return None if self._truths is None else self._truths.find(key)
 
     @cached_property
     def _truths(self) -> Truths | None:
-        return None if self.truth is None else Truths(self.truth)
+        return usable_truths(self.truth)

@@ -7,11 +7,13 @@ from PIL import Image
 
 from lsb.errors import StoreBusyError
 from lsb.images import encode
+from lsb.page import gather_report
 from lsb.storage.local import LocalStore
-from lsb.storage.store import open_store
+from lsb.storage.scratch import ScratchStore
+from lsb.storage.store import Entry, open_store
 from lsb.truths import Truths
 from lsb.worker import Worker
-from tests.ledger import EXECUTION, Inverter
+from tests.ledger import EXECUTION, Inverter, make_images, start, translate_all
 
 
 def test_the_same_name_with_any_suffix_is_the_truth(tmp_path: Path) -> None:
@@ -62,6 +64,34 @@ def test_the_digest_changes_with_the_pictures_and_with_nothing_else(tmp_path: Pa
     assert digest() == before
     (tmp_path / "b.png").write_bytes(data)
     assert digest() != before
+
+
+def test_whoever_can_do_without_does_where_the_folder_has_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as a disk that is unmounted after a job's start."""
+    (tmp_path / "truths").mkdir()
+    folder = open_store(str(tmp_path / "truths"))
+    (tmp_path / "truths").rmdir()
+    for _ in range(2):
+        made = Worker(Inverter(), LocalStore(tmp_path), EXECUTION, truth=folder)
+        assert made.truth_of("a.png") is None
+        assert made.truth_of("b.png") is None
+    (warning,) = caplog.messages
+    assert "nothing is compared with a truth: cannot list the images at" in warning
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 2))
+    translate_all(store, run, sources)
+    assert all(example.truth is None for example in gather_report(store, run, None, sources, folder).examples)
+
+
+def test_a_folder_that_cannot_be_listed_now_is_asked_again(tmp_path: Path) -> None:
+    class Busy(ScratchStore):
+        def list(self, prefix: str = "") -> list[Entry]:
+            raise StoreBusyError("slow down")
+
+    with pytest.raises(StoreBusyError):
+        Worker(Inverter(), LocalStore(tmp_path), EXECUTION, truth=Busy(None)).truth_of("a.png")
 
 
 def test_a_transient_fault_is_no_missing_truth(tmp_path: Path) -> None:

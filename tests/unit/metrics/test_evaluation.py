@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageOps
@@ -166,6 +168,23 @@ def test_a_folder_that_is_away_is_no_reason_to_measure_without_it(tmp_path: Path
             setting.measures()
     else:
         assert setting.measures()["sample"]["truths"] == 0  # nobody has seen that there was more
+
+
+def test_a_folder_that_may_not_be_entered_does_not_make_all_seem_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = finished(tmp_path, scored=())
+    (tmp_path / "images" / "locked").mkdir()
+    (tmp_path / "images" / "even" / "0000.png").unlink()
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if os.path.basename(os.path.normpath(path)) == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert setting.measures()["sample"]["left_out"]["sources"] == 1
 
 
 def test_odd_names_among_the_targets_do_no_harm(tmp_path: Path) -> None:
