@@ -131,6 +131,7 @@ def plan(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = 
 def translate(
     config: opt.ConfigFile,
     resume: opt.Resume = None,
+    accept_vanished: opt.AcceptVanished = False,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
@@ -142,7 +143,7 @@ def translate(
     with _prefect(verbose):
         from flows.stages import translate_only
 
-        done = translate_only(job, run_in(job, resume))
+        done = translate_only(job, run_in(job, resume), accept_vanished)
     render.show({"run": run_uri(job, done["run"]), "translated": done["translated"]}, as_json=json)
 
 

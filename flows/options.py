@@ -29,9 +29,7 @@ Resolve = Annotated[bool, Option("--dry-run", help="Print what would be done; wr
 Fresh = Annotated[bool, Option("--fresh", help="Carry nothing from the runs before: translate all.")]
 Refit = Annotated[bool, Option("--refit", help="Learn the prompts from today's images.")]
 Reread = Annotated[bool, Option("--reread", help="Read every file, even if its size and time are known.")]
-AcceptVanished = Annotated[
-    bool, Option("--accept-vanished", help="Go on however many records the source has lost since the last snapshot.")
-]
+AcceptVanished = Annotated[bool, Option("--accept-vanished", help="Go on however many records the source has lost.")]
 RecordsFrom = Annotated[
     str | None, Option(metavar="RUN", help="Only records of this run, chosen by the options below.")
 ]

@@ -13,8 +13,9 @@ from lsb.errors import BudgetExceededError, UsageError
 from lsb.ingest import Dataset
 from lsb.job import check_resumed, device_of, planned_run, stored_prompts
 from lsb.models.load import identify
-from lsb.sharding import Run, open_run
+from lsb.sharding import Run, open_run, pending
 from lsb.storage.store import open_store
+from lsb.vanished import refuse_to_translate
 from tasks.evaluate import evaluate_run
 from tasks.ingest import ingest_source
 from tasks.optimise import optimise_prompt
@@ -48,14 +49,21 @@ def plan_only(config: JobConfig) -> Run:
 
 
 @observed(name="translate")
-def translate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any]:
+def translate_only(config: JobConfig, resume: str | None = None, accept_vanished: bool = False) -> dict[str, Any]:
     """Translate every pending shard of the planned run.
 
+    Args:
+        accept_vanished: go on however many of the run's records the source has lost.
+
     Raises:
-        BudgetExceededError: so many records failed or were quarantined that it stopped.
+        BudgetExceededError: so many records failed or were quarantined that it stopped; or so many have vanished that
+            it did nothing.
     """
     device_of(config)
     run = _planned(config, resume)
+    store = open_store(config.store)
+    if not accept_vanished and pending(store, run):
+        refuse_to_translate(store, config, run)
     with observing(config), interruptible():
         done = translate_all(config, run)
     if done.over_budget is not None:

@@ -1,4 +1,4 @@
-"""Whether a source has lost so much since the job's last snapshot that it is more likely not all there."""
+"""Whether a source has lost so much since the last snapshot, or since a plan, that it is hardly all there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 
 from lsb.config import JobConfig
 from lsb.errors import BudgetExceededError, TamperedError, UnverifiableError, UsageError
+from lsb.records import key_of, record_id
 from lsb.sharding import Run, open_run, read_plan
+from lsb.sources import list_sources, open_sources
 from lsb.storage.snapshots import job_chain
 from lsb.storage.store import Store
 
@@ -34,16 +36,32 @@ def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) 
         except (TamperedError, UnverifiableError, UsageError) as error:
             logger.warning("how much of %s has vanished cannot be told: %s", config.source.path, error)
             return
-        there = pc.sum(pc.is_in(before, pa.array(list(records), pa.string()))).as_py() or 0
-        gone, allowed = len(before) - there, config.budget.max_vanished_fraction
-        if gone > allowed * len(before):
-            raise BudgetExceededError(
-                f"{gone} of the {len(before)} records of run {run.id}, the job's last snapshot, are no longer at "
-                f"{config.source.path} ({gone / len(before):.1%}), budget.max_vanished_fraction allows {allowed:.1%}; "
-                "nothing was done: see whether the folder is mounted, or go on with `lsb run --accept-vanished`"
-            )
+        _compare(config, before, records, f"run {run.id}, the job's last snapshot,", "lsb run")
 
     return check
+
+
+def refuse_to_translate(store: Store, config: JobConfig, run: Run) -> None:
+    """Refuse to translate a run of whose records the source has lost more than `budget.max_vanished_fraction` allows.
+
+    Raises:
+        BudgetExceededError: it has.
+        SourceError: the source cannot be listed.
+    """
+    listing = list_sources(open_sources(config.source.path))
+    there = {record_id(key_of(file.key)) for file in listing.files}
+    _compare(config, read_plan(store, run)["record_id"], there, f"run {run.id}", "lsb translate")
+
+
+def _compare(config: JobConfig, before: pa.ChunkedArray, records: Collection[str], of_what: str, command: str) -> None:
+    there = pc.sum(pc.is_in(before, pa.array(list(records), pa.string()))).as_py() or 0
+    gone, allowed = len(before) - there, config.budget.max_vanished_fraction
+    if gone > allowed * len(before):
+        raise BudgetExceededError(
+            f"{gone} of the {len(before)} records of {of_what} are no longer at "
+            f"{config.source.path} ({gone / len(before):.1%}), budget.max_vanished_fraction allows {allowed:.1%}; "
+            f"nothing was done: see whether the folder is mounted, or go on with `{command} --accept-vanished`"
+        )
 
 
 def _last_run(store: Store, config: JobConfig) -> Run | None:

@@ -165,3 +165,43 @@ def test_stages_go_on_with_the_planned_run_though_a_file_was_moved(
     # The next whole command takes the file where it is now.
     answer = lsb(capsys, "run", staged.config, "--json")
     assert (answer.json["translated"], answer.json["carried"]) == (1, PICTURES - 2)
+
+
+@pytest.mark.usefixtures("server")
+def test_a_planned_run_waits_for_a_source_that_is_half_there(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("ingest", "optimise", "plan"):
+        assert lsb(capsys, stage, job.config).code == 0
+    away = job.source.with_name("away")
+    for name in ("group-0", "group-1"):
+        (job.source / name).rename(away.with_name(f"away-{name}"))
+    (run,) = (job.store / "runs").iterdir()
+    before = job.files()
+    for resume in ([], ["--resume", run.name]):
+        answer = lsb(capsys, "translate", job.config, *resume)
+        assert answer.code == 4
+        assert f"10 of the 12 records of run {run.name} are no longer at {job.source}" in answer.complaint
+    gone = {name for name in before if name not in job.files()}
+    assert not gone
+    assert not list(job.store.glob("runs/*/shards"))
+
+    for name in ("group-0", "group-1"):
+        away.with_name(f"away-{name}").rename(job.source / name)
+    assert lsb(capsys, "translate", job.config).code == 0
+    for path in job.source.iterdir():
+        path.rename(away.with_name(f"away-{path.name}"))
+    (job.source / "other.png").write_bytes(away.with_name("away-copy.png").read_bytes())
+    for stage in ("translate", "publish"):  # nothing of it is pending
+        answer = lsb(capsys, stage, job.config, "--resume", run.name)
+        assert answer.code == 0, answer.err
+
+
+@pytest.mark.usefixtures("server")
+def test_what_has_vanished_may_be_accepted(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("ingest", "optimise", "plan"):
+        assert lsb(capsys, stage, job.config).code == 0
+    for name in ("group-0", "group-1"):
+        shutil.rmtree(job.source / name)
+    answer = lsb(
+        capsys, "translate", job.changed("lax", budget={"max_failed_fraction": 1}).config, "--accept-vanished", "--json"
+    )
+    assert (answer.code, answer.json["translated"]) == (0, 1), answer.err

@@ -13,7 +13,7 @@ from lsb.publish import publish
 from lsb.sharding import Run
 from lsb.storage.layout import run_file
 from lsb.storage.local import LocalStore
-from lsb.vanished import refuse_vanished
+from lsb.vanished import refuse_to_translate, refuse_vanished
 from tests.ledger import make_images, start, translate_all
 
 
@@ -99,6 +99,22 @@ def test_a_run_without_a_snapshot_is_no_measure(store: LocalStore, folder: Path)
     shutil.rmtree(folder / "even")
     make_images(folder, 1)
     assert take_in(store, folder) == 1
+
+
+def test_a_planned_run_is_not_translated_without_most_of_its_source(store: LocalStore, folder: Path) -> None:
+    planned, _ = start(store, folder)
+    refuse_to_translate(store, config(folder), planned)
+    shutil.rmtree(folder / "odd")
+    refuse_to_translate(store, config(folder), planned)
+    (folder / "even" / "0000.png").unlink()
+    with pytest.raises(BudgetExceededError) as caught:
+        refuse_to_translate(store, config(folder), planned)
+    for words in (
+        f"5 of the 8 records of run {planned.id} are no longer at {folder} (62.5%)",
+        "go on with `lsb translate --accept-vanished`",
+    ):
+        assert words in str(caught.value)
+    refuse_to_translate(store, config(folder, budget={"max_vanished_fraction": 0.7}), planned)
 
 
 @pytest.mark.parametrize("spoil", [lambda store, key: store.write(key, b"x"), lambda store, key: store.delete(key)])
