@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.errors import ImageError, NotFoundError, TamperedError, UsageError
-from lsb.images import decode, pixels_sha256
+from lsb.decoder import shared_decoder
+from lsb.errors import DecodingError, ImageError, NotFoundError, TamperedError, UsageError
+from lsb.images import pixels_sha256
 from lsb.manifest import Gates, collect
 from lsb.problems import detail_alone
 from lsb.records import key_of, sha256
@@ -87,9 +88,9 @@ def _find(rows: pa.Table, what: str) -> tuple[str, pa.Table]:
     data = path.read_bytes()
     digests = {"output_sha256": sha256(data)}
     try:
-        digests["pixels_sha256"] = pixels_sha256(decode(data)[0])
-    except ImageError as error:
-        raise UsageError(f"{what} is no image ({error.code}) and no output of this run") from error
+        digests["pixels_sha256"] = pixels_sha256(shared_decoder().decode(data)[0])
+    except (ImageError, DecodingError) as error:
+        raise UsageError(f"{what} is no image that can be read ({error.code}) and no output of this run") from error
     for column, value in digests.items():
         found = rows.filter(pc.equal(rows[column], value))
         if found.num_rows:

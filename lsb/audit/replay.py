@@ -17,7 +17,8 @@ from PIL import Image
 
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import REPLAY_DIFFERS, TAMPERED, UNVERIFIABLE, Finding, Replayed
-from lsb.errors import ImageError, LsbError, StoreError, TamperedError
+from lsb.decoder import shared_decoder
+from lsb.errors import DecodingError, ImageError, LsbError, StoreError, TamperedError
 from lsb.images import decode, encode, pixels_sha256
 from lsb.manifest import Gates, collect
 from lsb.records import Status, sha256
@@ -117,7 +118,7 @@ def _source(sources: Store, row: Mapping[str, Any]) -> Image.Image:
         raise StoreError(f"the source cannot be read ({error.message})") from error
     if sha256(data) != row["source_sha256"]:
         raise StoreError("the source's bytes are not the ones that were translated")
-    return decode(data)[0]
+    return shared_decoder().decode(data)[0]
 
 
 def _compare(store: Store, row: Mapping[str, Any], made: Image.Image, differing: tuple[str, ...]) -> Replayed:
@@ -125,9 +126,12 @@ def _compare(store: Store, row: Mapping[str, Any], made: Image.Image, differing:
         return _result(row, differing, same=True, largest=0, mean=0.0)
     key = row["output_key"]
     try:
-        published = decode(read_checked(store, key, row["output_sha256"]))[0]
+        published = shared_decoder().decode(read_checked(store, key, row["output_sha256"]))[0]
     except (TamperedError, ImageError) as error:
         return _result(row, differing, finding=Finding(TAMPERED, key, error.message))
+    except DecodingError as error:
+        message = f"{key}: it cannot be compared: {error.message}"
+        return _result(row, differing, finding=Finding(UNVERIFIABLE, key, message))
     if published.size != made.size:
         message = f"{key}: replayed, it has {made.size} pixels instead of {published.size}"
         return _result(row, differing, finding=Finding(REPLAY_DIFFERS, key, message))

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 from lsb.audit.erasures import inspect_erased
 from lsb.audit.rows import row_problems
 from lsb.audit.sample import sampled
-from lsb.audit.verdict import TAMPERED, Inspection
-from lsb.errors import ImageError
-from lsb.images import decode, pixels_sha256
+from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
+from lsb.decoder import shared_decoder
+from lsb.errors import DecodingError, ImageError
+from lsb.images import pixels_sha256
 from lsb.sharding import Run, open_log
 from lsb.storage import layout
 from lsb.storage.commit_log import Commit, Condemnation, LogEntry, ShardLog, fold
@@ -54,9 +55,12 @@ def inspect_outputs(seen: Inspection, shards: Shards, sample: int | None, seed: 
         if data is None:
             continue
         try:
-            same = pixels_sha256(decode(data)[0]) == pixels
+            same = pixels_sha256(shared_decoder().decode(data)[0]) == pixels
         except ImageError:
             same = False
+        except DecodingError as error:
+            seen.find(UNVERIFIABLE, key, f"{key}: its pixels cannot be checked: {error.message}")
+            continue
         if not same:
             seen.find(TAMPERED, key, f"{key} does not hold the pixels that its row names")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lsb.decoder import Decoder
 from lsb.errors import UsageError
 from lsb.images import encode
 from lsb.publish import publish
@@ -14,6 +15,7 @@ from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_log
 from lsb.storage.local import LocalStore
 from lsb.trace import Trace, run_of_output, trace
+from tests.bombs import scan_bomb
 from tests.ledger import EXECUTION, MODEL, Inverter, make_images, picture, start, worker
 
 
@@ -134,6 +136,16 @@ def test_what_is_not_of_the_run_is_a_usage_error(store: LocalStore, run: Run, tm
     }.items():
         with pytest.raises(UsageError, match=reason):
             trace(store, run.id, what)
+
+
+def test_a_file_is_decoded_in_a_process_with_limits(
+    store: LocalStore, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bomb.jpg").write_bytes(scan_bomb(500))
+    with Decoder(cpu_seconds=0.5) as decoder:
+        monkeypatch.setattr("lsb.trace.shared_decoder", lambda: decoder, raising=False)
+        with pytest.raises(UsageError, match="decode_timed_out"):
+            trace(store, run.id, str(tmp_path / "bomb.jpg"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from PIL import Image
 from lsb.audit.replay import CONDITIONS, TOLERANCES, Bench, replay
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import Replayed, Verdict
-from lsb.images import encode
+from lsb.errors import DecodingError
+from lsb.images import ImageInfo, decode, encode
 from lsb.shard_job import run_shard
 from lsb.sharding import Run
 from lsb.storage.local import LocalStore
@@ -157,3 +158,26 @@ def test_sampling_knows_names_and_seed_alone() -> None:
     assert sampled(names, None) == sorted(names)
     assert sampled(names, 0) == []
     assert set(sampled(names, 5)) < set(sampled(names, 9))
+
+
+def test_pictures_are_decoded_in_a_process_with_limits(
+    store: LocalStore, begun: tuple[Run, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        """Takes too long for all but the source of the first output."""
+
+        left = 1
+
+        def decode(self, data: bytes) -> tuple[Image.Image, ImageInfo]:
+            self.left -= 1
+            if self.left < 0:
+                raise DecodingError("decode_timed_out: too long", code="decode_timed_out")
+            return decode(data)
+
+    slow = Slow()
+    monkeypatch.setattr("lsb.audit.replay.shared_decoder", lambda: slow, raising=False)
+    found, _ = again(store, begun, 2, levels=1)
+    messages = sorted(result.finding.message for result in found if result.finding)
+    assert [result.finding.kind for result in found if result.finding] == ["unverifiable"] * 2
+    assert "cannot be compared: decode_timed_out" in messages[1]
+    assert "cannot be replayed: decode_timed_out" in messages[0]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lsb.audit import Verdict, verify
+from lsb.decoder import Decoder
 from lsb.errors import StoreError, UsageError
 from lsb.images import encode
 from lsb.metrics.scores import Scores
@@ -311,3 +312,25 @@ def test_an_id_that_is_not_its_keys_is_found(tmp_path: Path, monkeypatch: pytest
     translate_all(store, run, sources)
     snapshot = publish(store, run, {}, b"page")
     assert tampered(verify(store, run.id)) == {run.dataset["key"], run.plan["key"], snapshot.manifest_key}
+
+
+class Swelling(Inverter):
+    """Makes pictures whose files are small and take the decoder long."""
+
+    def translate(
+        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
+    ) -> list[Image.Image]:
+        return [Image.new("RGB", (9000, 9000), "red") for _ in images]
+
+
+def test_outputs_are_decoded_in_a_process_with_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 1))
+    translate_all(store, run, sources, translator=Swelling())
+    publish(store, run, {}, b"page")
+    with Decoder(cpu_seconds=0.05) as decoder:
+        monkeypatch.setattr("lsb.audit.shards.shared_decoder", lambda: decoder, raising=False)
+        verdict = verify(store, run.id)
+    (finding,) = verdict.findings
+    assert (verdict.exit_code, finding.kind) == (12, "unverifiable")
+    assert "its pixels cannot be checked: decode_timed_out" in finding.message
