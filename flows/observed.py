@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from prefect import Flow
+from prefect.serializers import Serializer
 from prefect.states import Failed
 
+from tasks.connection import guard
 from tasks.outcome import ReportedError, carry_out, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class Nothing(Serializer):
+    """Lets Prefect write nothing to its storage, where it would pickle every error that it meets when a flow ends: also
+    its own, such as one with the request, and its credentials, that the server answered with 500."""
+
+    type: str = "nothing"
+
+    def dumps(self, obj: Any) -> NoReturn:
+        raise TypeError("Prefect keeps no results and errors of lsb.")
+
+
 class ObservedFlow(Flow[P, R]):
-    """A flow whose caller gets the work's own result or error. Prefect gets a state with a short message: an error that
-    it is given is pickled into PREFECT_HOME."""
+    """A flow whose caller gets the work's own result or error. Prefect gets a state with a short message."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         under_prefect = super().__call__
@@ -24,7 +35,8 @@ class ObservedFlow(Flow[P, R]):
 
 
 def observed(name: str, flow_run_name: str | None = None) -> Callable[[Callable[P, R]], ObservedFlow[P, R]]:
-    """Make a function such a flow.
+    """Make a function such a flow. From then on Prefect's clients are those of `tasks.connection`, so that this also
+    holds for a flow that a worker of Prefect's runs.
 
     Args:
         name: the flow's.
@@ -32,7 +44,14 @@ def observed(name: str, flow_run_name: str | None = None) -> Callable[[Callable[
     """
 
     def decorate(body: Callable[P, R]) -> ObservedFlow[P, R]:
-        return ObservedFlow(kept(body, _failed), name=name, flow_run_name=flow_run_name, persist_result=False)
+        guard()
+        return ObservedFlow(
+            kept(body, _failed),
+            name=name,
+            flow_run_name=flow_run_name,
+            persist_result=False,
+            result_serializer=Nothing(),
+        )
 
     return decorate
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.exceptions import ParameterTypeError
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+from flows import local_server
 from flows.local_server import prefect_server
 from flows.observed import observed
 from lsb.errors import StoreBusyError, StoreError
@@ -45,6 +51,52 @@ def anywhere(request: pytest.FixtureRequest, server: None, warnings: list[str]) 
         assert warnings[0].startswith("Prefect's server at http://127.0.0.1:9/api is lost")
 
 
+@contextmanager
+def failing(change: int, answer: bytes) -> Iterator[None]:
+    """The server behind a connection that from a flow's n-th change of state on gives this answer, or is cut."""
+    real = httpx.URL(PREFECT_API_URL.value())
+    changes: list[bytes] = []
+
+    def relay(source: socket.socket, target: socket.socket, *, faulty: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                is_request = faulty and b" HTTP/1.1\r\n" in data
+                changes.extend([data] * (is_request and b"/set_state " in data))
+                if not is_request or len(changes) < change:
+                    target.sendall(data)
+                elif answer:
+                    source.sendall(answer)
+                else:
+                    break
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection((real.host, real.port))
+                ends.extend((client, server))
+                threading.Thread(target=relay, args=(client, server), kwargs={"faulty": True}, daemon=True).start()
+                threading.Thread(target=relay, args=(server, client), kwargs={"faulty": False}, daemon=True).start()
+
+    ends: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield
+        listener.shutdown(socket.SHUT_RDWR)
+    for end in ends:
+        end.close()
+
+
+def stored() -> list[Path]:
+    """What Prefect keeps of results and errors."""
+    return [path for path in Path(PREFECT_HOME.value()).rglob("storage/*") if path.is_file()]
+
+
 def flow_of(work: Callable[[], object]) -> Callable[[], object]:
     task = step(name="work")(work)
     return observed(name="all")(lambda: task())
@@ -64,7 +116,7 @@ def test_an_error_is_the_works_own_and_prefect_keeps_none_of_it(anywhere: str) -
     with pytest.raises(StoreError) as caught:
         flow_of(fail)()
     assert caught.value is error
-    assert not list(Path(PREFECT_HOME.value()).rglob("storage/*"))
+    assert not stored()
 
 
 def test_what_is_transient_is_tried_again(anywhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +181,60 @@ def test_silence_is_waited_for_once_and_a_broken_connection_tried_anew(warnings:
             silent.get("http://127.0.0.1:9/")
     assert (len(asked), len(warnings)) == (1, 1)
     assert silent.post("http://127.0.0.1:9/logs/").status_code == 201
+
+
+ANSWERS = {
+    "fails": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+    "has deleted the run": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+    "cuts the connection": b"",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("ending", [None, StoreError("gone"), KeyboardInterrupt()], ids=["done", "failed", "crashed"])
+def test_a_server_that_fails_at_the_end_changes_nothing_and_nothing_is_pickled(
+    server: None, warnings: list[str], answer: str, ending: BaseException | None
+) -> None:
+    def work() -> int:
+        if ending is not None:
+            raise ending
+        return 7
+
+    with failing(2, ANSWERS[answer]):
+        if ending is None:
+            assert flow_of(work)() == 7
+        else:
+            with pytest.raises(type(ending)) as caught:
+                flow_of(work)()
+            assert caught.value is ending
+    assert stored() == []
+
+
+def test_parameters_that_are_wrong_are_not_pickled(server: None, warnings: list[str]) -> None:
+    def one(number: int) -> int:
+        return number
+
+    with pytest.raises(ParameterTypeError):
+        observed(name="one")(one)("a word")
+    assert stored() == []
+
+
+def test_what_is_transient_is_tried_again_where_the_server_goes_meanwhile(
+    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "FIRST_DELAY_SECONDS", 0.01)
+    process, address = local_server._start(tmp_path, "lsb:known-to-this-test")
+    tries: list[int] = []
+
+    def busy() -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            process.kill()
+            local_server._stop(process)
+            time.sleep(0.5)  # the next request is the one that finds out
+            raise StoreBusyError("busy")
+        return len(tries)
+
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: "lsb:known-to-this-test"}):
+        assert flow_of(busy)() == 2
+    assert len(warnings) == 1
