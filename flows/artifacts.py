@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from uuid import UUID
 
 import httpx
@@ -26,7 +28,8 @@ UNREACHABLE = (httpx.HTTPError, PrefectException, OSError)
 
 
 class ArtifactProgress(Progress):
-    """One progress artifact for each thing under way. A server that does not answer costs nothing but the display."""
+    """One progress artifact for each thing under way. Work does not wait for updates, and those that a slow server has
+    no time for are left out."""
 
     def __init__(self, run: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._run = run
@@ -35,6 +38,8 @@ class ArtifactProgress(Progress):
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
         self._said: dict[str, float] = {}
+        self._thread = ThreadPoolExecutor(1)
+        self._telling: Future[object] | None = None
 
     def start(self, name: str, total: int) -> None:
         self._done[name], self._total[name], self._said[name] = 0, total, self._clock()
@@ -46,18 +51,22 @@ class ArtifactProgress(Progress):
     def advance(self, name: str, n: int = 1, **figures: float) -> None:
         self._done[name] = self._done.get(name, 0) + n
         now = self._clock()
-        if name in self._artifacts and now - self._said[name] >= SECONDS_BETWEEN_UPDATES:
+        idle = self._telling is None or self._telling.done()
+        if idle and name in self._artifacts and now - self._said[name] >= SECONDS_BETWEEN_UPDATES:
             self._said[name] = now
-            self._update(name, min(100.0, 100.0 * self._done[name] / max(1, self._total[name])))
+            self._telling = self._update(name, min(100.0, 100.0 * self._done[name] / max(1, self._total[name])))
 
     def finish(self, name: str) -> None:
         if name in self._artifacts:
             complete = self._done[name] >= self._total[name]
-            self._update(name, 100.0 if complete else 100.0 * self._done[name] / self._total[name])
+            self._update(name, 100.0 if complete else 100.0 * self._done[name] / self._total[name]).result()
             del self._artifacts[name]
 
-    def _update(self, name: str, percent: float) -> None:
-        _tell(lambda: update_progress_artifact(self._artifacts[name], percent))
+    def _update(self, name: str, percent: float) -> Future[object]:
+        artifact = self._artifacts[name]
+        return self._thread.submit(
+            copy_context().run, lambda: _tell(lambda: update_progress_artifact(artifact, percent))
+        )
 
 
 def show_failed_shards(run_id: str, failures: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ DEFAULTS: Mapping[str, str] = {
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     # Work does not wait long for a server that only looks on; see `tasks.connection`.
     "PREFECT_CLIENT_MAX_RETRIES": "2",
-    "PREFECT_API_REQUEST_TIMEOUT": "30",
+    "PREFECT_API_REQUEST_TIMEOUT": "10",
     # OpenMP threads that wait sleep. Spinning, the default, makes torch a hundred times slower where processes share
     # cores (a pool of ours, or a neighbour); sleeping costs next to nothing where they do not. Changes no pixel.
     "OMP_WAIT_POLICY": "PASSIVE",

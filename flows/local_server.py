@@ -48,7 +48,7 @@ def prefect_server() -> Iterator[None]:
         temporary_settings,
     )
 
-    from tasks.connection import connect
+    from tasks.connection import connect, lost
 
     tame_logs()  # Prefect has made its handlers by now
     if PREFECT_API_URL.value():
@@ -71,8 +71,11 @@ def prefect_server() -> Iterator[None]:
             try:
                 yield
             finally:
-                _drain()
+                if not lost():
+                    _drain()
     finally:
+        if lost():  # it may hang
+            process.kill()
         _stop(process)
 
 

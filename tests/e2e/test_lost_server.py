@@ -1,4 +1,4 @@
-"""Prefect's server only looks on: killed in the middle of a run it neither delays nor fails the work."""
+"""Prefect's server only looks on: killed or hung in the middle of a run it neither delays nor fails the work."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 from prefect.settings import PREFECT_HOME
 
 from flows import local_server
 from tests.e2e.jobs import PICTURES, Job, log_entries, lsb
+from tests.prefect_parts import POOL, PrefectServer, Worker, deployment_file, wait_until
 from tests.unit.flows.test_local_server import servers
 
 pytestmark = pytest.mark.timeout(600)
 
 SECRET = "lsb:known-to-this-test"
+BLOWS = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}
 
 
 def start(job: Job, home: Path, **variables: str) -> subprocess.Popen[str]:
@@ -33,7 +37,7 @@ def start(job: Job, home: Path, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_a_commit(process: subprocess.Popen[str], job: Job) -> None:
+def wait_for_a_commit(process: subprocess.Popen[str] | subprocess.Popen[bytes], job: Job) -> None:
     until = time.monotonic() + 200
     while not log_entries(job.store):
         assert process.poll() is None, process.communicate()
@@ -55,26 +59,36 @@ def pickles(home: Path) -> set[Path]:
 
 def check(process: subprocess.Popen[str], job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = process.communicate(timeout=250)  # one artifact alone used to wait for 67 s, and the run failed
+    ended = time.time()
     assert process.returncode == 0, err
     assert "snapshots/00000000/report" in out
     odd = [line for line in err.splitlines() if not line.startswith(("ingest:", "translate:", "evaluate:"))]
     assert len(odd) == 1, err
     assert odd[0].startswith("lsb: warning: Prefect's server at http://127.0.0.1:")
     assert "is lost" in odd[0]
+    check_published(job, capsys, ended)
+
+
+def check_published(job: Job, capsys: pytest.CaptureFixture[str], ended: float) -> None:
+    """Every picture, and nothing of it with Prefect."""
     assert not pickles(job.config.parent / "prefect")
     (run,) = (job.store / "runs").iterdir()
+    published = (run / "snapshots" / "log" / "00000000.json").stat().st_mtime
+    assert ended - published < 8  # no long good-byes
     records = lsb(capsys, "status", run, "--json").json["records"]
     assert records["ok"] == PICTURES - 1
     assert lsb(capsys, "verify", run).code == 0
 
 
-def test_our_own(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("blow", BLOWS)
+def test_our_own(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], blow: str) -> None:
     hit = slow(job, execution__workers=2)
     process = start(hit, tmp_path / "prefect")
     wait_for_a_commit(process, hit)
     (server,) = servers(tmp_path / "prefect")
-    os.kill(server, signal.SIGKILL)
+    os.kill(server, BLOWS[blow])
     check(process, hit, capsys)
+    assert servers(tmp_path / "prefect") == []
 
 
 @pytest.fixture
@@ -84,20 +98,23 @@ def named(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, s
     try:
         yield process, {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": SECRET}
     finally:
+        process.kill()
         local_server._stop(process)
 
 
+@pytest.mark.parametrize("blow", BLOWS)
 def test_one_that_the_user_named(
     job: Job,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     named: tuple[subprocess.Popen[bytes], dict[str, str]],
+    blow: str,
 ) -> None:
     server, variables = named
     hit = slow(job)
     process = start(hit, tmp_path / "prefect", **variables)
     wait_for_a_commit(process, hit)
-    server.kill()
+    server.send_signal(BLOWS[blow])
     check(process, hit, capsys)
 
 
@@ -123,3 +140,22 @@ def test_no_error_is_pickled_or_shown_to_prefect_as_it_is(
     assert answer.code == 3
     assert "nowhere-at-all" in answer.complaint
     assert pickles(home) == before
+
+
+def test_of_a_run_of_a_deployment(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hit = slow(job)
+    with PrefectServer(tmp_path / "prefect") as server:
+        assert server.command("work-pool", "create", POOL, "--type", "process").returncode == 0
+        file = deployment_file(tmp_path / "prefect.yaml", yaml.safe_load(hit.config.read_text()), None)
+        deployment = server.deploy(file, "nightly")["id"]
+        with Worker(server) as worker:
+            server.trigger(deployment)
+            wait_for_a_commit(worker.process, hit)
+            (engine,) = psutil.Process(worker.process.pid).children()
+            server.kill()
+            wait_until("the run ends", lambda: not engine.is_running(), 250)
+            assert worker.log.count("the work goes on") == 1
+            assert "Flow run 'tiny' - Finished in state Completed()" in worker.log
+            assert "exited with unexpected exception" not in worker.log
+            ended = time.time()
+        check_published(hit, capsys, ended)

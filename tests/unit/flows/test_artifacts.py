@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import re
+from itertools import count
+from threading import Event
+from uuid import UUID, uuid4
 
 import pytest
 
 from flows import artifacts
-from flows.artifacts import artifact_key
+from flows.artifacts import ArtifactProgress, artifact_key
 
 
 @pytest.mark.parametrize("parts", [("flat-to-3d", "translate"), ("Ünï", "shard 00001"), ("a", "optimise <3d>")])
@@ -20,3 +23,22 @@ def test_the_report_says_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     artifacts.show_report("job-0123456789ab", "page.html", {"ok": 2}, {})
     assert "- ok: 2\n- left out: 3 .heic, 1 hidden\n" in made[0]
     assert "left out" not in made[1]
+
+
+def test_work_does_not_wait_for_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, told = Event(), list[float]()
+
+    def update(artifact: UUID, percent: float) -> None:
+        told.append(percent)
+        assert answered.wait(60)
+
+    monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_, **__: uuid4())
+    monkeypatch.setattr(artifacts, "update_progress_artifact", update)
+    seconds = count(step=10)
+    progress = ArtifactProgress("job", clock=lambda: next(seconds))
+    progress.start("translate", 4)
+    for _ in range(4):
+        progress.advance("translate")  # as many as there are, though the first is not answered
+    answered.set()
+    progress.finish("translate")
+    assert told == [25.0, 100.0]
