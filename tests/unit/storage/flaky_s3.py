@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import Counter
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.unit.storage.answering import Answering, body_of, send
 
 LOST = 0  # as a status: do what was asked, then hang up without an answer
 
 
-class FlakyS3:
+class FlakyS3(Answering):
     """Objects of one bucket. `faults[method]` are statuses of the next answers; None in between is a good one."""
 
     def __init__(self, *, honours_conditions: bool = True) -> None:
@@ -22,32 +23,10 @@ class FlakyS3:
         self.code = "Fault"
         self.requests: Counter[str] = Counter()
         self.honours_conditions = honours_conditions
-        flaky = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do(self) -> None:
-                flaky.answer(self)
-
-            def log_message(self, *arguments: Any) -> None:
-                """Tests are silent."""
-
-        for method in ("PUT", "GET", "HEAD", "DELETE"):
-            setattr(Handler, f"do_{method}", Handler.do)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+        self.serve()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        method, key = handler.command, urlsplit(handler.path).path
-        data = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        method, key, data = handler.command, urlsplit(handler.path).path, body_of(handler)
         self.requests[method] += 1
         faults = self.faults.get(method, [])
         fault = faults.pop(0) if faults else None
@@ -80,10 +59,4 @@ class FlakyS3:
             body = body if handler.command in ("GET", "HEAD") else b""
         if status >= 300 and handler.command != "HEAD":
             body = f"<Error><Code>{self.code}</Code><Message>m</Message></Error>".encode()
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(body)
+        send(handler, status, headers, body)

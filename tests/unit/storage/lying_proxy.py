@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.unit.storage.answering import Answering, body_of, send
 
 PAGE = b"<html><head><title>Sign in</title></head><body><p>Please sign in.</p></body></html>"
 BROKEN_PAGE = b"<!doctype html><title>Sign in<p>Please <br> sign in &nbsp;"
@@ -25,7 +25,7 @@ Lie = Callable[[Answer], Answer]
 
 
 @dataclass
-class LyingProxy:
+class LyingProxy(Answering):
     """`lies[kind]` falsify the next answers to requests of that kind: `PUT`, `GET`, `HEAD`, `DELETE` or `LIST`.
 
     What is asked is done all the same unless `deaf` is set: then a request that is answered by a lie reaches nobody.
@@ -38,31 +38,10 @@ class LyingProxy:
     requests: int = 0
 
     def __post_init__(self) -> None:
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do(self) -> None:
-                proxy.answer(self)
-
-            def log_message(self, *arguments: Any) -> None:
-                """Tests are silent."""
-
-        for method in ("PUT", "GET", "HEAD", "DELETE"):
-            setattr(Handler, f"do_{method}", Handler.do)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+        self.serve()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        data = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        data = body_of(handler)
         kind = "LIST" if "list-type=2" in handler.path else handler.command
         planned = self.lies.get(kind, [])
         lie = planned.pop(0) if planned else None
@@ -71,14 +50,7 @@ class LyingProxy:
         if lie:
             self.told += 1
             answer = lie(answer)
-        handler.send_response(answer.status)
-        for name, value in answer.headers.items():
-            handler.send_header(name, value)
-        if "content-length" not in {name.lower() for name in answer.headers} and answer.status != 204:
-            handler.send_header("Content-Length", str(len(answer.body)))
-        handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(answer.body)
+        send(handler, answer.status, answer.headers, answer.body)
 
     def _pass_on(self, handler: BaseHTTPRequestHandler, data: bytes) -> Answer:
         connection = HTTPConnection(urlsplit(self.upstream).netloc, timeout=30)
