@@ -1,4 +1,4 @@
-"""One tiny model, one Prefect server and one finished job for all end-to-end tests."""
+"""One tiny model, one Prefect server, one finished job and one store full of everything for all end-to-end tests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from flows.cli import run_command
 from flows.local_server import prefect_server
+from tests.e2e.adversary import Scene, make_template, planted_scene
 from tests.e2e.jobs import Job, make_job
 from tests.tiny import tiny_model
 
@@ -42,3 +43,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model: Path, server: None
     done = make_job(tmp_path_factory.mktemp("finished"), model)
     assert run_command(["run", str(done.config)]) == 0
     return done
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """See `make_template`. Read only."""
+    return make_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def scene(template: Scene, tmp_path: Path) -> Scene:
+    """A copy of it."""
+    return planted_scene(template, tmp_path / "scene")
