@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
+from threading import Thread
 from uuid import UUID
 
 import httpx
@@ -38,8 +39,7 @@ class ArtifactProgress(Progress):
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
         self._said: dict[str, float] = {}
-        self._thread = ThreadPoolExecutor(1)
-        self._telling: Future[object] | None = None
+        self._telling: Thread | None = None
 
     def start(self, name: str, total: int) -> None:
         self._done[name], self._total[name], self._said[name] = 0, total, self._clock()
@@ -51,22 +51,24 @@ class ArtifactProgress(Progress):
     def advance(self, name: str, n: int = 1, **figures: float) -> None:
         self._done[name] = self._done.get(name, 0) + n
         now = self._clock()
-        idle = self._telling is None or self._telling.done()
+        idle = self._telling is None or not self._telling.is_alive()
         if idle and name in self._artifacts and now - self._said[name] >= SECONDS_BETWEEN_UPDATES:
             self._said[name] = now
-            self._telling = self._update(name, min(100.0, 100.0 * self._done[name] / max(1, self._total[name])))
+            percent = min(100.0, 100.0 * self._done[name] / max(1, self._total[name]))
+            update = partial(copy_context().run, self._update, self._artifacts[name], percent)
+            self._telling = Thread(target=update, daemon=True)
+            self._telling.start()
 
     def finish(self, name: str) -> None:
         if name in self._artifacts:
+            if self._telling is not None:
+                self._telling.join()
             complete = self._done[name] >= self._total[name]
-            self._update(name, 100.0 if complete else 100.0 * self._done[name] / self._total[name]).result()
-            del self._artifacts[name]
+            percent = 100.0 if complete else 100.0 * self._done[name] / self._total[name]
+            self._update(self._artifacts.pop(name), percent)
 
-    def _update(self, name: str, percent: float) -> Future[object]:
-        artifact = self._artifacts[name]
-        return self._thread.submit(
-            copy_context().run, lambda: _tell(lambda: update_progress_artifact(artifact, percent))
-        )
+    def _update(self, artifact: UUID, percent: float) -> None:
+        _tell(lambda: update_progress_artifact(artifact, percent))
 
 
 def show_failed_shards(run_id: str, failures: Mapping[str, str]) -> None:

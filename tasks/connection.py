@@ -25,6 +25,8 @@ from lsb.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
 
+HURRIED_SECONDS = 3.0
+
 
 class ServerLostError(httpx.TransportError):
     """The server does not answer. None of the errors after which Prefect waits and asks again."""
@@ -36,6 +38,7 @@ class _Connection:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.lost = False
+        self.hurried = False
         self.reason = ""
         self.warn: Callable[[str], None] = logger.warning
 
@@ -49,7 +52,7 @@ def connect(warn: Callable[[str], None] = logger.warning) -> None:
     Args:
         warn: is told once if it is lost.
     """
-    _CONNECTION.lost, _CONNECTION.warn = False, warn
+    _CONNECTION.lost, _CONNECTION.hurried, _CONNECTION.warn = False, False, warn
     guard()
 
 
@@ -65,6 +68,11 @@ def guard() -> None:
 def lost() -> bool:
     """Whether the server has been given up."""
     return _CONNECTION.lost
+
+
+def hurry() -> None:
+    """Wait only shortly for each further answer: somebody wants this process to end."""
+    _CONNECTION.hurried = True
 
 
 def lose(error: BaseException) -> None:
@@ -106,7 +114,7 @@ class _Transport(httpx.BaseTransport):
             if lost():
                 break
             try:
-                return self._inner.handle_request(request)
+                return self._inner.handle_request(_in_time(request))
             except httpx.TransportError as error:
                 _failed(error, again)
         return _no_answer(request)
@@ -126,13 +134,19 @@ class _AsyncTransport(httpx.AsyncBaseTransport):
             if lost():
                 break
             try:
-                return await self._inner.handle_async_request(request)
+                return await self._inner.handle_async_request(_in_time(request))
             except httpx.TransportError as error:
                 _failed(error, again)
         return _no_answer(request)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _in_time(request: httpx.Request) -> httpx.Request:
+    if _CONNECTION.hurried:
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), HURRIED_SECONDS)
+    return request
 
 
 def _failed(error: httpx.TransportError, again: bool) -> None:

@@ -16,7 +16,7 @@ from prefect.states import State
 
 from lsb.errors import LsbError
 from lsb.redaction import redact
-from tasks.connection import is_of_server, lose, lost
+from tasks.connection import hurry, is_of_server, lose, lost
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +64,7 @@ def kept(body: Callable[P, R], failed: Callable[[ReportedError], Any]) -> Callab
             )
         except BaseException as error:
             outcome.end(error=error)
+            hurry()
             raise
         else:
             outcome.end(value)

@@ -130,6 +130,24 @@ def test_ctrl_c_ends_a_run_without_its_server(job: Job, tmp_path: Path) -> None:
     assert "run again to go on" in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_does_not_wait_long_for_a_server_that_hangs(job: Job, tmp_path: Path, times: int) -> None:
+    hit = slow(job, execution__workers=2)
+    process = start(hit, tmp_path / "prefect")
+    wait_for_a_commit(process, hit)
+    (server,) = servers(tmp_path / "prefect")
+    os.kill(server, signal.SIGSTOP)
+    for _ in range(times):
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    _, err = process.communicate(timeout=200)
+    assert time.monotonic() - begun < 30  # it was 70
+    assert process.returncode == 130, err
+    assert "run again to go on" in err.splitlines()[-1]
+    assert servers(tmp_path / "prefect") == []
+
+
 def test_no_error_is_pickled_or_shown_to_prefect_as_it_is(
     job: Job, server: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
