@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's pages: progress, a table of shards that failed, a link to the report."""
+"""What a run shows in Prefect's pages: progress, a table of shards that failed, where the report lies."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def show_report(
     """Where the report lies, counts, what of the source is no record, and pictures without an output, with remedies."""
     lines = [f"- {status}: {count}" for status, count in sorted(counts.items())]
     lines += [f"- left out: {described(left_out)}"] if left_out else []
-    text = f"# {run_id}\n\n[{report}]({report})\n\n" + "\n".join([*lines, "", *_problem_lines(problems)]) + "\n"
+    # No link: a path or an s3:// address leads nowhere in a browser.
+    text = "\n".join([f"# {run_id}", "", f"    {visible(report)}", "", *lines, "", *_problem_lines(problems), ""])
     _tell(lambda: create_markdown_artifact(text, key=artifact_key(run_id, "report")))
 
 

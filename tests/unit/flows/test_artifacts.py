@@ -25,6 +25,13 @@ def test_the_report_says_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     assert "left out" not in made[1]
 
 
+def test_the_report_is_no_link_since_a_browser_cannot_follow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda text, key: made.append(text))
+    artifacts.show_report("job-0123456789ab", "s3://bucket/runs/](x)/index.html", {"ok": 2}, {})
+    assert made[0].splitlines()[:3] == ["# job-0123456789ab", "", "    s3://bucket/runs/](x)/index.html"]
+
+
 def test_work_does_not_wait_for_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     answered, told = Event(), list[float]()
 
