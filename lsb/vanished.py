@@ -36,7 +36,7 @@ def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) 
         except (TamperedError, UnverifiableError, UsageError) as error:
             logger.warning("how much of %s has vanished cannot be told: %s", config.source.path, error)
             return
-        _compare(config, before, records, f"run {run.id}, the job's last snapshot,", "lsb run")
+        _compare(config, before, records, f"run {run.id}, the job's last snapshot,", "done", "lsb run")
 
     return check
 
@@ -50,17 +50,19 @@ def refuse_to_translate(store: Store, config: JobConfig, run: Run) -> None:
     """
     listing = list_sources(open_sources(config.source.path))
     there = {record_id(key_of(file.key)) for file in listing.files}
-    _compare(config, read_plan(store, run)["record_id"], there, f"run {run.id}", "lsb translate")
+    _compare(config, read_plan(store, run)["record_id"], there, f"run {run.id}", "translated", "lsb translate")
 
 
-def _compare(config: JobConfig, before: pa.ChunkedArray, records: Collection[str], of_what: str, command: str) -> None:
+def _compare(
+    config: JobConfig, before: pa.ChunkedArray, records: Collection[str], of_what: str, act: str, command: str
+) -> None:
     there = pc.sum(pc.is_in(before, pa.array(list(records), pa.string()))).as_py() or 0
     gone, allowed = len(before) - there, config.budget.max_vanished_fraction
     if gone > allowed * len(before):
         raise BudgetExceededError(
             f"{gone} of the {len(before)} records of {of_what} are no longer at "
             f"{config.source.path} ({gone / len(before):.1%}), budget.max_vanished_fraction allows {allowed:.1%}; "
-            f"nothing was done: see whether the folder is mounted, or go on with `{command} --accept-vanished`"
+            f"nothing was {act}: see whether the folder is mounted, or go on with `{command} --accept-vanished`"
         )
 
 

@@ -111,7 +111,7 @@ def test_a_planned_run_is_not_translated_without_most_of_its_source(store: Local
         refuse_to_translate(store, config(folder), planned)
     for words in (
         f"5 of the 8 records of run {planned.id} are no longer at {folder} (62.5%)",
-        "go on with `lsb translate --accept-vanished`",
+        "nothing was translated: see whether the folder is mounted, or go on with `lsb translate --accept-vanished`",
     ):
         assert words in str(caught.value)
     refuse_to_translate(store, config(folder, budget={"max_vanished_fraction": 0.7}), planned)
