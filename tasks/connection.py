@@ -15,10 +15,9 @@ from typing import Any
 
 import httpx
 from prefect.client import base, orchestration
-from prefect.events import utilities
+from prefect.events import utilities, worker
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.schemas.events import Event
-from prefect.events.worker import EventsWorker, emit_events_to_cloud
 from prefect.settings import PREFECT_API_URL
 
 from lsb.redaction import without_secrets
@@ -60,7 +59,7 @@ def guard() -> None:
     """From now on Prefect makes its clients as this module has them."""
     orchestration.PrefectHttpxSyncClient = _SyncClient  # type: ignore[misc]
     orchestration.PrefectHttpxAsyncClient = _AsyncClient  # type: ignore[misc]
-    EventsWorker.set_client_override(None if emit_events_to_cloud() else _EventsClient)
+    worker.PrefectEventsClient = _EventsClient  # type: ignore[misc, assignment]
     # Events of a client that is not known there are dropped.
     utilities.PrefectEventsClient = _EventsClient  # type: ignore[misc, assignment]
 
@@ -192,8 +191,8 @@ def _without_proxy(options: dict[str, Any]) -> dict[str, Any]:
 class _EventsClient(PrefectEventsClient):
     """Drops events once the server is lost, where Prefect's own would try each of them eleven times."""
 
-    def __init__(self) -> None:
-        super().__init__(reconnection_attempts=3)
+    def __init__(self, api_url: str | None = None) -> None:
+        super().__init__(api_url, reconnection_attempts=3)
 
     async def __aenter__(self) -> _EventsClient:
         self._in_context = True

@@ -59,22 +59,19 @@ def pickles(home: Path) -> set[Path]:
 
 def check(process: subprocess.Popen[str], job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = process.communicate(timeout=250)  # one artifact alone used to wait for 67 s, and the run failed
-    ended = time.time()
     assert process.returncode == 0, err
     assert "snapshots/00000000/report" in out
     odd = [line for line in err.splitlines() if not line.startswith(("ingest:", "translate:", "evaluate:"))]
     assert len(odd) == 1, err
     assert odd[0].startswith("lsb: warning: Prefect's server at http://127.0.0.1:")
     assert "is lost" in odd[0]
-    check_published(job, capsys, ended)
+    check_published(job, capsys)
 
 
-def check_published(job: Job, capsys: pytest.CaptureFixture[str], ended: float) -> None:
+def check_published(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     """Every picture, and nothing of it with Prefect."""
     assert not pickles(job.config.parent / "prefect")
     (run,) = (job.store / "runs").iterdir()
-    published = (run / "snapshots" / "log" / "00000000.json").stat().st_mtime
-    assert ended - published < 8  # no long good-byes
     records = lsb(capsys, "status", run, "--json").json["records"]
     assert records["ok"] == PICTURES - 1
     assert lsb(capsys, "verify", run).code == 0
@@ -175,5 +172,4 @@ def test_of_a_run_of_a_deployment(job: Job, tmp_path: Path, capsys: pytest.Captu
             assert worker.log.count("the work goes on") == 1
             assert "Flow run 'tiny' - Finished in state Completed()" in worker.log
             assert "exited with unexpected exception" not in worker.log
-            ended = time.time()
-        check_published(hit, capsys, ended)
+        check_published(hit, capsys)

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows import local_server
 from lsb.errors import ResourceError
+from tasks import connection
 
 PROGRAM = """
 import sys, time
@@ -165,3 +166,15 @@ def test_it_ends_when_its_process_is_killed(tmp_path: Path) -> None:
     while servers(tmp_path):
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def test_one_that_hangs_is_not_waited_for() -> None:
+    before = servers(PREFECT_HOME.value())
+    with local_server.prefect_server():
+        (server,) = set(servers(PREFECT_HOME.value())) - set(before)
+        os.kill(server, signal.SIGSTOP)
+        connection.lose(TimeoutError("silence"))
+        begun = time.monotonic()
+    assert time.monotonic() - begun < local_server.STOP_SECONDS / 2
+    assert server not in servers(PREFECT_HOME.value())
+    connection.connect()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -238,3 +242,28 @@ def test_what_is_transient_is_tried_again_where_the_server_goes_meanwhile(
     with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: "lsb:known-to-this-test"}):
         assert flow_of(busy)() == 2
     assert len(warnings) == 1
+
+
+PROGRAM = """
+from flows.environment import prepare
+prepare()
+from flows.observed import observed
+from tasks.retrying import step
+print(observed(name="all")(step(name="one")(lambda: 7))())
+"""
+
+
+def test_a_script_that_names_no_server_keeps_the_one_that_prefect_starts(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**environment, "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "7\n", "")
+    with sqlite3.connect(tmp_path / "prefect.db") as database:
+        rows = database.execute("select state_type from task_run").fetchall()
+    database.close()
+    assert rows == [("COMPLETED",)]
