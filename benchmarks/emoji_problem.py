@@ -18,7 +18,7 @@ from lsb.models.load import identify, load_backbone
 from lsb.models.protocol import Backbone
 from lsb.prompts import Prompt
 from lsb.records import sha256
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 
 BATCH = 32
 TUNING_IMAGES = 12

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # this process stays small: a child's ru_maxrss is never belo
 
     from lsb.ingest import Dataset
     from lsb.sharding import Run, RunSpec
-    from lsb.storage.local import LocalStore
+    from lsb.store.local import LocalStore
 
 DOCUMENT = "# The ledger's arithmetic"
 SHARD_SIZE = 1000
@@ -118,7 +118,7 @@ def machine() -> str:
 
 def verify(folder: Path, count: int) -> str:
     from lsb.audit import verify
-    from lsb.storage.local import LocalStore
+    from lsb.store.local import LocalStore
 
     store = LocalStore(folder)
     (run,) = (path.name for path in (folder / "runs").iterdir())
@@ -130,7 +130,7 @@ def verify(folder: Path, count: int) -> str:
 
 def plan(folder: Path, count: int) -> str:
     from lsb.sharding import create_run
-    from lsb.storage.local import LocalStore
+    from lsb.store.local import LocalStore
 
     store = LocalStore(folder)
     run = create_run(store, spec(store, dataset_of(store, count)))
@@ -139,7 +139,7 @@ def plan(folder: Path, count: int) -> str:
 
 def make_plan(folder: Path, count: int) -> str:
     """A data set."""
-    from lsb.storage.local import LocalStore
+    from lsb.store.local import LocalStore
 
     made = make_dataset(LocalStore(folder), count)
     return f"{made.records:,} records, {made.duplicates:,} copies, {made.quarantined:,} unusable"
@@ -151,7 +151,7 @@ def make_verify(folder: Path, count: int) -> str:
 
     from lsb.publish import publish
     from lsb.sharding import create_run, read_plan
-    from lsb.storage.local import LocalStore
+    from lsb.store.local import LocalStore
 
     store = LocalStore(folder)
     run = create_run(store, spec(store, make_dataset(store, count)))

@@ -30,7 +30,7 @@ from lsb.decoder import CPU_SECONDS, MEMORY, Decoder
 from lsb.errors import DecodingError, ImageError
 from lsb.ingest import MAX_BYTES, ingest, read_records
 from lsb.sources import open_sources
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tests.bombs import large, saved, scan_bomb
 
 GOOD = 5

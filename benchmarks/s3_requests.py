@@ -62,7 +62,7 @@ class Counting(logging.Handler):
 
 def make_job(folder: Path, uri: str, images: int, shard_size: int) -> Path:
     """Pictures in the store, a job over them in a file."""
-    from lsb.storage.store import open_store
+    from lsb.store.store import open_store
 
     rows = pq.read_table(HERE / "examples" / "emoji" / "emoji.parquet").to_pylist()
     flat = [row for row in rows if row["style"] == "flat" and row["split"] == "train"][:images]
@@ -103,7 +103,7 @@ def measure(folder: Path, uri: str, images: int, shard_size: int) -> dict[str, C
     prepare()
     job = str(make_job(folder, uri, images, shard_size))
     counting = Counting()
-    log = logging.getLogger("lsb.storage.s3")
+    log = logging.getLogger("lsb.store.s3")
     log.addHandler(counting)
     log.setLevel(logging.DEBUG)
     log.propagate = False

@@ -8,13 +8,13 @@ from lsb.config import JobConfig
 from lsb.errors import UsageError
 
 if TYPE_CHECKING:
-    from lsb.storage.store import Store
+    from lsb.store.store import Store
 
 
 def open_store_of(run: str) -> tuple[Store, str]:
     """The store that a run's URI lies in, and the run's id."""
     from lsb.storage.layout import parse_run_uri
-    from lsb.storage.store import open_store
+    from lsb.store.store import open_store
 
     root, run_id = parse_run_uri(run)
     return open_store(root), run_id
@@ -28,7 +28,7 @@ def run_in(job: JobConfig, run: str | None) -> str | None:
     """
     if run is None or "/" not in run:
         return run
-    from lsb.storage.store import open_store
+    from lsb.store.store import open_store
 
     store, run_id = open_store_of(run)
     if store.uri != open_store(job.store).uri:
@@ -40,6 +40,6 @@ def run_uri(job: JobConfig, run_id: str) -> str:
     """The URI of a run of the job's store."""
     from lsb.job import object_uri
     from lsb.storage.layout import run_folder
-    from lsb.storage.store import open_store
+    from lsb.store.store import open_store
 
     return object_uri(open_store(job.store), run_folder(run_id))

@@ -390,7 +390,7 @@ def gc(
     Example: lsb gc out/store --dry-run
     """
     from lsb.cleanup import clean_up
-    from lsb.storage.store import open_store
+    from lsb.store.store import open_store
 
     done = clean_up(open_store(root), older_than=older_than, dry_run=dry_run)
     render.show(render.clean_up(done, dry_run=dry_run, as_json=json), as_json=json)

@@ -12,7 +12,7 @@ from lsb.models.load import identify
 from lsb.rerun import choose
 from lsb.selection import Selection
 from lsb.sharding import open_run, pending
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 
 
 @observed(name="rerun", flow_run_name="rerun-{run_id}")

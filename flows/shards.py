@@ -18,7 +18,7 @@ from lsb.errors import LsbError, UnfinishedError
 from lsb.shard_job import ShardOutcome
 from lsb.sharding import open_run
 from lsb.status import counts_by_shard
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tasks.observation import Observer, observed_by, observer
 from tasks.translate_shard import translate_shard
 from tasks.worker import release_models, workers_for

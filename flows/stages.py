@@ -14,7 +14,7 @@ from lsb.ingest import Dataset
 from lsb.job import check_resumed, device_of, planned_run, stored_prompts
 from lsb.models.load import identify
 from lsb.sharding import Run, open_run, pending
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from lsb.vanished import refuse_to_translate
 from tasks.evaluate import evaluate_run
 from tasks.ingest import ingest_source

@@ -28,7 +28,7 @@ from lsb.publish import Snapshot
 from lsb.rerun import Chosen, what_is_left
 from lsb.sharding import Run, open_run
 from lsb.storage.layout import run_folder
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tasks.evaluate import evaluate_run
 from tasks.ingest import ingest_source
 from tasks.observation import Observer, observed_by, observer

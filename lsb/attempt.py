@@ -23,7 +23,7 @@ from lsb.storage import layout
 from lsb.storage.chain import Link
 from lsb.storage.layout import new_attempt
 from lsb.storage.schemas import FEATURES, MANIFEST, write_table
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 

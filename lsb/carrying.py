@@ -17,7 +17,7 @@ from lsb.records import Action, Status
 from lsb.storage.commit_log import read_checked
 from lsb.storage.schemas import MANIFEST, PLAN, read_table
 from lsb.storage.snapshots import MANIFEST_NAME, Snapshot
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 FINAL = (Status.OK.value, Status.QUARANTINED.value, Status.ERASED.value)  # what is erased stays erased
 

@@ -22,9 +22,9 @@ from lsb.sharding import Run, open_log, open_run
 from lsb.storage import layout
 from lsb.storage.commit_log import History, read_checked
 from lsb.storage.schemas import MANIFEST, read_table
-from lsb.storage.scratch import ScratchStore
 from lsb.storage.snapshots import SnapshotHistory, SnapshotLog
-from lsb.storage.store import Entry, Store
+from lsb.store.scratch import ScratchStore
+from lsb.store.store import Entry, Store
 
 LEAST_HOURS = 24.0
 REASON = "clean-up"

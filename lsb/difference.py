@@ -15,7 +15,7 @@ from lsb.publish import latest_snapshot
 from lsb.sharding import open_run
 from lsb.storage.layout import parse_run_uri
 from lsb.storage.schemas import RECORDS, read_table
-from lsb.storage.store import Store, open_store
+from lsb.store.store import Store, open_store
 
 _DATASET = re.compile(
     r"(?:(?P<root>.*)/)?(?P<folder>datasets/[^/]+/[0-9a-f]{64})(?:/|/(?P<table>records(?:-[0-9a-f]{64})?\.parquet))?"

@@ -25,7 +25,7 @@ from lsb.prompts import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.records import digest_of, sha256
 from lsb.storage.layout import prompt_file, prompt_provenance, prompt_recipe
 from lsb.storage.seal import read_proved, seal, unseal
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 

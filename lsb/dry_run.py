@@ -17,8 +17,8 @@ from lsb.models.load import identify
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action
 from lsb.sharding import check_frozen, make_plan, open_run, pending, read_plan
-from lsb.storage.scratch import ScratchStore
-from lsb.storage.store import open_store
+from lsb.store.scratch import ScratchStore
+from lsb.store.store import open_store
 from lsb.vanished import refuse_vanished
 
 

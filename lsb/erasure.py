@@ -30,9 +30,9 @@ from lsb.sharding import Run, open_log, open_named_run, open_run
 from lsb.storage import layout
 from lsb.storage.commit_log import Condemnation, Erasure, History, ShardLog, read_checked
 from lsb.storage.schemas import FEATURES, write_table
-from lsb.storage.scratch import ScratchStore
 from lsb.storage.snapshots import SnapshotHistory, SnapshotLog, current_run
-from lsb.storage.store import Store
+from lsb.store.scratch import ScratchStore
+from lsb.store.store import Store
 
 LONGEST_REASON = 200
 _COLUMNS = ["record_id", "source_key", "source_sha256", "status", "output_key"]

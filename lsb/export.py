@@ -21,10 +21,10 @@ from lsb.manifest import Gates, collect
 from lsb.records import RECORD_ID_HEX, Status, record_id
 from lsb.sharding import Run, read_plan
 from lsb.storage.commit_log import read_checked
-from lsb.storage.folders import NoExclusiveNameError, folder, make_root, name_exclusively
 from lsb.storage.layout import SUFFIX_OF_FORMAT
-from lsb.storage.overlap import refuse_overlap
-from lsb.storage.store import Store
+from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively
+from lsb.store.overlap import refuse_overlap
+from lsb.store.store import Store
 
 LONGEST_NAME = 255  # bytes of one part of a path, on almost every file system
 # What the destination itself is to blame for: no other name would fare better.

@@ -23,7 +23,7 @@ from lsb.errors import StoreError
 from lsb.records import canonical_json
 from lsb.redaction import redact, visible
 from lsb.storage import layout
-from lsb.storage.store import Entry, Store
+from lsb.store.store import Entry, Store
 
 logger = logging.getLogger(__name__)
 

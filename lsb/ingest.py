@@ -26,7 +26,7 @@ from lsb.sources import open_sources as open_sources  # where callers look for i
 from lsb.storage import layout
 from lsb.storage.commit_log import read_checked
 from lsb.storage.schemas import RECORDS, read_table, write_table
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -43,9 +43,9 @@ from lsb.sharding import (
     settings_of,
 )
 from lsb.storage.layout import run_file
-from lsb.storage.overlap import refuse_overlap
 from lsb.storage.snapshots import current_run
-from lsb.storage.store import Store
+from lsb.store.overlap import refuse_overlap
+from lsb.store.store import Store
 from lsb.transform import transform_id, transform_settings
 
 logger = logging.getLogger(__name__)

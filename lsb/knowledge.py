@@ -25,7 +25,7 @@ from lsb.records import key_of, record_id
 from lsb.sources import Listing, SourceFile
 from lsb.storage import layout
 from lsb.storage.schemas import KNOWN, read_table, write_table
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 

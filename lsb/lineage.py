@@ -19,7 +19,7 @@ from lsb.publish import latest_snapshot
 from lsb.selection import Selection
 from lsb.sharding import Run, RunSpec, create_run, open_run, run_id
 from lsb.storage.layout import run_file
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 
 class RunOptions(BaseModel):

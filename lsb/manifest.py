@@ -17,7 +17,7 @@ from lsb.sharding import Run, open_log, open_named_run, read_plan
 from lsb.storage import layout
 from lsb.storage.commit_log import Commit, Condemnation, LogEntry, fold
 from lsb.storage.schemas import FEATURES, MANIFEST
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from lsb.errors import SourceError, StoreError
 from lsb.ingest import open_sources
 from lsb.metrics.table import SCHEMA
 from lsb.pictures import listed_pictures, listing_digest
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.truths import Truths
 
 

@@ -17,7 +17,7 @@ from lsb.report import GRID, WORST, Command, Example, ReportInput, report_image
 from lsb.sharding import Run
 from lsb.sources import described
 from lsb.storage.layout import run_folder
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.truths import Truths, usable_truths
 
 NAMED = 50  # pictures of one status and code that are named; the manifest has them all

@@ -27,10 +27,10 @@ from lsb.records import Status
 from lsb.report import render_report
 from lsb.sharding import Run, RunSpec, open_named_run, open_run, read_plan, read_records
 from lsb.storage import layout
-from lsb.storage.scratch import ScratchStore
 from lsb.storage.seal import well_formed
 from lsb.storage.snapshots import Snapshot, current_run
-from lsb.storage.store import Store
+from lsb.store.scratch import ScratchStore
+from lsb.store.store import Store
 from lsb.transform import transform_id
 
 logger = logging.getLogger(__name__)

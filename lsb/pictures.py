@@ -13,8 +13,8 @@ from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, S
 from lsb.records import sha256
 from lsb.redaction import redact, visible
 from lsb.sources import MAX_BYTES, list_sources, open_sources
-from lsb.storage.scratch import ScratchStore
-from lsb.storage.store import Entry, Store
+from lsb.store.scratch import ScratchStore
+from lsb.store.store import Entry, Store
 
 logger = logging.getLogger(__name__)
 

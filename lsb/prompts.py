@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lsb.errors import PromptError, StoreError, UnsafeWeightsError
 from lsb.records import canonical_json, sha256
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 
 SLOT = "{token}"
 # All metadata in one value: the order of several is not fixed, and a prompt's id must be.

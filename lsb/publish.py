@@ -27,7 +27,7 @@ from lsb.storage.snapshots import (
     point_job,
     snapshot_document,
 )
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 
 def manifest_table(store: Store, run: Run, *, partial: bool = False, gates: Gates = Gates()) -> pa.Table:

@@ -13,7 +13,7 @@ from lsb.errors import UsageError
 from lsb.records import Action, Status
 from lsb.selection import Selection
 from lsb.sharding import Run, is_due, open_log, pending, read_plan
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 PENDING = "pending"
 

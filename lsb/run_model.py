@@ -7,7 +7,7 @@ from lsb.domains import read_prompt
 from lsb.errors import ModelError
 from lsb.models.protocol import Backbone, ModelIdentity
 from lsb.sharding import Run
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.translate import Translator
 
 

@@ -27,7 +27,7 @@ from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
 from lsb.redaction import redact, visible
 from lsb.sharding import Run, read_plan
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.worker import Worker
 
 logger = logging.getLogger(__name__)

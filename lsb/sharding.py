@@ -33,7 +33,7 @@ from lsb.storage import layout
 from lsb.storage.commit_log import ShardLog, read_checked
 from lsb.storage.schemas import PLAN, RECORDS, read_table, write_table
 from lsb.storage.seal import read_proved, seal, unseal, well_formed
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.transform import transform_id
 
 logger = logging.getLogger(__name__)

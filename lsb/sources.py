@@ -19,8 +19,8 @@ from pathlib import PurePosixPath
 
 from lsb.errors import SourceError, StoreError
 from lsb.images import SUFFIXES
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Entry, Store, open_store
+from lsb.store.local import LocalStore
+from lsb.store.store import Entry, Store, open_store
 
 MAX_BYTES = 1 << 30
 HIDDEN = "hidden"

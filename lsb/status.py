@@ -16,7 +16,7 @@ from lsb.publish import latest_snapshot
 from lsb.records import Action, Status
 from lsb.sharding import Run, open_log, read_plan
 from lsb.storage.commit_log import fold
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lsb.sharding import Run, open_log, open_named_run, open_run
 from lsb.storage.commit_log import LogEntry, read_checked
 from lsb.storage.schemas import MANIFEST, read_table
 from lsb.storage.snapshots import SnapshotLog
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 _OUTPUT = re.compile(r"(?P<root>.*/)?(?P<key>runs/(?P<run>[^/]+)/shards/[^/]+/[^/]+/[^/]+)")
 _SOURCE = ("key", "sha256", "bytes", "format", "mode", "width", "height", "orientation")

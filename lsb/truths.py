@@ -12,7 +12,7 @@ from PIL import Image
 
 from lsb.errors import SourceError, StoreError
 from lsb.pictures import find_picture, listed_pictures, listing_digest
-from lsb.storage.store import Entry, Store
+from lsb.store.store import Entry, Store
 
 logger = logging.getLogger(__name__)
 

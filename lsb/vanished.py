@@ -14,7 +14,7 @@ from lsb.records import key_of, record_id
 from lsb.sharding import Run, open_run, read_plan
 from lsb.sources import list_sources, open_sources
 from lsb.storage.snapshots import job_chain
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 

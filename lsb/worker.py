@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from lsb.decoder import Decoder, shared_decoder
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.truths import Truths, usable_truths
 
 

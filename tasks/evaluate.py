@@ -11,7 +11,7 @@ from lsb.measures import evaluation_settings, open_target, open_truth, unmeasure
 from lsb.metrics.evaluation import evaluate
 from lsb.redaction import redact
 from lsb.sharding import open_run
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tasks.observation import observer
 from tasks.retrying import step
 from tasks.worker import backbone_for, extractor_for

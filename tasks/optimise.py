@@ -9,7 +9,7 @@ from lsb.domains import StoredPrompt, provide_prompt
 from lsb.job import refuse_store_among_pictures
 from lsb.lineage import inherited_prompt
 from lsb.models.load import identify
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tasks.observation import observer
 from tasks.retrying import step
 from tasks.worker import backbone_for

@@ -10,7 +10,7 @@ from lsb.job import run_spec
 from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.models.load import identify
 from lsb.sharding import Run, check_frozen, open_run
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tasks.retrying import step
 
 

@@ -12,7 +12,7 @@ from lsb.pictures import pictures_to_show
 from lsb.publish import Snapshot, publish
 from lsb.report import render_report
 from lsb.sharding import open_run
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tasks.retrying import step
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lsb.config import JobConfig
 from lsb.shard_job import ShardOutcome, run_shard
 from lsb.sharding import open_run
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tasks.observation import observer
 from tasks.retrying import step
 from tasks.worker import workers

@@ -24,7 +24,7 @@ from lsb.models.load import load_backbone
 from lsb.models.protocol import Backbone
 from lsb.run_model import check_model, run_translator
 from lsb.sharding import Run, open_run
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from lsb.worker import Worker
 
 LARGEST_EXTRACTOR_BATCH = 32

@@ -27,7 +27,7 @@ import psutil
 import yaml
 
 from examples.object_server import ObjectServer
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 JOB = REPOSITORY / "examples" / "emoji" / "job.yaml"

@@ -13,7 +13,7 @@ import pytest
 from examples.object_server import ObjectServer
 from flows.environment import prepare
 from flows.working_folder import ignore_working_folder
-from lsb.storage.store import Store, open_store
+from lsb.store.store import Store, open_store
 
 # Set at import, because the libraries that read these do so when they are imported themselves.
 _STATE = tempfile.TemporaryDirectory(prefix="lsb-tests-")

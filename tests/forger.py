@@ -17,7 +17,7 @@ from lsb.sharding import Run, open_log, open_run, read_plan
 from lsb.storage import layout
 from lsb.storage.schemas import MANIFEST, read_table, write_table
 from lsb.storage.seal import SEAL, seal
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 OF_THE_LOG = ("schema", "run", "run_sha256", "nonce", "time")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError
 from lsb.records import sha256
-from lsb.storage.store import Entries, Entry, Names, folders_of
+from lsb.store.store import Entries, Entry, Names, folders_of
 
 
 class Fate(StrEnum):

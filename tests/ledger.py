@@ -20,7 +20,7 @@ from lsb.records import digest_of, sha256
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, RunSpec, create_run
 from lsb.storage.layout import prompt_file, prompt_provenance
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.transform import transform_settings
 from lsb.worker import Worker
 

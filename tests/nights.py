@@ -20,7 +20,7 @@ from lsb.sharding import Run, open_log, open_run, read_plan
 from lsb.storage.commit_log import read_checked
 from lsb.storage.schemas import MANIFEST, RECORDS, read_table
 from lsb.storage.snapshots import MANIFEST_NAME, Snapshot, SnapshotLog, current_run
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 INTACT, INCOMPLETE = 0, 11
 Picture = tuple[str, str | None]  # record id and digest of the source: a record that has not changed

@@ -19,7 +19,7 @@ from lsb.models.protocol import Backbone
 from lsb.run_model import check_model, run_translator
 from lsb.sharding import Run, open_run
 from lsb.storage.layout import run_file
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.transform import TRANSFORM_VERSION
 
 

@@ -24,7 +24,7 @@ from lsb.manifest import Gates, collect
 from lsb.records import Status, sha256
 from lsb.sharding import Run
 from lsb.storage.commit_log import read_checked
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.worker import Translates
 
 CONDITIONS = ("device", "dtype", "batch", "instruction_set", "packages_sha256")

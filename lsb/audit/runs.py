@@ -23,7 +23,7 @@ from lsb.sharding import Run, open_run, plan_of, read_plan, settings_of
 from lsb.storage import layout
 from lsb.storage.schemas import RECORDS, read_table
 from lsb.storage.snapshots import Snapshot
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 
 def verify(store: Store, run_id: str, sample: int | None = None, anchor: Anchor = Anchor(), seed: str = "") -> Verdict:

@@ -12,7 +12,7 @@ from lsb.errors import IncompleteError, LsbError, NotFoundError, TamperedError, 
 from lsb.storage import layout
 from lsb.storage.commit_log import read_checked
 from lsb.storage.seal import well_formed
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 TAMPERED, UNVERIFIABLE, INCOMPLETE = "tampered", "unverifiable", "incomplete"
 REPLAY_DIFFERS = "replay differs"

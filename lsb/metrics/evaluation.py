@@ -26,7 +26,7 @@ from lsb.progress import NoProgress, Progress
 from lsb.publish import manifest_table, read_features
 from lsb.records import RECORD_ID_HEX, Status, sha256
 from lsb.sharding import Run
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from lsb.truths import Truths
 
 SAMPLE = 10_000

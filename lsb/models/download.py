@@ -20,11 +20,11 @@ from lsb.errors import ModelError, StoreBusyError, StoreError, UnsafeWeightsErro
 from lsb.isolation import private_folder
 from lsb.models.files import COMPONENTS, PICKLES, is_part
 from lsb.records import digest_of
-from lsb.storage.answers import is_md5
-from lsb.storage.store import Entry, open_s3
+from lsb.store.answers import is_md5
+from lsb.store.store import Entry, open_s3
 
 if TYPE_CHECKING:
-    from lsb.storage.s3 import S3Store
+    from lsb.store.s3 import S3Store
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from lsb.errors import AlreadyExistsError, LsbError, NotFoundError, StoreBusyErr
 from lsb.records import sha256
 from lsb.storage import layout
 from lsb.storage.seal import read_proved, seal, unseal
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 PATIENCE = 8  # times a request without an answer is repeated
 MOST_GAPS = 100  # that are named: a file with a forged number may seem to leave millions

@@ -19,7 +19,7 @@ from lsb.storage import layout
 from lsb.storage.chain import Chain, Link
 from lsb.storage.schemas import FEATURES, MANIFEST, TableSchema, read_table
 from lsb.storage.seal import read_proved, well_formed
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 SCHEMA = "lsb.shard-log/1"
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from lsb.errors import NotFoundError, TamperedError, UnverifiableError
 from lsb.records import canonical_json, digest_of
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from lsb.errors import LsbError, TamperedError, UnverifiableError
 from lsb.storage import layout
 from lsb.storage.chain import Chain, Link
 from lsb.storage.seal import well_formed
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 SNAPSHOT, CONDEMN = "snapshot", "condemn"
 SNAPSHOT_SCHEMA = "lsb.snapshot/1"

@@ -21,7 +21,7 @@ from lsb.selection import Selection
 from lsb.shard_job import run_shard
 from lsb.sharding import open_run
 from lsb.storage import layout
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.e2e.jobs import lsb
 from tests.ledger import make_images, start, translate_all, worker
 

@@ -16,7 +16,7 @@ import pytest
 
 from lsb.sharding import open_run
 from lsb.storage import layout
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.e2e.adversary import (
     LONG_AGO,
     Scene,

@@ -14,8 +14,8 @@ from lsb.rerun import choose
 from lsb.selection import Selection
 from lsb.sharding import Run, open_run
 from lsb.storage import layout
-from lsb.storage.local import LocalStore
 from lsb.storage.schemas import PLAN, read_table, write_table
+from lsb.store.local import LocalStore
 from tests.e2e.adversary import (
     LONG_AGO,
     Plant,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.nightly import JOB, Trial
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tests.nights import account_of
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 from tests.e2e.jobs import PICTURES, Job, lsb, make_job
 
 

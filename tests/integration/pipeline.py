@@ -15,7 +15,7 @@ from lsb.metrics.scores import Scores
 from lsb.publish import Snapshot, manifest_table, publish
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, read_plan
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.ledger import Inverter, make_images, picture, run_spec, worker
 
 

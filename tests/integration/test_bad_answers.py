@@ -22,9 +22,9 @@ from lsb.sharding import Run, open_run
 from lsb.status import status
 from lsb.storage import layout
 from lsb.storage.commit_log import read_checked
-from lsb.storage.local import LocalStore
 from lsb.storage.snapshots import current_run
-from lsb.storage.store import Entries, Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Entries, Store
 from lsb.trace import trace
 from tests.ledger import make_images, start, translate_all
 

@@ -17,7 +17,7 @@ from lsb.audit import verify
 from lsb.publish import manifest_table, publish
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_log, pending
-from lsb.storage.store import Store, open_store
+from lsb.store.store import Store, open_store
 from tests.ledger import Inverter, make_images, start, worker
 
 RECORDS = 400

@@ -22,8 +22,8 @@ from lsb.publish import manifest_table, publish
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, pending
 from lsb.storage.layout import hints_folder
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store
 from tests.ledger import Inverter, make_images, picture, start, worker
 
 IMAGES = 8

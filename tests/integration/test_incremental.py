@@ -24,8 +24,8 @@ from lsb.records import digest_of
 from lsb.selection import Selection
 from lsb.sharding import Run, open_run, pending
 from lsb.status import status
-from lsb.storage.scratch import ScratchStore
 from lsb.storage.snapshots import current_run
+from lsb.store.scratch import ScratchStore
 from tests.integration.pipeline import Pipeline
 from tests.ledger import picture, run_spec
 

@@ -30,7 +30,7 @@ from lsb.shard_job import run_shard
 from lsb.sharding import Run, RunSpec, create_run, open_log, pending, run_id
 from lsb.storage import layout
 from lsb.storage.snapshots import current_run
-from lsb.storage.store import Store, open_store
+from lsb.store.store import Store, open_store
 from tests.ledger import Inverter, make_images, picture, run_spec, start, translate_all, worker
 
 # A server without threads does the forking: this process may have some from other tests.

@@ -17,7 +17,7 @@ from lsb.publish import manifest_table, publish
 from lsb.shard_job import ShardOutcome, run_shard
 from lsb.sharding import open_log, pending
 from lsb.status import status
-from lsb.storage.store import Store, open_store
+from lsb.store.store import Store, open_store
 from tests.ledger import Inverter, make_images, picture, start, translate_all, worker
 
 COMMITTERS = 16
@@ -71,7 +71,7 @@ def test_a_run_over_sources_in_a_store(store: Store, caplog: pytest.LogCaptureFi
     publish(ledger, run, {}, b"page")
     assert verify(ledger, run.id).exit_code == 0
 
-    caplog.set_level(logging.DEBUG, logger="lsb.storage.s3")
+    caplog.set_level(logging.DEBUG, logger="lsb.store.s3")
     again = ingest(open_sources(f"{store.uri}/pictures"), "noise", ledger)
     assert again.version == run.dataset["version"]
     assert not [record for record in caplog.records if record.args and str(record.args[1]).endswith("0.png")]

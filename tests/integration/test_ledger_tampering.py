@@ -23,7 +23,7 @@ from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_run
 from lsb.storage import layout
-from lsb.storage.scratch import ScratchStore
+from lsb.store.scratch import ScratchStore
 from tests.forger import change_rows, edit, fields, fit, fit_job, fit_shards, fit_snapshots, logs
 from tests.keys import key_pair
 from tests.ledger import Inverter, make_images, picture, start, translate_all, worker

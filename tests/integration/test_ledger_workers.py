@@ -21,8 +21,8 @@ from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_log, pending
 from lsb.status import status
 from lsb.storage.layout import hints_folder
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store
 from tests.ledger import Inverter, make_images, picture, start, worker
 
 # A server without threads does the forking: this process may have some from other tests.

@@ -27,9 +27,9 @@ from lsb.selection import Selection
 from lsb.sharding import Run, create_run
 from lsb.status import status
 from lsb.storage.layout import run_file
-from lsb.storage.local import LocalStore
-from lsb.storage.scratch import ScratchStore
 from lsb.storage.snapshots import SnapshotLog, current_run, job_chain
+from lsb.store.local import LocalStore
+from lsb.store.scratch import ScratchStore
 from tests.integration.pipeline import Pipeline, lose, spoil
 from tests.ledger import run_spec
 

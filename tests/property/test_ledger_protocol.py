@@ -39,7 +39,7 @@ from lsb.storage import chain, layout
 from lsb.storage.chain import Chain, Link
 from lsb.storage.commit_log import ShardLog
 from lsb.storage.snapshots import SnapshotLog
-from lsb.storage.store import Store
+from lsb.store.store import Store
 from tests.interleaving import Death, MemoryStore, View, World
 from tests.ledger import EXECUTION, Worker, picture, run_spec
 

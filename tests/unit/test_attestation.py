@@ -26,7 +26,7 @@ from lsb.attestation import (
 )
 from lsb.errors import TamperedError, UsageError
 from lsb.sharding import Run
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.keys import key_pair
 from tests.ledger import make_images, start
 

@@ -18,9 +18,9 @@ from lsb.publish import publish
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, create_run, open_log
 from lsb.storage import layout
-from lsb.storage.local import LocalStore
 from lsb.storage.snapshots import SnapshotLog
-from lsb.storage.store import Entries, Entry, Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Entries, Entry, Store
 from tests.ledger import Inverter, make_images, run_spec, start, translate_all, worker
 
 IMAGES = 4

@@ -12,8 +12,8 @@ from lsb.ingest import ingest, open_sources, read_records
 from lsb.publish import publish
 from lsb.records import sha256
 from lsb.storage.layout import dataset_records_again
-from lsb.storage.local import LocalStore
 from lsb.storage.schemas import RECORDS, write_table
+from lsb.store.local import LocalStore
 from tests.ledger import make_images, picture, start, translate_all
 
 

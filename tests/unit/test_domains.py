@@ -12,7 +12,7 @@ from lsb.config import DomainPrompt, JobConfig
 from lsb.domains import find_prompt, given_prompt, provide_prompt, read_prompt
 from lsb.errors import PromptError, SourceError, TamperedError
 from lsb.models.stable_diffusion import StableDiffusion
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 
 
 def config(folder: Path, images: int = 6, **learning: object) -> JobConfig:

@@ -26,9 +26,9 @@ from lsb.sharding import Run, open_log, pending
 from lsb.status import status
 from lsb.storage import layout
 from lsb.storage.commit_log import Erasure
-from lsb.storage.local import LocalStore
 from lsb.storage.snapshots import SnapshotLog, current_run
-from lsb.storage.store import Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store
 from tests.ledger import make_images, picture, run_spec, start, translate_all
 
 KEY = "even/0002.png"

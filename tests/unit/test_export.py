@@ -17,7 +17,7 @@ from lsb.images import decode, encode
 from lsb.publish import manifest_table
 from lsb.records import record_id
 from lsb.shard_job import run_shard
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.ledger import make_images, picture, start, translate_all, worker
 
 

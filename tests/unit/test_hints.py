@@ -8,7 +8,7 @@ import pytest
 
 from lsb.errors import StoreBusyError
 from lsb.hints import Hints
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 
 RUN = "invert-0123456789ab"
 LONG = 3600.0

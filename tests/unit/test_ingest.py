@@ -19,8 +19,8 @@ from lsb.knowledge import GRAIN_SECONDS, doubt
 from lsb.records import record_id, sha256
 from lsb.sources import Listing
 from lsb.storage.layout import known_file
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Entry, Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Entry, Store
 from tests.ledger import make_images, picture
 
 

@@ -17,7 +17,7 @@ from lsb.errors import PromptError, UnsafeWeightsError
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.prompts import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.records import sha256
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 
 def vectors(count: int = 1, width: int = 32, seed: int = 0) -> torch.Tensor:

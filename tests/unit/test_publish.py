@@ -13,10 +13,10 @@ from lsb.publish import latest_snapshot, manifest_table, publish
 from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.sharding import Run
-from lsb.storage.local import LocalStore
 from lsb.storage.schemas import MANIFEST, read_table
 from lsb.storage.snapshots import current_run
-from lsb.storage.store import Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store
 from tests.ledger import make_images, start, translate_all, worker
 
 METRICS = {"kid": 1.5, "fid": None}

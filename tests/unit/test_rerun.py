@@ -10,8 +10,8 @@ from lsb.rerun import Chosen, choose, what_is_left
 from lsb.selection import Selection
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_log, read_plan
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store
 from tests.ledger import Inverter, make_images, start, worker
 
 GONE = ("even/0002.png", "odd/0003.png")

@@ -17,8 +17,8 @@ from lsb.publish import manifest_table
 from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_log, pending, read_plan
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store
 from tests.bombs import scan_bomb
 from tests.ledger import EXECUTION, Inverter, make_images, picture, start, translate_all, worker
 

@@ -10,7 +10,7 @@ from lsb.errors import ConfigError, FrozenSettingsError, TamperedError, UsageErr
 from lsb.ingest import open_sources, read_records
 from lsb.shard_job import run_shard
 from lsb.sharding import check_frozen, create_run, make_plan, open_run, pending, read_plan
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.ledger import make_images, run_spec, start, worker
 
 

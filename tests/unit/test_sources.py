@@ -21,8 +21,8 @@ from lsb.publish import manifest_table
 from lsb.report import render_report
 from lsb.shard_job import run_shard
 from lsb.sources import OTHER_SUFFIXES, described, list_sources, open_sources
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Entry, Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Entry, Store
 from tests.ledger import make_images, picture, start, worker
 
 

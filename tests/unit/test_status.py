@@ -8,7 +8,7 @@ import pytest
 
 from lsb.shard_job import run_shard
 from lsb.status import status
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.ledger import Inverter, make_images, start, translate_all, worker
 
 

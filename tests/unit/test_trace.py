@@ -13,7 +13,7 @@ from lsb.publish import publish
 from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_log
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from lsb.trace import Trace, run_of_output, trace
 from tests.bombs import scan_bomb
 from tests.ledger import EXECUTION, MODEL, Inverter, make_images, picture, start, worker

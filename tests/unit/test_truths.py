@@ -8,9 +8,9 @@ from PIL import Image
 from lsb.errors import StoreBusyError
 from lsb.images import encode
 from lsb.page import gather_report
-from lsb.storage.local import LocalStore
-from lsb.storage.scratch import ScratchStore
-from lsb.storage.store import Entry, open_store
+from lsb.store.local import LocalStore
+from lsb.store.scratch import ScratchStore
+from lsb.store.store import Entry, open_store
 from lsb.truths import Truths
 from lsb.worker import Worker
 from tests.ledger import EXECUTION, Inverter, make_images, start, translate_all

@@ -12,7 +12,7 @@ from lsb.ingest import ingest, open_sources
 from lsb.publish import publish
 from lsb.sharding import Run
 from lsb.storage.layout import run_file
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from lsb.vanished import refuse_to_translate, refuse_vanished
 from tests.ledger import make_images, start, translate_all
 

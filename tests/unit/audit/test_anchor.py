@@ -9,7 +9,7 @@ from lsb.audit import Anchor, Verdict, anchor_of, verify
 from lsb.errors import UsageError
 from lsb.publish import publish
 from lsb.sharding import Run
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.keys import key_pair
 from tests.ledger import make_images, start, translate_all
 

@@ -18,8 +18,8 @@ from lsb.errors import DecodingError
 from lsb.images import ImageInfo, decode, encode
 from lsb.shard_job import run_shard
 from lsb.sharding import Run
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store
 from tests.ledger import EXECUTION, Inverter, make_images, picture, start, worker
 
 IMAGES = 7

@@ -21,9 +21,9 @@ from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.sharding import Run, open_log
 from lsb.storage.layout import is_hint, is_of_a_listing
-from lsb.storage.local import LocalStore
 from lsb.storage.schemas import MANIFEST, TableSchema, read_table, write_table
 from lsb.storage.seal import seal
+from lsb.store.local import LocalStore
 from tests.ledger import Inverter, make_images, picture, start, translate_all, worker
 
 

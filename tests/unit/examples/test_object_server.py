@@ -16,7 +16,7 @@ from examples import object_server
 
 WORK = """
 import os, signal
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 open_store("s3://lsb/a").write("written", b"1")
 print(os.environ["FSSPEC_S3_ENDPOINT_URL"], flush=True)
 try:

@@ -20,7 +20,7 @@ from lsb.errors import UsageError
 from lsb.images import encode
 from lsb.ingest import ingest, open_sources
 from lsb.rerun import Chosen
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from tests.ledger import picture, start, translate_all
 
 NASTY = "\x1b[2K\x1b[1A\x1b]0;title\x07x\n- everything\x7f\x9b31m\u202egnp.\u2066\u200b[red]\r.png"

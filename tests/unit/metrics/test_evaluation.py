@@ -18,8 +18,8 @@ from lsb.metrics.scores import Scorer
 from lsb.publish import manifest_table, publish
 from lsb.records import canonical_json
 from lsb.sharding import Run
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Store, open_store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store, open_store
 from tests import ledger
 from tests.unit.metrics.pictures import Averages, BlurringBackbone
 

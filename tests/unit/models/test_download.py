@@ -12,7 +12,7 @@ from examples.object_server import ObjectServer
 from lsb.errors import ModelError, StoreBusyError, UnsafeWeightsError
 from lsb.models.download import download
 from lsb.models.load import identify, load_backbone, locate
-from lsb.storage.store import Store, open_store
+from lsb.store.store import Store, open_store
 from tests.unit.storage.lying_proxy import LyingProxy, flipped, page
 
 
@@ -41,7 +41,7 @@ def test_a_model_on_s3_is_the_same_as_on_the_disk(
     store.write("model/README.md", b"about")
     store.write("model/unet/diffusion_pytorch_model.bin", b"a pickle")
     store.write("model-other/unet/config.json", b"not ours")
-    caplog.set_level(logging.DEBUG, logger="lsb.storage.s3")
+    caplog.set_level(logging.DEBUG, logger="lsb.store.s3")
     assert identify(f"{store.uri}/model/") == identify(str(tiny_folder))
     assert sorted(reads(caplog)) == sorted(
         f"model/{path.relative_to(tiny_folder).as_posix()}" for path in tiny_folder.rglob("*") if path.is_file()
@@ -83,7 +83,7 @@ def test_a_lora_may_lie_on_s3(tiny_folder: Path, store: Store) -> None:
 
 
 def test_large_files_come_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsb.storage.s3.PIECE", 3)
+    monkeypatch.setattr("lsb.store.s3.PIECE", 3)
     store.write("look.safetensors", b"0123456789")
     assert download(f"{store.uri}/look.safetensors").read_bytes() == b"0123456789"
 
@@ -110,7 +110,7 @@ def test_pickles_are_not_even_copied(tiny_folder: Path, store: Store, caplog: py
     store.delete("model/unet/diffusion_pytorch_model.safetensors")
     store.write("model/unet/diffusion_pytorch_model.bin", b"a pickle")
     store.write("model.ckpt", b"a pickle")
-    caplog.set_level(logging.DEBUG, logger="lsb.storage.s3")
+    caplog.set_level(logging.DEBUG, logger="lsb.store.s3")
     for name in ("model", "model.ckpt"):
         with pytest.raises(UnsafeWeightsError, match="can run code"):
             locate(f"{store.uri}/{name}")

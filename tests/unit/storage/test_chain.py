@@ -7,8 +7,8 @@ import pytest
 from lsb.errors import StoreBusyError, TamperedError
 from lsb.storage import chain as chain_module
 from lsb.storage.chain import Chain
-from lsb.storage.local import LocalStore
-from lsb.storage.store import Store
+from lsb.store.local import LocalStore
+from lsb.store.store import Store
 
 
 @pytest.fixture

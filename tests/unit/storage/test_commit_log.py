@@ -6,7 +6,7 @@ from lsb.errors import TamperedError, UnverifiableError
 from lsb.records import sha256
 from lsb.storage.commit_log import LogEntry, ShardLog
 from lsb.storage.schemas import MANIFEST, write_table
-from lsb.storage.store import Store
+from lsb.store.store import Store
 
 COLUMNS = ["record_id", "status"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from lsb.errors import UsageError
 from lsb.storage import layout
-from lsb.storage.store import validate_key
+from lsb.store.store import validate_key
 
 RUN = "cats-to-dogs-0123456789ab"
 

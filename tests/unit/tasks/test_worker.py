@@ -14,7 +14,7 @@ from lsb.ingest import ingest, open_sources
 from lsb.job import check_resumed, check_same_transform, run_spec
 from lsb.models.load import identify
 from lsb.sharding import Run, create_run
-from lsb.storage.local import LocalStore
+from lsb.store.local import LocalStore
 from lsb.translate import Translator
 from tasks.worker import _load, backbone_for
 from tests.ledger import picture

@@ -41,10 +41,10 @@ from s3fs import S3FileSystem
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
 from lsb.redaction import visible
-from lsb.storage.answers import UnbelievedError, doubt_of, doubt_of_error, is_changed
 from lsb.storage.layout import TEMPORARY
-from lsb.storage.probe import prove_conditional_create
-from lsb.storage.store import Entries, Entry, Names, validate_key, validate_path
+from lsb.store.answers import UnbelievedError, doubt_of, doubt_of_error, is_changed
+from lsb.store.probe import prove_conditional_create
+from lsb.store.store import Entries, Entry, Names, validate_key, validate_path
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import pytest
 
 from examples.object_server import ObjectServer
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError
-from lsb.storage import s3
-from lsb.storage.s3 import S3Store
+from lsb.store import s3
+from lsb.store.s3 import S3Store
 from tests.unit.storage.lying_proxy import (
     BROKEN_PAGE,
     Lie,

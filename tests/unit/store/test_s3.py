@@ -17,9 +17,9 @@ import pytest
 from examples.object_server import ObjectServer
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
 from lsb.ingest import open_sources
-from lsb.storage import s3
-from lsb.storage.s3 import S3Store
-from lsb.storage.store import open_store
+from lsb.store import s3
+from lsb.store.s3 import S3Store
+from lsb.store.store import open_store
 from tests.unit.storage.flaky_s3 import LOST, FlakyS3
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -267,7 +267,7 @@ def test_a_store_works_in_a_spawned_child_and_in_the_parent_afterwards(store: S3
 
 CLEAN_END = """
 import multiprocessing, sys
-from lsb.storage.store import open_store
+from lsb.store.store import open_store
 
 def read():
     assert store.read("a") == b"1"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import UsageError
-from lsb.storage.overlap import lies_within, refuse_overlap
+from lsb.store.overlap import lies_within, refuse_overlap
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import hashlib
 import time
 
 from lsb.errors import AlreadyExistsError, NotFoundError
-from lsb.storage.store import Entries, Entry, Names, Store, folders_of, validate_key
+from lsb.store.store import Entries, Entry, Names, Store, folders_of, validate_key
 
 
 class ScratchStore:

@@ -21,10 +21,10 @@ from operator import attrgetter
 from pathlib import Path
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
-from lsb.storage.folders import NoExclusiveNameError, folder, make_root, name_exclusively, sync
 from lsb.storage.layout import TEMPORARY, temporary_name
-from lsb.storage.probe import prove_conditional_create
-from lsb.storage.store import Entries, Entry, Names, validate_key, validate_path
+from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively, sync
+from lsb.store.probe import prove_conditional_create
+from lsb.store.store import Entries, Entry, Names, validate_key, validate_path
 
 logger = logging.getLogger(__name__)
 

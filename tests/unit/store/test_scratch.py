@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import AlreadyExistsError, NotFoundError
-from lsb.storage.local import LocalStore
-from lsb.storage.scratch import ScratchStore
+from lsb.store.local import LocalStore
+from lsb.store.scratch import ScratchStore
 
 
 @pytest.fixture

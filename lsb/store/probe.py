@@ -10,7 +10,7 @@ from lsb.errors import AlreadyExistsError, StoreError
 from lsb.storage import layout
 
 if TYPE_CHECKING:
-    from lsb.storage.store import Store
+    from lsb.store.store import Store
 
 RACERS = 4
 ROUNDS = 2

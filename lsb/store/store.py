@@ -17,7 +17,7 @@ from lsb.errors import NotFoundError, StoreError, UsageError
 from lsb.redaction import holds_secret
 
 if TYPE_CHECKING:
-    from lsb.storage.s3 import S3Store
+    from lsb.store.s3 import S3Store
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -124,7 +124,7 @@ def open_store(uri: str, *, create: bool = False, largest: int | None = None) ->
         return open_s3(uri, largest=largest)
     if kind not in ("", "file://"):
         raise UsageError(f"{kind} is an unsupported scheme of a store; use a path, file:///path or s3://bucket/prefix")
-    from lsb.storage.local import LocalStore
+    from lsb.store.local import LocalStore
 
     path = Path(unquote(urlsplit(uri).path)) if kind else Path(uri)
     try:
@@ -141,7 +141,7 @@ def open_store(uri: str, *, create: bool = False, largest: int | None = None) ->
 def open_s3(uri: str, *, largest: int | None = None) -> S3Store:
     """The store at `s3://bucket` or `s3://bucket/prefix`; errors as for `open_store`."""
     try:
-        from lsb.storage.s3 import S3Store
+        from lsb.store.s3 import S3Store
     except ModuleNotFoundError as error:
         raise StoreError(f"store {uri!r} needs the package s3fs; pip install 'lsb[s3]'") from error
     return S3Store.open(uri, largest=largest)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError, UsageError
-from lsb.storage.store import Store, open_store, validate_key, validate_path
+from lsb.store.store import Store, open_store, validate_key, validate_path
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a//b", "a/../b", "..", "./a", "a b", "a\\b", "ä", "a/", "a\n"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import AlreadyExistsError, StoreError
-from lsb.storage.local import LocalStore
-from lsb.storage.probe import RACERS, prove_conditional_create
+from lsb.store.local import LocalStore
+from lsb.store.probe import RACERS, prove_conditional_create
 
 
 class Careless(LocalStore):

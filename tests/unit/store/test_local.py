@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
-from lsb.storage import folders
-from lsb.storage.local import LocalStore
-from lsb.storage.store import open_store
+from lsb.store import folders
+from lsb.store.local import LocalStore
+from lsb.store.store import open_store
 
 PROCESSES = 8
 ROUNDS = 20
