@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # this process stays small: a child's ru_maxrss is never belo
     import pyarrow as pa
 
     from lsb.ingest import Dataset
-    from lsb.sharding import Run, RunSpec
+    from lsb.ledger.run import Run, RunSpec
     from lsb.store.local import LocalStore
 
 DOCUMENT = "# The ledger's arithmetic"
@@ -129,7 +129,7 @@ def verify(folder: Path, count: int) -> str:
 
 
 def plan(folder: Path, count: int) -> str:
-    from lsb.sharding import create_run
+    from lsb.ledger.run import create_run
     from lsb.store.local import LocalStore
 
     store = LocalStore(folder)
@@ -149,8 +149,8 @@ def make_verify(folder: Path, count: int) -> str:
     """A finished run with two snapshots."""
     import pyarrow.compute as pc
 
-    from lsb.publish import publish
-    from lsb.sharding import create_run, read_plan
+    from lsb.ledger.publish import publish
+    from lsb.ledger.run import create_run, read_plan
     from lsb.store.local import LocalStore
 
     store = LocalStore(folder)
@@ -169,9 +169,9 @@ def make_dataset(store: LocalStore, count: int) -> Dataset:
     """`count` records with digests, without any file behind them."""
 
     from lsb.ingest import version_of
+    from lsb.ledger import layout
+    from lsb.ledger.schemas import RECORDS, write_table
     from lsb.records import record_id, sha256
-    from lsb.storage import layout
-    from lsb.storage.schemas import RECORDS, write_table
 
     names = [f"folder-{number % 100:02d}/picture-{number:07d}.png" for number in range(count)]
     ids = sorted((record_id(name), name) for name in names)
@@ -223,11 +223,11 @@ def dataset_of(store: LocalStore, count: int) -> Dataset:
 def spec(store: LocalStore, dataset: Dataset) -> RunSpec:
     """A run with prompts of plain bytes."""
     from lsb.bridge.settings import BridgeSettings
+    from lsb.ledger.layout import prompt_file
+    from lsb.ledger.run import RunSpec
+    from lsb.ledger.transform import transform_settings
     from lsb.models.protocol import ModelIdentity
     from lsb.records import digest_of, sha256
-    from lsb.sharding import RunSpec
-    from lsb.storage.layout import prompt_file
-    from lsb.transform import transform_settings
 
     files = {"unet/model.safetensors": "0" * 64}
     identity = ModelIdentity(id="made-up", revision=None, digest=digest_of(files), files=files)
@@ -244,11 +244,11 @@ def commit(store: LocalStore, run: Run, shard: str, planned: pa.Table) -> None:
     """One commit with a row for each record of the shard, and its outputs."""
     from datetime import UTC, datetime
 
+    from lsb.ledger import layout
+    from lsb.ledger.rows import ok_row
+    from lsb.ledger.run import open_log
+    from lsb.ledger.schemas import MANIFEST, write_table
     from lsb.records import sha256
-    from lsb.rows import ok_row
-    from lsb.sharding import open_log
-    from lsb.storage import layout
-    from lsb.storage.schemas import MANIFEST, write_table
 
     attempt, now = sha256(shard.encode())[:16], datetime.now(UTC)
     evidence = {

@@ -33,8 +33,8 @@ import psutil
 from PIL import Image, ImageDraw
 
 from lsb.errors import LsbError
-from lsb.sharding import Run, pending
-from lsb.storage.schemas import RECORDS, read_table
+from lsb.ledger.run import Run, pending
+from lsb.ledger.schemas import RECORDS, read_table
 from lsb.store.store import open_store
 from tests.nights import Account, account_of, committed, runs_of
 from tests.prefect_parts import ENDED, POOL, PrefectServer, Worker, deployment_file, wait_until

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def open_store_of(run: str) -> tuple[Store, str]:
     """The store that a run's URI lies in, and the run's id."""
-    from lsb.storage.layout import parse_run_uri
+    from lsb.ledger.layout import parse_run_uri
     from lsb.store.store import open_store
 
     root, run_id = parse_run_uri(run)
@@ -39,7 +39,7 @@ def run_in(job: JobConfig, run: str | None) -> str | None:
 def run_uri(job: JobConfig, run_id: str) -> str:
     """The URI of a run of the job's store."""
     from lsb.job import object_uri
-    from lsb.storage.layout import run_folder
+    from lsb.ledger.layout import run_folder
     from lsb.store.store import open_store
 
     return object_uri(open_store(job.store), run_folder(run_id))

@@ -55,8 +55,8 @@ def run(
 
     Example: lsb run examples/emoji/job.yaml
     """
+    from lsb.ledger.selection import Selection
     from lsb.lineage import RunOptions
-    from lsb.selection import Selection
 
     job = load_config(config)
     chosen = Selection(flags=tuple(flag), names=tuple(records), match=tuple(match), codes=tuple(code))
@@ -195,7 +195,7 @@ def status(
 
     Example: lsb status out/store/runs/emoji-flat-to-3d-0123456789ab
     """
-    from lsb.sharding import open_run
+    from lsb.ledger.run import open_run
     from lsb.status import status as count
 
     store, run_id = open_store_of(run)
@@ -226,9 +226,9 @@ def rerun(
     Example: lsb rerun out/store/runs/emoji-flat-to-3d-0123456789ab --dry-run
     """
     from lsb.job import config_of, device_of, executed_with
+    from lsb.ledger.run import open_run
+    from lsb.ledger.selection import Selection
     from lsb.rerun import choose
-    from lsb.selection import Selection
-    from lsb.sharding import open_run
 
     if failed and (shards or records or match or status or code):
         raise UsageError("--failed is every failure; leave it out to choose by shard, record, status or code")
@@ -342,7 +342,7 @@ def export(
     Example: lsb export out/store/runs/emoji-flat-to-3d-0123456789ab translated
     """
     from lsb.export import export as write
-    from lsb.sharding import open_run
+    from lsb.ledger.run import open_run
 
     store, run_id = open_store_of(run)
     done = write(store, open_run(store, run_id), destination, overwrite=overwrite)
@@ -364,8 +364,8 @@ def report(
     Example: lsb report out/store/runs/emoji-flat-to-3d-0123456789ab --out report.html
     """
     from lsb.job import object_uri
-    from lsb.publish import latest_snapshot
-    from lsb.sharding import open_run
+    from lsb.ledger.publish import latest_snapshot
+    from lsb.ledger.run import open_run
 
     store, run_id = open_store_of(run)
     snapshot = latest_snapshot(store, open_run(store, run_id))
@@ -414,9 +414,9 @@ def erase(
 
     Example: lsb erase out/store/runs/emoji-flat-to-3d-0123456789ab --records cats/17.png --reason request-17 --dry-run
     """
-    from lsb.attestation import environment_signer
     from lsb.erasure import erase as delete
-    from lsb.selection import Selection
+    from lsb.ledger.attestation import environment_signer
+    from lsb.ledger.selection import Selection
 
     store, run_id = open_store_of(run)
     chosen = Selection(names=tuple(records), match=tuple(match))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from lsb.erasure import Erased
     from lsb.export import Exported
     from lsb.ingest import Dataset
+    from lsb.ledger.run import Run
     from lsb.rerun import Chosen
-    from lsb.sharding import Run
     from lsb.status import RunStatus
     from lsb.trace import Trace
 

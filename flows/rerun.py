@@ -8,10 +8,10 @@ from flows.translate import JobResult, conclude, measured_snapshot, observing, t
 from lsb.config import JobConfig
 from lsb.errors import UnfinishedError
 from lsb.job import check_same_transform, device_of, may_take_the_name
+from lsb.ledger.run import open_run, pending
+from lsb.ledger.selection import Selection
 from lsb.models.load import identify
 from lsb.rerun import choose
-from lsb.selection import Selection
-from lsb.sharding import open_run, pending
 from lsb.store.store import open_store
 
 

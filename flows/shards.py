@@ -15,8 +15,8 @@ from flows.observed import observed
 from lsb.budget import Tally
 from lsb.config import BudgetConfig, JobConfig
 from lsb.errors import LsbError, UnfinishedError
+from lsb.ledger.run import open_run
 from lsb.shard_job import ShardOutcome
-from lsb.sharding import open_run
 from lsb.status import counts_by_shard
 from lsb.store.store import open_store
 from tasks.observation import Observer, observed_by, observer

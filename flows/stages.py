@@ -12,8 +12,8 @@ from lsb.domains import StoredPrompt
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.ingest import Dataset
 from lsb.job import check_resumed, device_of, planned_run, stored_prompts
+from lsb.ledger.run import Run, open_run, pending
 from lsb.models.load import identify
-from lsb.sharding import Run, open_run, pending
 from lsb.store.store import open_store
 from lsb.vanished import refuse_to_translate
 from tasks.evaluate import evaluate_run

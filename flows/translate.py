@@ -14,20 +14,20 @@ from flows.display import ManyProgress
 from flows.interruption import interruptible
 from flows.observed import observed
 from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
-from lsb.attestation import environment_signer
 from lsb.budget import over_budget
-from lsb.carrying import read_manifest, reference
 from lsb.config import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError
 from lsb.job import check_resumed, device_of, object_uri, refuse_store_among_pictures
+from lsb.ledger.attestation import environment_signer
+from lsb.ledger.carrying import read_manifest, reference
+from lsb.ledger.layout import run_folder
+from lsb.ledger.publish import Snapshot
+from lsb.ledger.run import Run, open_run
 from lsb.lineage import RunOptions
 from lsb.measures import open_target, open_truth
 from lsb.models.load import identify
 from lsb.problems import COLUMNS, problem_groups
-from lsb.publish import Snapshot
 from lsb.rerun import Chosen, what_is_left
-from lsb.sharding import Run, open_run
-from lsb.storage.layout import run_folder
 from lsb.store.store import open_store
 from tasks.evaluate import evaluate_run
 from tasks.ingest import ingest_source
@@ -117,7 +117,7 @@ def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> 
 def measured_snapshot(
     config: JobConfig, run: Run, *, partial: bool = False, named: bool = True, stopped: str | None = None
 ) -> Snapshot:
-    """The snapshot that says all there is to say, as `lsb.publish.publish` has it; measured if there is none yet."""
+    """The snapshot that says all there is to say, as `lsb.ledger.publish.publish` has it; measured if there is none yet."""
     found: Snapshot | None = find_snapshot(config, run.id, partial, named)
     return found or publish_run(config, run.id, evaluate_run(config, run.id, or_say_why=True), partial, named, stopped)
 

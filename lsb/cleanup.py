@@ -17,12 +17,12 @@ from itertools import chain, groupby
 import pyarrow.compute as pc
 
 from lsb.errors import LsbError, NotFoundError, StoreError, TamperedError, UnverifiableError, UsageError
+from lsb.ledger import layout
+from lsb.ledger.log.commit_log import History, read_checked
+from lsb.ledger.log.snapshots import SnapshotHistory, SnapshotLog
+from lsb.ledger.run import Run, open_log, open_run
+from lsb.ledger.schemas import MANIFEST, read_table
 from lsb.records import sha256
-from lsb.sharding import Run, open_log, open_run
-from lsb.storage import layout
-from lsb.storage.commit_log import History, read_checked
-from lsb.storage.schemas import MANIFEST, read_table
-from lsb.storage.snapshots import SnapshotHistory, SnapshotLog
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, Store
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from lsb.carrying import read_manifest, reference
 from lsb.errors import UsageError
-from lsb.publish import latest_snapshot
-from lsb.sharding import open_run
-from lsb.storage.layout import parse_run_uri
-from lsb.storage.schemas import RECORDS, read_table
+from lsb.ledger.carrying import read_manifest, reference
+from lsb.ledger.layout import parse_run_uri
+from lsb.ledger.publish import latest_snapshot
+from lsb.ledger.run import open_run
+from lsb.ledger.schemas import RECORDS, read_table
 from lsb.store.store import Store, open_store
 
 _DATASET = re.compile(

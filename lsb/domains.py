@@ -19,12 +19,12 @@ from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundEr
 from lsb.images import to_square
 from lsb.ingest import Dataset, ingest, open_sources, read_records
 from lsb.learning import LearnedPrompt, learn_prompt
+from lsb.ledger.layout import prompt_file, prompt_provenance, prompt_recipe
+from lsb.ledger.log.seal import read_proved, seal, unseal
 from lsb.models.protocol import Backbone, ModelIdentity
 from lsb.progress import NoProgress, Progress
 from lsb.prompts import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.records import digest_of, sha256
-from lsb.storage.layout import prompt_file, prompt_provenance, prompt_recipe
-from lsb.storage.seal import read_proved, seal, unseal
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)

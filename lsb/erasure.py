@@ -17,20 +17,20 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.attestation import Signer
 from lsb.errors import LsbError, TamperedError, UsageError
-from lsb.manifest import Gates, collect
+from lsb.ledger import layout
+from lsb.ledger.attestation import Signer
+from lsb.ledger.log.commit_log import Condemnation, Erasure, History, ShardLog, read_checked
+from lsb.ledger.log.snapshots import SnapshotHistory, SnapshotLog, current_run
+from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.publish import publish
+from lsb.ledger.run import Run, open_log, open_named_run, open_run
+from lsb.ledger.schemas import FEATURES, write_table
+from lsb.ledger.selection import Selection
 from lsb.page import gather_report
 from lsb.pictures import pictures_to_show
-from lsb.publish import publish
 from lsb.records import Status, sha256
 from lsb.report import render_report
-from lsb.selection import Selection
-from lsb.sharding import Run, open_log, open_named_run, open_run
-from lsb.storage import layout
-from lsb.storage.commit_log import Condemnation, Erasure, History, ShardLog, read_checked
-from lsb.storage.schemas import FEATURES, write_table
-from lsb.storage.snapshots import SnapshotHistory, SnapshotLog, current_run
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Store
 

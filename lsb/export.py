@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lsb.errors import LsbError, StoreError, TamperedError, UsageError
-from lsb.manifest import Gates, collect
+from lsb.ledger.layout import SUFFIX_OF_FORMAT
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.run import Run, read_plan
 from lsb.records import RECORD_ID_HEX, Status, record_id
-from lsb.sharding import Run, read_plan
-from lsb.storage.commit_log import read_checked
-from lsb.storage.layout import SUFFIX_OF_FORMAT
 from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively
 from lsb.store.overlap import refuse_overlap
 from lsb.store.store import Store

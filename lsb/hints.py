@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lsb.errors import StoreError
+from lsb.ledger import layout
 from lsb.records import canonical_json
 from lsb.redaction import redact, visible
-from lsb.storage import layout
 from lsb.store.store import Entry, Store
 
 logger = logging.getLogger(__name__)

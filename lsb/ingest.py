@@ -18,14 +18,14 @@ from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundEr
 from lsb.images import ERROR_CODES as IMAGE_CODES
 from lsb.images import SUFFIXES, decoding_version
 from lsb.knowledge import Knowledge
+from lsb.ledger import layout
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.schemas import RECORDS, read_table, write_table
 from lsb.progress import NoProgress, Progress
 from lsb.records import Status, canonical_json, dataset_version, key_of, record_id, sha256
 from lsb.redaction import redact, visible
 from lsb.sources import MAX_BYTES, Listing, SourceFile, described, list_sources
 from lsb.sources import open_sources as open_sources  # where callers look for it
-from lsb.storage import layout
-from lsb.storage.commit_log import read_checked
-from lsb.storage.schemas import RECORDS, read_table, write_table
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)

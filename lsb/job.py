@@ -10,8 +10,6 @@ from typing import Any
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from lsb.attestation import Signer
-from lsb.carrying import read_manifest, reference
 from lsb.config import JobConfig
 from lsb.domains import SIDES, Side, StoredPrompt, given_prompt, wanted_prompt
 from lsb.errors import (
@@ -24,15 +22,12 @@ from lsb.errors import (
     UsageError,
 )
 from lsb.ingest import Dataset, ingest, open_sources
-from lsb.lineage import learned_with, settled_prompt
-from lsb.measures import still_hold
-from lsb.models.device import usable_device
-from lsb.models.protocol import ModelIdentity
-from lsb.parents import runs_of_job
-from lsb.progress import NoProgress, Progress
-from lsb.publish import Snapshot, current_heads, latest_snapshot, publish
-from lsb.records import Status
-from lsb.sharding import (
+from lsb.ledger.attestation import Signer
+from lsb.ledger.carrying import read_manifest, reference
+from lsb.ledger.layout import run_file
+from lsb.ledger.log.snapshots import current_run
+from lsb.ledger.publish import Snapshot, current_heads, latest_snapshot, publish
+from lsb.ledger.run import (
     Run,
     RunSpec,
     frozen_parts,
@@ -42,11 +37,16 @@ from lsb.sharding import (
     run_id,
     settings_of,
 )
-from lsb.storage.layout import run_file
-from lsb.storage.snapshots import current_run
+from lsb.ledger.transform import transform_id, transform_settings
+from lsb.lineage import learned_with, settled_prompt
+from lsb.measures import still_hold
+from lsb.models.device import usable_device
+from lsb.models.protocol import ModelIdentity
+from lsb.parents import runs_of_job
+from lsb.progress import NoProgress, Progress
+from lsb.records import Status
 from lsb.store.overlap import refuse_overlap
 from lsb.store.store import Store
-from lsb.transform import transform_id, transform_settings
 
 logger = logging.getLogger(__name__)
 

@@ -7,18 +7,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lsb.attestation import Signer
-from lsb.carrying import read_manifest, reference
 from lsb.config import JobConfig
 from lsb.domains import Side, StoredPrompt, domain_of, find_prompt, read_prompt, wanted_prompt
 from lsb.errors import UsageError
+from lsb.ledger.attestation import Signer
+from lsb.ledger.carrying import read_manifest, reference
+from lsb.ledger.layout import run_file
+from lsb.ledger.publish import latest_snapshot
+from lsb.ledger.run import Run, RunSpec, create_run, open_run, run_id
+from lsb.ledger.selection import Selection
 from lsb.models.protocol import ModelIdentity
 from lsb.parents import find_parent, runs_of_job
 from lsb.progress import NoProgress, Progress
-from lsb.publish import latest_snapshot
-from lsb.selection import Selection
-from lsb.sharding import Run, RunSpec, create_run, open_run, run_id
-from lsb.storage.layout import run_file
 from lsb.store.store import Store
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from PIL import Image
 
-from lsb.manifest import Gates, collect
+from lsb.ledger.layout import run_folder
+from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.run import Run
 from lsb.pictures import find_picture
 from lsb.problems import problem_groups
 from lsb.records import Status
 from lsb.report import GRID, WORST, Command, Example, ReportInput, report_image
-from lsb.sharding import Run
 from lsb.sources import described
-from lsb.storage.layout import run_folder
 from lsb.store.store import Store
 from lsb.truths import Truths, usable_truths
 

@@ -16,22 +16,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.attestation import Signer
-from lsb.carrying import FINAL, parent_reference, read_manifest, reference, unchanged
 from lsb.errors import LsbError, TamperedError, UnverifiableError, UsageError
 from lsb.images import decoding_version
-from lsb.manifest import Gates, collect
+from lsb.ledger import layout
+from lsb.ledger.attestation import Signer
+from lsb.ledger.carrying import FINAL, parent_reference, read_manifest, reference, unchanged
+from lsb.ledger.log.seal import well_formed
+from lsb.ledger.log.snapshots import Snapshot, current_run
+from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.publish import current_heads, latest_snapshot, publish
+from lsb.ledger.run import Run, RunSpec, open_named_run, open_run, read_plan, read_records
+from lsb.ledger.transform import transform_id
 from lsb.page import gather_report
-from lsb.publish import current_heads, latest_snapshot, publish
 from lsb.records import Status
 from lsb.report import render_report
-from lsb.sharding import Run, RunSpec, open_named_run, open_run, read_plan, read_records
-from lsb.storage import layout
-from lsb.storage.seal import well_formed
-from lsb.storage.snapshots import Snapshot, current_run
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Store
-from lsb.transform import transform_id
 
 logger = logging.getLogger(__name__)
 

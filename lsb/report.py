@@ -90,7 +90,7 @@ class ReportInput:
     digests: tuple[tuple[str, str], ...] = ()
     commands: tuple[Command, ...] = ()
     version: str = ""
-    erasures: dict[str, str] = field(default_factory=dict)  # not shown: what `lsb.publish.publish` has to know
+    erasures: dict[str, str] = field(default_factory=dict)  # not shown: what `lsb.ledger.publish.publish` has to know
 
     @property
     def unmeasured(self) -> str:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import UsageError
+from lsb.ledger.run import Run, is_due, open_log, pending, read_plan
+from lsb.ledger.selection import Selection
 from lsb.records import Action, Status
-from lsb.selection import Selection
-from lsb.sharding import Run, is_due, open_log, pending, read_plan
 from lsb.store.store import Store
 
 PENDING = "pending"

@@ -23,10 +23,10 @@ from lsb.batch import Batches, Picture
 from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UnfinishedError, UsageError
 from lsb.hints import Hints
 from lsb.knowledge import doubt
+from lsb.ledger.run import Run, read_plan
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
 from lsb.redaction import redact, visible
-from lsb.sharding import Run, read_plan
 from lsb.store.store import Store
 from lsb.worker import Worker
 

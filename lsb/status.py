@@ -10,12 +10,12 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.carrying import carried_rows
-from lsb.manifest import erased_elsewhere
-from lsb.publish import latest_snapshot
+from lsb.ledger.carrying import carried_rows
+from lsb.ledger.log.commit_log import fold
+from lsb.ledger.manifest import erased_elsewhere
+from lsb.ledger.publish import latest_snapshot
+from lsb.ledger.run import Run, open_log, read_plan
 from lsb.records import Action, Status
-from lsb.sharding import Run, open_log, read_plan
-from lsb.storage.commit_log import fold
 from lsb.store.store import Store
 
 

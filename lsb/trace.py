@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 from lsb.decoder import shared_decoder
 from lsb.errors import DecodingError, ImageError, NotFoundError, TamperedError, UsageError
 from lsb.images import pixels_sha256
-from lsb.manifest import Gates, collect
+from lsb.ledger.log.commit_log import LogEntry, read_checked
+from lsb.ledger.log.snapshots import SnapshotLog
+from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.run import Run, open_log, open_named_run, open_run
+from lsb.ledger.schemas import MANIFEST, read_table
 from lsb.problems import detail_alone
 from lsb.records import key_of, sha256
-from lsb.sharding import Run, open_log, open_named_run, open_run
-from lsb.storage.commit_log import LogEntry, read_checked
-from lsb.storage.schemas import MANIFEST, read_table
-from lsb.storage.snapshots import SnapshotLog
 from lsb.store.store import Store
 
 _OUTPUT = re.compile(r"(?P<root>.*/)?(?P<key>runs/(?P<run>[^/]+)/shards/[^/]+/[^/]+/[^/]+)")

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from lsb.config import JobConfig
 from lsb.errors import BudgetExceededError, TamperedError, UnverifiableError, UsageError
+from lsb.ledger.log.snapshots import job_chain
+from lsb.ledger.run import Run, open_run, read_plan
 from lsb.records import key_of, record_id
-from lsb.sharding import Run, open_run, read_plan
 from lsb.sources import list_sources, open_sources
-from lsb.storage.snapshots import job_chain
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lsb.attestation import environment_signer
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
 from lsb.ingest import Dataset
 from lsb.job import run_spec
+from lsb.ledger.attestation import environment_signer
+from lsb.ledger.run import Run, check_frozen, open_run
 from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.models.load import identify
-from lsb.sharding import Run, check_frozen, open_run
 from lsb.store.store import open_store
 from tasks.retrying import step
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from lsb.attestation import environment_signer
 from lsb.config import JobConfig
 from lsb.job import current_snapshot
+from lsb.ledger.attestation import environment_signer
+from lsb.ledger.publish import Snapshot, publish
+from lsb.ledger.run import open_run
 from lsb.page import gather_report
 from lsb.pictures import pictures_to_show
-from lsb.publish import Snapshot, publish
 from lsb.report import render_report
-from lsb.sharding import open_run
 from lsb.store.store import open_store
 from tasks.retrying import step
 
@@ -25,7 +25,7 @@ def publish_run(
     named: bool = True,
     stopped: str | None = None,
 ) -> Snapshot:
-    """A new snapshot of a run with these metrics; `partial`, `named`, `stopped` as `lsb.publish.publish` has them."""
+    """A new snapshot of a run with these metrics; `partial`, `named`, `stopped` as `lsb.ledger.publish.publish` has them."""
     store = open_store(config.store)
     run = open_run(store, run_id)
     truth = pictures_to_show(config.evaluate.truth) if config.evaluate.truth else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lsb.config import JobConfig
+from lsb.ledger.run import open_run
 from lsb.shard_job import ShardOutcome, run_shard
-from lsb.sharding import open_run
 from lsb.store.store import open_store
 from tasks.observation import observer
 from tasks.retrying import step

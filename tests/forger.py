@@ -10,13 +10,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lsb.attestation import Signer, attest
-from lsb.manifest import Gates, combine
+from lsb.ledger import layout
+from lsb.ledger.attestation import Signer, attest
+from lsb.ledger.log.seal import SEAL, seal
+from lsb.ledger.manifest import Gates, combine
+from lsb.ledger.run import Run, open_log, open_run, read_plan
+from lsb.ledger.schemas import MANIFEST, read_table, write_table
 from lsb.records import sha256
-from lsb.sharding import Run, open_log, open_run, read_plan
-from lsb.storage import layout
-from lsb.storage.schemas import MANIFEST, read_table, write_table
-from lsb.storage.seal import SEAL, seal
 from lsb.store.store import Store
 
 OF_THE_LOG = ("schema", "run", "run_sha256", "nonce", "time")

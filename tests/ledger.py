@@ -15,13 +15,13 @@ from PIL import Image, ImageOps
 from lsb.bridge.settings import BridgeSettings
 from lsb.images import encode
 from lsb.ingest import ingest, open_sources
+from lsb.ledger.layout import prompt_file, prompt_provenance
+from lsb.ledger.run import Run, RunSpec, create_run
+from lsb.ledger.transform import transform_settings
 from lsb.models.protocol import ModelIdentity
 from lsb.records import digest_of, sha256
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, RunSpec, create_run
-from lsb.storage.layout import prompt_file, prompt_provenance
 from lsb.store.store import Store
-from lsb.transform import transform_settings
 from lsb.worker import Worker
 
 FILES = {"unet/model.safetensors": "0" * 64, "vae/model.safetensors": "1" * 64}

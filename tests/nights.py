@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 
 from lsb.audit import verify
-from lsb.carrying import FINAL
+from lsb.ledger.carrying import FINAL
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.snapshots import MANIFEST_NAME, Snapshot, SnapshotLog, current_run
+from lsb.ledger.run import Run, open_log, open_run, read_plan
+from lsb.ledger.schemas import MANIFEST, RECORDS, read_table
 from lsb.records import Action
-from lsb.sharding import Run, open_log, open_run, read_plan
-from lsb.storage.commit_log import read_checked
-from lsb.storage.schemas import MANIFEST, RECORDS, read_table
-from lsb.storage.snapshots import MANIFEST_NAME, Snapshot, SnapshotLog, current_run
 from lsb.store.store import Store
 
 INTACT, INCOMPLETE = 0, 11

@@ -10,11 +10,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lsb.attestation import INTEGRITY_ONLY, PublicKey, read_public_key
 from lsb.audit.snapshots import Snapshots
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
 from lsb.errors import UsageError
-from lsb.storage import layout
+from lsb.ledger import layout
+from lsb.ledger.attestation import INTEGRITY_ONLY, PublicKey, read_public_key
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

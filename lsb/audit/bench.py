@@ -14,13 +14,13 @@ from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Finding, Verdict
 from lsb.errors import ModelError, SourceError, UnverifiableError
 from lsb.execution import describe
 from lsb.ingest import open_sources
+from lsb.ledger.layout import run_file
+from lsb.ledger.run import Run, open_run
+from lsb.ledger.transform import TRANSFORM_VERSION
 from lsb.models.load import identify, load_backbone
 from lsb.models.protocol import Backbone
 from lsb.run_model import check_model, run_translator
-from lsb.sharding import Run, open_run
-from lsb.storage.layout import run_file
 from lsb.store.store import Store
-from lsb.transform import TRANSFORM_VERSION
 
 
 def add_replay(

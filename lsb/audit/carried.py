@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from lsb.audit.erasures import inspect_erased
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
-from lsb.carrying import carried_rows, read_manifest, reference
-from lsb.manifest import erased_elsewhere
+from lsb.ledger import layout
+from lsb.ledger.carrying import carried_rows, read_manifest, reference
+from lsb.ledger.log.snapshots import SnapshotLog
+from lsb.ledger.manifest import erased_elsewhere
+from lsb.ledger.run import Run, open_log, open_named_run
+from lsb.ledger.schemas import MANIFEST
 from lsb.records import Status
-from lsb.sharding import Run, open_log, open_named_run
-from lsb.storage import layout
-from lsb.storage.schemas import MANIFEST
-from lsb.storage.snapshots import SnapshotLog
 
 
 def inspect_carried(seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards) -> None:

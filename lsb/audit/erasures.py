@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from lsb.audit.verdict import INCOMPLETE, TAMPERED, Inspection
-from lsb.storage.commit_log import Condemnation
+from lsb.ledger.log.commit_log import Condemnation
 
 
 def inspect_erased(seen: Inspection, keys: Iterable[str]) -> None:

@@ -20,10 +20,10 @@ from lsb.audit.verdict import REPLAY_DIFFERS, TAMPERED, UNVERIFIABLE, Finding, R
 from lsb.decoder import shared_decoder
 from lsb.errors import DecodingError, ImageError, LsbError, StoreError, TamperedError
 from lsb.images import decode, encode, pixels_sha256
-from lsb.manifest import Gates, collect
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.run import Run
 from lsb.records import Status, sha256
-from lsb.sharding import Run
-from lsb.storage.commit_log import read_checked
 from lsb.store.store import Store
 from lsb.worker import Translates
 

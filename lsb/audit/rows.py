@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
+from lsb.ledger.log.commit_log import LogEntry
+from lsb.ledger.run import Run
 from lsb.records import Status, record_id
-from lsb.sharding import Run
-from lsb.storage.commit_log import LogEntry
 
 
 def row_problems(run: Run, entry: LogEntry, rows: pa.Table, planned: pa.Table | None) -> Iterator[str]:

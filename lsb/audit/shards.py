@@ -14,9 +14,9 @@ from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
 from lsb.decoder import shared_decoder
 from lsb.errors import DecodingError, ImageError
 from lsb.images import pixels_sha256
-from lsb.sharding import Run, open_log
-from lsb.storage import layout
-from lsb.storage.commit_log import Commit, Condemnation, LogEntry, ShardLog, fold
+from lsb.ledger import layout
+from lsb.ledger.log.commit_log import Commit, Condemnation, LogEntry, ShardLog, fold
+from lsb.ledger.run import Run, open_log
 
 
 @dataclass

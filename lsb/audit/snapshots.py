@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from lsb.attestation import PAYLOAD_TYPE, Envelope, open_envelope, statement
 from lsb.audit.erasures import inspect_erased, known_erasures
 from lsb.audit.rows import inspect_identities
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
-from lsb.manifest import Collected, Gates, combine, without_erased
-from lsb.sharding import Run
-from lsb.storage import layout
-from lsb.storage.commit_log import Commit
-from lsb.storage.schemas import MANIFEST, read_table
-from lsb.storage.snapshots import Snapshot, SnapshotLog, job_chain
+from lsb.ledger import layout
+from lsb.ledger.attestation import PAYLOAD_TYPE, Envelope, open_envelope, statement
+from lsb.ledger.log.commit_log import Commit
+from lsb.ledger.log.snapshots import Snapshot, SnapshotLog, job_chain
+from lsb.ledger.manifest import Collected, Gates, combine, without_erased
+from lsb.ledger.run import Run
+from lsb.ledger.schemas import MANIFEST, read_table
 
 
 @dataclass

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from lsb.attestation import INTEGRITY_ONLY
 from lsb.errors import IncompleteError, LsbError, NotFoundError, TamperedError, UnverifiableError
-from lsb.storage import layout
-from lsb.storage.commit_log import read_checked
-from lsb.storage.seal import well_formed
+from lsb.ledger import layout
+from lsb.ledger.attestation import INTEGRITY_ONLY
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.seal import well_formed
 from lsb.store.store import Store
 
 TAMPERED, UNVERIFIABLE, INCOMPLETE = "tampered", "unverifiable", "incomplete"

@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from lsb.ledger.publish import manifest_table, read_features
+from lsb.ledger.run import Run
 from lsb.metrics.comparison import Comparison, evaluate_images
 from lsb.metrics.features import FeatureExtractor
 from lsb.metrics.scores import Scores
 from lsb.models.protocol import Backbone
 from lsb.pictures import find_picture, listed_pictures, listing_digest, refuse_absence
 from lsb.progress import NoProgress, Progress
-from lsb.publish import manifest_table, read_features
 from lsb.records import RECORD_ID_HEX, Status, sha256
-from lsb.sharding import Run
 from lsb.store.store import Store
 from lsb.truths import Truths
 

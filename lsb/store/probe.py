@@ -7,7 +7,7 @@ from threading import Barrier
 from typing import TYPE_CHECKING
 
 from lsb.errors import AlreadyExistsError, StoreError
-from lsb.storage import layout
+from lsb.ledger import layout
 
 if TYPE_CHECKING:
     from lsb.store.store import Store

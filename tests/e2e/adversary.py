@@ -15,12 +15,12 @@ import pytest
 
 from lsb.erasure import erase
 from lsb.errors import LsbError
-from lsb.publish import publish
+from lsb.ledger import layout
+from lsb.ledger.publish import publish
+from lsb.ledger.run import open_run
+from lsb.ledger.selection import Selection
 from lsb.rerun import choose, what_is_left
-from lsb.selection import Selection
 from lsb.shard_job import run_shard
-from lsb.sharding import open_run
-from lsb.storage import layout
 from lsb.store.local import LocalStore
 from tests.e2e.jobs import lsb
 from tests.ledger import make_images, start, translate_all, worker

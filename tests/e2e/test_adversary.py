@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lsb.sharding import open_run
-from lsb.storage import layout
+from lsb.ledger import layout
+from lsb.ledger.run import open_run
 from lsb.store.local import LocalStore
 from tests.e2e.adversary import (
     LONG_AGO,

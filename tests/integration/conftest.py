@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lsb.sharding import Run
+from lsb.ledger.run import Run
 from tests.integration.pipeline import Pipeline
 
 

@@ -14,15 +14,15 @@ from lsb.domains import read_prompt
 from lsb.erasure import erase
 from lsb.errors import NotFoundError, TamperedError
 from lsb.export import export
+from lsb.ledger import layout
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.snapshots import current_run
+from lsb.ledger.publish import publish
+from lsb.ledger.run import Run, open_run
+from lsb.ledger.selection import Selection
 from lsb.prompts import Prompt, to_bytes
-from lsb.publish import publish
 from lsb.records import sha256
-from lsb.selection import Selection
-from lsb.sharding import Run, open_run
 from lsb.status import status
-from lsb.storage import layout
-from lsb.storage.commit_log import read_checked
-from lsb.storage.snapshots import current_run
 from lsb.store.local import LocalStore
 from lsb.store.store import Entries, Store
 from lsb.trace import trace

@@ -10,11 +10,11 @@ import pytest
 from lsb.audit import verify
 from lsb.errors import TamperedError
 from lsb.images import encode
-from lsb.publish import latest_snapshot, manifest_table
-from lsb.sharding import Run, read_plan
+from lsb.ledger.layout import run_file
+from lsb.ledger.log.seal import seal, unseal
+from lsb.ledger.publish import latest_snapshot, manifest_table
+from lsb.ledger.run import Run, read_plan
 from lsb.status import status
-from lsb.storage.layout import run_file
-from lsb.storage.seal import seal, unseal
 from lsb.trace import trace
 from tests.integration.pipeline import Pipeline
 from tests.ledger import picture
@@ -98,9 +98,9 @@ def test_verify_finds_what_was_changed_about_carried_records(
 
 def test_the_plan_of_a_run_that_carries_can_be_worked_out_again(job: Pipeline, first: Run) -> None:
     """A plan that carries a record which has changed does not pass."""
+    from lsb.ledger import layout
+    from lsb.ledger.schemas import PLAN, write_table
     from lsb.records import sha256
-    from lsb.storage import layout
-    from lsb.storage.schemas import PLAN, write_table
 
     job.change()
     second = job.plan()

@@ -14,9 +14,9 @@ import pytest
 
 from examples.object_server import ObjectServer
 from lsb.audit import verify
-from lsb.publish import manifest_table, publish
+from lsb.ledger.publish import manifest_table, publish
+from lsb.ledger.run import Run, open_log, pending
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, open_log, pending
 from lsb.store.store import Store, open_store
 from tests.ledger import Inverter, make_images, start, worker
 

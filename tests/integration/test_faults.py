@@ -17,11 +17,11 @@ from PIL import Image
 from lsb.audit import verify
 from lsb.batch import DEATHS
 from lsb.images import encode
+from lsb.ledger.layout import hints_folder
+from lsb.ledger.publish import manifest_table, publish
+from lsb.ledger.run import Run, pending
 from lsb.model_process import Model, ModelProcess
-from lsb.publish import manifest_table, publish
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, pending
-from lsb.storage.layout import hints_folder
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from tests.ledger import Inverter, make_images, picture, start, worker

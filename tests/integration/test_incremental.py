@@ -12,19 +12,19 @@ import pytest
 
 from lsb import ingest as ingest_module
 from lsb.audit import verify
-from lsb.carrying import reference
 from lsb.errors import UsageError
 from lsb.export import export
 from lsb.images import encode
+from lsb.ledger.carrying import reference
+from lsb.ledger.log.snapshots import current_run
+from lsb.ledger.manifest import collect_features
+from lsb.ledger.publish import latest_snapshot, publish
+from lsb.ledger.run import Run, open_run, pending
+from lsb.ledger.selection import Selection
 from lsb.lineage import RunOptions, planned_as, restriction
-from lsb.manifest import collect_features
 from lsb.page import gather_report
-from lsb.publish import latest_snapshot, publish
 from lsb.records import digest_of
-from lsb.selection import Selection
-from lsb.sharding import Run, open_run, pending
 from lsb.status import status
-from lsb.storage.snapshots import current_run
 from lsb.store.scratch import ScratchStore
 from tests.integration.pipeline import Pipeline
 from tests.ledger import picture, run_spec

@@ -22,14 +22,14 @@ from lsb.erasure import erase
 from lsb.images import encode
 from lsb.ingest import ingest, open_sources
 from lsb.knowledge import doubt
+from lsb.ledger import layout
+from lsb.ledger.log.snapshots import current_run
+from lsb.ledger.publish import latest_snapshot, manifest_table, publish
+from lsb.ledger.run import Run, RunSpec, create_run, open_log, pending, run_id
+from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
-from lsb.publish import latest_snapshot, manifest_table, publish
 from lsb.records import record_id
-from lsb.selection import Selection
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, RunSpec, create_run, open_log, pending, run_id
-from lsb.storage import layout
-from lsb.storage.snapshots import current_run
 from lsb.store.store import Store, open_store
 from tests.ledger import Inverter, make_images, picture, run_spec, start, translate_all, worker
 

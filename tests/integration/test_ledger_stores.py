@@ -13,9 +13,9 @@ import pytest
 from lsb.audit import verify
 from lsb.images import encode
 from lsb.ingest import ingest, open_sources
-from lsb.publish import manifest_table, publish
+from lsb.ledger.publish import manifest_table, publish
+from lsb.ledger.run import open_log, pending
 from lsb.shard_job import ShardOutcome, run_shard
-from lsb.sharding import open_log, pending
 from lsb.status import status
 from lsb.store.store import Store, open_store
 from tests.ledger import Inverter, make_images, picture, start, translate_all, worker

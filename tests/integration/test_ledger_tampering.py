@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lsb.attestation import Signer, read_public_key, read_signer
 from lsb.audit import Anchor, verify
 from lsb.errors import StoreError
 from lsb.images import decode, encode, pixels_sha256
+from lsb.ledger import layout
+from lsb.ledger.attestation import Signer, read_public_key, read_signer
+from lsb.ledger.publish import publish
+from lsb.ledger.run import Run, open_run
 from lsb.metrics.scores import Scores
-from lsb.publish import publish
 from lsb.records import sha256
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, open_run
-from lsb.storage import layout
 from lsb.store.scratch import ScratchStore
 from tests.forger import change_rows, edit, fields, fit, fit_job, fit_shards, fit_snapshots, logs
 from tests.keys import key_pair

@@ -16,11 +16,11 @@ import pytest
 
 from lsb.audit import verify
 from lsb.images import encode, pixels_sha256
-from lsb.publish import manifest_table, publish
+from lsb.ledger.layout import hints_folder
+from lsb.ledger.publish import manifest_table, publish
+from lsb.ledger.run import Run, open_log, pending
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, open_log, pending
 from lsb.status import status
-from lsb.storage.layout import hints_folder
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from tests.ledger import Inverter, make_images, picture, start, worker

@@ -12,22 +12,22 @@ from typing import Any
 
 import pytest
 
-from lsb.carrying import reference
 from lsb.cleanup import clean_up
 from lsb.config import JobConfig
 from lsb.erasure import erase
 from lsb.errors import TamperedError
 from lsb.ingest import ingest
 from lsb.job import current_snapshot, may_take_the_name
+from lsb.ledger.carrying import reference
+from lsb.ledger.layout import run_file
+from lsb.ledger.log.snapshots import SnapshotLog, current_run, job_chain
+from lsb.ledger.publish import latest_snapshot, publish
+from lsb.ledger.run import Run, create_run
+from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
 from lsb.measures import evaluation_settings
 from lsb.parents import runs_of_job
-from lsb.publish import latest_snapshot, publish
-from lsb.selection import Selection
-from lsb.sharding import Run, create_run
 from lsb.status import status
-from lsb.storage.layout import run_file
-from lsb.storage.snapshots import SnapshotLog, current_run, job_chain
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
 from tests.integration.pipeline import Pipeline, lose, spoil

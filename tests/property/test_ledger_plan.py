@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from lsb.export import target_names
 from lsb.ingest import _mark_duplicates
+from lsb.ledger.run import make_plan
+from lsb.ledger.schemas import RECORDS
 from lsb.records import record_id
 from lsb.redaction import LIMIT, redact
-from lsb.sharding import make_plan
-from lsb.storage.schemas import RECORDS
 
 keys = st.lists(st.text("abAB.", min_size=1, max_size=4), unique=True, max_size=12)
 

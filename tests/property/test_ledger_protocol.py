@@ -23,22 +23,23 @@ from PIL import Image
 
 from lsb.attempt import Attempt
 from lsb.audit import verify
-from lsb.carrying import read_manifest, unchanged
 from lsb.cleanup import clean_up
 from lsb.erasure import erase
 from lsb.errors import AlreadyExistsError, LsbError, StoreBusyError, UsageError
 from lsb.images import encode
+from lsb.ledger import layout
+from lsb.ledger.carrying import read_manifest, unchanged
+from lsb.ledger.log import chain
+from lsb.ledger.log.chain import Chain, Link
+from lsb.ledger.log.commit_log import ShardLog
+from lsb.ledger.log.snapshots import SnapshotLog
+from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.publish import manifest_table, publish
+from lsb.ledger.run import Run, RunSpec, create_run, open_log, open_run, pending, read_plan
+from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
-from lsb.manifest import Gates, collect
-from lsb.publish import manifest_table, publish
 from lsb.records import sha256
-from lsb.selection import Selection
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, RunSpec, create_run, open_log, open_run, pending, read_plan
-from lsb.storage import chain, layout
-from lsb.storage.chain import Chain, Link
-from lsb.storage.commit_log import ShardLog
-from lsb.storage.snapshots import SnapshotLog
 from lsb.store.store import Store
 from tests.interleaving import Death, MemoryStore, View, World
 from tests.ledger import EXECUTION, Worker, picture, run_spec
@@ -321,7 +322,7 @@ def test_if_more_was_carried_than_the_snapshot_holds_some_course_would_break_a_p
         rows = collect(store, run, gates=Gates()).rows
         return unchanged(rows, read_plan(store, run), records, parent["same_decoding"])
 
-    monkeypatch.setattr("lsb.sharding.carried_by", carried)
+    monkeypatch.setattr("lsb.ledger.run.carried_by", carried)
     with pytest.raises(AssertionError, match=r"lacks \d records that are carried|does not follow from"):
         explore(100, course_of_planning)
 

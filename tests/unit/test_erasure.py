@@ -16,17 +16,17 @@ from lsb.erasure import Erased, erase
 from lsb.errors import TamperedError, UnfinishedError, UsageError
 from lsb.export import export
 from lsb.images import encode
+from lsb.ledger import layout
+from lsb.ledger.log.commit_log import Erasure
+from lsb.ledger.log.snapshots import SnapshotLog, current_run
+from lsb.ledger.publish import latest_snapshot, manifest_table, publish
+from lsb.ledger.run import Run, open_log, pending
+from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
 from lsb.page import gather_report
-from lsb.publish import latest_snapshot, manifest_table, publish
 from lsb.records import record_id
 from lsb.report import render_report
-from lsb.selection import Selection
-from lsb.sharding import Run, open_log, pending
 from lsb.status import status
-from lsb.storage import layout
-from lsb.storage.commit_log import Erasure
-from lsb.storage.snapshots import SnapshotLog, current_run
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from tests.ledger import make_images, picture, run_spec, start, translate_all

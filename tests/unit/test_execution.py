@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 from lsb.execution import describe, packages_digest
-from lsb.storage.schemas import MANIFEST
+from lsb.ledger.schemas import MANIFEST
 
 
 def test_the_facts_are_columns_of_the_manifest() -> None:

@@ -16,9 +16,9 @@ from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, S
 from lsb.images import ImageInfo, decode, encode
 from lsb.ingest import ingest, open_sources, read_records
 from lsb.knowledge import GRAIN_SECONDS, doubt
+from lsb.ledger.layout import known_file
 from lsb.records import record_id, sha256
 from lsb.sources import Listing
-from lsb.storage.layout import known_file
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store
 from tests.ledger import make_images, picture

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from flows.artifacts import show_report
+from lsb.ledger.schemas import MANIFEST
 from lsb.problems import COLUMNS, problem_groups
-from lsb.storage.schemas import MANIFEST
 
 URI = "/data/my store/runs/job-0123456789ab"
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import UsageError
-from lsb.publish import manifest_table
+from lsb.ledger.publish import manifest_table
+from lsb.ledger.run import Run, open_log, read_plan
+from lsb.ledger.selection import Selection
 from lsb.rerun import Chosen, choose, what_is_left
-from lsb.selection import Selection
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, open_log, read_plan
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from tests.ledger import Inverter, make_images, start, worker

@@ -11,12 +11,12 @@ from PIL import Image, ImageOps
 from lsb.decoder import Decoder
 from lsb.errors import DecodingError, StoreBusyError, TamperedError, UsageError
 from lsb.images import ImageInfo, decode, encode, pixels_sha256
-from lsb.manifest import collect_features
+from lsb.ledger.manifest import collect_features
+from lsb.ledger.publish import manifest_table
+from lsb.ledger.run import Run, open_log, pending, read_plan
 from lsb.metrics.scores import Scores
-from lsb.publish import manifest_table
 from lsb.records import sha256
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, open_log, pending, read_plan
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from tests.bombs import scan_bomb

@@ -16,8 +16,8 @@ from lsb import sources as sources_module
 from lsb.errors import SourceError, StoreBusyError, StoreError
 from lsb.images import encode
 from lsb.ingest import ingest, read_records
+from lsb.ledger.publish import manifest_table
 from lsb.page import gather_report
-from lsb.publish import manifest_table
 from lsb.report import render_report
 from lsb.shard_job import run_shard
 from lsb.sources import OTHER_SUFFIXES, described, list_sources, open_sources

@@ -9,10 +9,10 @@ from PIL import Image
 from lsb.decoder import Decoder
 from lsb.errors import UsageError
 from lsb.images import encode
-from lsb.publish import publish
+from lsb.ledger.publish import publish
+from lsb.ledger.run import Run, open_log
 from lsb.records import sha256
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, open_log
 from lsb.store.local import LocalStore
 from lsb.trace import Trace, run_of_output, trace
 from tests.bombs import scan_bomb

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lsb.attestation import open_envelope, read_public_key, read_signer
 from lsb.audit import Anchor, Verdict, anchor_of, verify
 from lsb.errors import UsageError
-from lsb.publish import publish
-from lsb.sharding import Run
+from lsb.ledger.attestation import open_envelope, read_public_key, read_signer
+from lsb.ledger.publish import publish
+from lsb.ledger.run import Run
 from lsb.store.local import LocalStore
 from tests.keys import key_pair
 from tests.ledger import make_images, start, translate_all

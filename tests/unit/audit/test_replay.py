@@ -16,8 +16,8 @@ from lsb.audit.sample import sampled
 from lsb.audit.verdict import Replayed, Verdict
 from lsb.errors import DecodingError
 from lsb.images import ImageInfo, decode, encode
+from lsb.ledger.run import Run
 from lsb.shard_job import run_shard
-from lsb.sharding import Run
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from tests.ledger import EXECUTION, Inverter, make_images, picture, start, worker

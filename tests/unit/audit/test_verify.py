@@ -15,14 +15,14 @@ from lsb.audit import Verdict, verify
 from lsb.decoder import Decoder
 from lsb.errors import StoreError, UsageError
 from lsb.images import encode
+from lsb.ledger.layout import is_hint, is_of_a_listing
+from lsb.ledger.log.seal import seal
+from lsb.ledger.publish import manifest_table, publish
+from lsb.ledger.run import Run, open_log
+from lsb.ledger.schemas import MANIFEST, TableSchema, read_table, write_table
 from lsb.metrics.scores import Scores
-from lsb.publish import manifest_table, publish
 from lsb.records import sha256
 from lsb.shard_job import run_shard
-from lsb.sharding import Run, open_log
-from lsb.storage.layout import is_hint, is_of_a_listing
-from lsb.storage.schemas import MANIFEST, TableSchema, read_table, write_table
-from lsb.storage.seal import seal
 from lsb.store.local import LocalStore
 from tests.ledger import Inverter, make_images, picture, start, translate_all, worker
 
@@ -211,7 +211,7 @@ def test_an_unknown_schema_is_unverifiable(store: LocalStore, run: Run) -> None:
 def test_rows_of_an_unknown_schema_are_unverifiable(store: LocalStore, run: Run) -> None:
     forget_snapshots(store)
     entry = open_log(store, run, "00001").entries()[-1]
-    later = TableSchema("lsb.manifest/2", MANIFEST.arrow)
+    later = TableSchema("lsb.ledger.manifest/2", MANIFEST.arrow)
     data = write_table(read_table(store.read(entry.rows_key), MANIFEST), later)
     store.write(entry.rows_key, data)
     reseal(store, entry.link.key, files={entry.rows: sha256(data)})

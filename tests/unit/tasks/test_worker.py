@@ -12,8 +12,8 @@ from lsb.errors import FrozenSettingsError, ModelError, PromptError
 from lsb.images import encode
 from lsb.ingest import ingest, open_sources
 from lsb.job import check_resumed, check_same_transform, run_spec
+from lsb.ledger.run import Run, create_run
 from lsb.models.load import identify
-from lsb.sharding import Run, create_run
 from lsb.store.local import LocalStore
 from lsb.translate import Translator
 from tasks.worker import _load, backbone_for

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import StoreBusyError, TamperedError
-from lsb.storage import chain as chain_module
-from lsb.storage.chain import Chain
+from lsb.ledger.log import chain as chain_module
+from lsb.ledger.log.chain import Chain
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 

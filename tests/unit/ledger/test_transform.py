@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lsb.bridge.settings import BridgeSettings
+from lsb.ledger.transform import TRANSFORM_VERSION, transform_id, transform_settings
 from lsb.models.protocol import ModelIdentity
 from lsb.records import canonical_json, digest_of
-from lsb.transform import TRANSFORM_VERSION, transform_id, transform_settings
 
 FILES = {"unet/w.safetensors": "1" * 64, "vae/w.safetensors": "2" * 64}
 
@@ -65,5 +65,5 @@ def test_every_bridge_setting_is_in_it() -> None:
 
 def test_the_version_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = transform_id(base())
-    monkeypatch.setattr("lsb.transform.TRANSFORM_VERSION", TRANSFORM_VERSION + 1)
+    monkeypatch.setattr("lsb.ledger.transform.TRANSFORM_VERSION", TRANSFORM_VERSION + 1)
     assert transform_id(base()) != before

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from lsb.errors import TamperedError, UnverifiableError
-from lsb.storage.seal import seal, unseal, well_formed
+from lsb.ledger.log.seal import seal, unseal, well_formed
 
 DOCUMENT = {"schema": "lsb.test/1", "counts": {"ok": 12}, "parent": None, "name": "ä"}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from lsb.ledger.run import Run
+from lsb.ledger.schemas import MANIFEST
 from lsb.records import Status
-from lsb.sharding import Run
-from lsb.storage.schemas import MANIFEST
 
 
 def ok_row(

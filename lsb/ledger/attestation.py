@@ -27,10 +27,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from lsb.errors import TamperedError, UsageError
+from lsb.ledger import layout
+from lsb.ledger.log.snapshots import ATTESTATION_NAME
+from lsb.ledger.run import Run
 from lsb.records import canonical_json, sha256
-from lsb.sharding import Run
-from lsb.storage import layout
-from lsb.storage.snapshots import ATTESTATION_NAME
 
 SIGNING_KEY = "LSB_SIGNING_KEY"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.carrying import carried_by, read_manifest
 from lsb.errors import (
     AlreadyExistsError,
     ConfigError,
@@ -26,15 +25,16 @@ from lsb.errors import (
 )
 from lsb.images import decoding_version
 from lsb.ingest import Dataset, read_records
+from lsb.ledger import layout
+from lsb.ledger.carrying import carried_by, read_manifest
+from lsb.ledger.log.commit_log import ShardLog, read_checked
+from lsb.ledger.log.seal import read_proved, seal, unseal, well_formed
+from lsb.ledger.schemas import PLAN, RECORDS, read_table, write_table
+from lsb.ledger.selection import Selection
+from lsb.ledger.transform import transform_id
 from lsb.models.protocol import ModelIdentity
 from lsb.records import Action, Status, digest_of, sha256
-from lsb.selection import Selection
-from lsb.storage import layout
-from lsb.storage.commit_log import ShardLog, read_checked
-from lsb.storage.schemas import PLAN, RECORDS, read_table, write_table
-from lsb.storage.seal import read_proved, seal, unseal, well_formed
 from lsb.store.store import Store
-from lsb.transform import transform_id
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ RUN_ID_HEX = 12
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run is to be. `transform` is what `lsb.transform.transform_settings` returns."""
+    """What a run is to be. `transform` is what `lsb.ledger.transform.transform_settings` returns."""
 
     job: str
     dataset: Dataset
@@ -81,7 +81,7 @@ class Run:
     created: str
     sha256: str  # of run.json
     config: dict[str, Any] | None = None  # the job's settings when it was planned; paths, never a secret
-    parent: dict[str, Any] | None = None  # what `lsb.carrying.parent_reference` returns
+    parent: dict[str, Any] | None = None  # what `lsb.ledger.carrying.parent_reference` returns
     decoding: str | None = None  # the version of decoding then; None in runs of versions that did not say
     left_out: dict[str, int] | None = None  # entries of the source that were no records, by kind; None if not counted
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lsb.errors import LsbError, TamperedError, UnverifiableError
-from lsb.storage import layout
-from lsb.storage.chain import Chain, Link
-from lsb.storage.seal import well_formed
+from lsb.ledger import layout
+from lsb.ledger.log.chain import Chain, Link
+from lsb.ledger.log.seal import well_formed
 from lsb.store.store import Store
 
 SNAPSHOT, CONDEMN = "snapshot", "condemn"

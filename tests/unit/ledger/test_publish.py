@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 
 from lsb.errors import AlreadyExistsError, IncompleteError
-from lsb.manifest import Gates
-from lsb.publish import latest_snapshot, manifest_table, publish
+from lsb.ledger.log.snapshots import current_run
+from lsb.ledger.manifest import Gates
+from lsb.ledger.publish import latest_snapshot, manifest_table, publish
+from lsb.ledger.run import Run
+from lsb.ledger.schemas import MANIFEST, read_table
 from lsb.records import sha256
 from lsb.shard_job import run_shard
-from lsb.sharding import Run
-from lsb.storage.schemas import MANIFEST, read_table
-from lsb.storage.snapshots import current_run
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from tests.ledger import make_images, start, translate_all, worker

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.carrying import carried_rows
+from lsb.ledger import layout
+from lsb.ledger.carrying import carried_rows
+from lsb.ledger.log.commit_log import Commit, Condemnation, LogEntry, fold
+from lsb.ledger.rows import unusable_rows
+from lsb.ledger.run import Run, open_log, open_named_run, read_plan
+from lsb.ledger.schemas import FEATURES, MANIFEST
 from lsb.records import Action, Status
-from lsb.rows import unusable_rows
-from lsb.sharding import Run, open_log, open_named_run, read_plan
-from lsb.storage import layout
-from lsb.storage.commit_log import Commit, Condemnation, LogEntry, fold
-from lsb.storage.schemas import FEATURES, MANIFEST
 from lsb.store.store import Store
 
 

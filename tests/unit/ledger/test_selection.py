@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from lsb.errors import UsageError
+from lsb.ledger.selection import Selection
 from lsb.records import record_id
-from lsb.selection import Selection
 
 LOOKS_LIKE_AN_ID = "0123456789abcdef" * 2
 KEYS = ["img[1].png", "img1.png", "q?.png", "qx.png", "cats/*.png", "cats/ann.png", "cats/old/bo.png", LOOKS_LIKE_AN_ID]

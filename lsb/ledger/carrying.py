@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import TamperedError
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.snapshots import MANIFEST_NAME, Snapshot
+from lsb.ledger.schemas import MANIFEST, PLAN, read_table
 from lsb.records import Action, Status
-from lsb.storage.commit_log import read_checked
-from lsb.storage.schemas import MANIFEST, PLAN, read_table
-from lsb.storage.snapshots import MANIFEST_NAME, Snapshot
 from lsb.store.store import Store
 
 FINAL = (Status.OK.value, Status.QUARANTINED.value, Status.ERASED.value)  # what is erased stays erased

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from lsb.attestation import (
+from lsb.errors import TamperedError, UsageError
+from lsb.ledger.attestation import (
     attest,
     environment_signer,
     open_envelope,
@@ -24,8 +25,7 @@ from lsb.attestation import (
     read_public_key,
     read_signer,
 )
-from lsb.errors import TamperedError, UsageError
-from lsb.sharding import Run
+from lsb.ledger.run import Run
 from lsb.store.local import LocalStore
 from tests.keys import key_pair
 from tests.ledger import make_images, start

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import TamperedError, UnverifiableError
-from lsb.storage.snapshots import SnapshotLog, snapshot_document
+from lsb.ledger.log.snapshots import SnapshotLog, snapshot_document
 from lsb.store.local import LocalStore
 
 DOCUMENT = snapshot_document(1, {"metrics.json": "0" * 64}, {}, {"ok": 1}, 1, {}, {})

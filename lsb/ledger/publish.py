@@ -8,15 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from lsb.attestation import Signer, attest, open_envelope
 from lsb.errors import AlreadyExistsError, IncompleteError, UnfinishedError
-from lsb.manifest import Collected, Gates, collect, collect_features
-from lsb.records import has_output, sha256
-from lsb.sharding import Run, open_log
-from lsb.storage import layout
-from lsb.storage.commit_log import LogEntry
-from lsb.storage.schemas import MANIFEST, write_table
-from lsb.storage.snapshots import (
+from lsb.ledger import layout
+from lsb.ledger.attestation import Signer, attest, open_envelope
+from lsb.ledger.log.commit_log import LogEntry
+from lsb.ledger.log.snapshots import (
     ATTESTATION_NAME,
     MANIFEST_NAME,
     METRICS_NAME,
@@ -27,6 +23,10 @@ from lsb.storage.snapshots import (
     point_job,
     snapshot_document,
 )
+from lsb.ledger.manifest import Collected, Gates, collect, collect_features
+from lsb.ledger.run import Run, open_log
+from lsb.ledger.schemas import MANIFEST, write_table
+from lsb.records import has_output, sha256
 from lsb.store.store import Store
 
 

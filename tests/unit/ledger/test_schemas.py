@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from lsb.errors import UnverifiableError
-from lsb.storage.schemas import FEATURES, MANIFEST, PLAN, RECORDS, read_table, write_table
+from lsb.ledger.schemas import FEATURES, MANIFEST, PLAN, RECORDS, read_table, write_table
 
 ROW = {"record_id": "0" * 32, "features": [1.0, 2.5]}
 

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any
 
 from lsb.errors import AlreadyExistsError, LsbError, NotFoundError, StoreBusyError, TamperedError
+from lsb.ledger import layout
+from lsb.ledger.log.seal import read_proved, seal, unseal
 from lsb.records import sha256
-from lsb.storage import layout
-from lsb.storage.seal import read_proved, seal, unseal
 from lsb.store.store import Store
 
 PATIENCE = 8  # times a request without an answer is repeated

@@ -8,8 +8,8 @@ import pytest
 
 from lsb.errors import ConfigError, FrozenSettingsError, TamperedError, UsageError
 from lsb.ingest import open_sources, read_records
+from lsb.ledger.run import check_frozen, create_run, make_plan, open_run, pending, read_plan
 from lsb.shard_job import run_shard
-from lsb.sharding import check_frozen, create_run, make_plan, open_run, pending, read_plan
 from lsb.store.local import LocalStore
 from tests.ledger import make_images, run_spec, start, worker
 
@@ -43,7 +43,7 @@ def test_too_many_shards_are_refused_with_the_least_size(
     store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = read_records(store, run_spec(store, open_sources(str(folder))).dataset)
-    monkeypatch.setattr("lsb.sharding.MAX_SHARDS", 5)
+    monkeypatch.setattr("lsb.ledger.run.MAX_SHARDS", 5)
     with pytest.raises(ConfigError, match="makes 11 shards, at most 5 are allowed; give 3 or more"):
         make_plan(records, 1)
     make_plan(records, 3)
@@ -104,7 +104,7 @@ def test_a_run_that_does_not_exist(store: LocalStore) -> None:
 
 
 def test_a_run_whose_settings_give_another_id_is_tampered(store: LocalStore, folder: Path) -> None:
-    from lsb.storage.seal import seal
+    from lsb.ledger.log.seal import seal
 
     run, _ = start(store, folder)
     key = f"runs/{run.id}/run.json"

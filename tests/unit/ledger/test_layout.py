@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lsb.errors import UsageError
-from lsb.storage import layout
+from lsb.ledger import layout
 from lsb.store.store import validate_key
 
 RUN = "cats-to-dogs-0123456789ab"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from lsb.carrying import unchanged
-from lsb.storage.schemas import MANIFEST, PLAN, RECORDS
+from lsb.ledger.carrying import unchanged
+from lsb.ledger.schemas import MANIFEST, PLAN, RECORDS
 
 A, B = "a" * 64, "b" * 64
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import LsbError, NotFoundError, TamperedError, UnverifiableError
+from lsb.ledger import layout
+from lsb.ledger.log.chain import Chain, Link
+from lsb.ledger.log.seal import read_proved, well_formed
+from lsb.ledger.schemas import FEATURES, MANIFEST, TableSchema, read_table
 from lsb.records import Status, sha256
-from lsb.storage import layout
-from lsb.storage.chain import Chain, Link
-from lsb.storage.schemas import FEATURES, MANIFEST, TableSchema, read_table
-from lsb.storage.seal import read_proved, well_formed
 from lsb.store.store import Store
 
 SCHEMA = "lsb.shard-log/1"

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from lsb.errors import TamperedError, UnverifiableError
+from lsb.ledger.log.commit_log import LogEntry, ShardLog
+from lsb.ledger.schemas import MANIFEST, write_table
 from lsb.records import sha256
-from lsb.storage.commit_log import LogEntry, ShardLog
-from lsb.storage.schemas import MANIFEST, write_table
 from lsb.store.store import Store
 
 COLUMNS = ["record_id", "status"]
