@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lsb.decoder import CPU_SECONDS, MEMORY, Decoder
 from lsb.errors import DecodingError, ImageError
-from lsb.ingest import MAX_BYTES, ingest, read_records
-from lsb.sources import open_sources
+from lsb.pictures.decoder import CPU_SECONDS, MEMORY, Decoder
+from lsb.pictures.ingest import MAX_BYTES, ingest, read_records
+from lsb.pictures.sources import open_sources
 from lsb.store.store import open_store
 from tests.bombs import large, saved, scan_bomb
 

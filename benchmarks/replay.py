@@ -101,8 +101,8 @@ def translated(count: int, dtype: str, batch: int) -> np.ndarray:
     import pyarrow.parquet as pq
 
     from lsb.config import load_config
-    from lsb.images import decode
     from lsb.models.load import load_backbone
+    from lsb.pictures.images import decode
     from lsb.prompts import Prompt
     from lsb.records import sha256
     from lsb.translate import Translator

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lsb.dry_run import DryRun
     from lsb.erasure import Erased
     from lsb.export import Exported
-    from lsb.ingest import Dataset
     from lsb.ledger.run import Run
+    from lsb.pictures.ingest import Dataset
     from lsb.rerun import Chosen
     from lsb.status import RunStatus
     from lsb.trace import Trace

@@ -10,10 +10,10 @@ from flows.translate import JobResult, conclude, measured_snapshot, observing, t
 from lsb.config import JobConfig
 from lsb.domains import StoredPrompt
 from lsb.errors import BudgetExceededError, UsageError
-from lsb.ingest import Dataset
 from lsb.job import check_resumed, device_of, planned_run, stored_prompts
 from lsb.ledger.run import Run, open_run, pending
 from lsb.models.load import identify
+from lsb.pictures.ingest import Dataset
 from lsb.store.store import open_store
 from lsb.vanished import refuse_to_translate
 from tasks.evaluate import evaluate_run

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from lsb.bridge.settings import BridgeSettings
     from lsb.config import JobConfig, LearningConfig, load_config
     from lsb.errors import LsbError
-    from lsb.images import decode
     from lsb.learning import LearnedPrompt, learn_prompt
     from lsb.models.load import load_backbone
     from lsb.models.protocol import Backbone, ModelIdentity
+    from lsb.pictures.images import decode
     from lsb.prompts import Prompt, load_prompt
     from lsb.translate import Translator
 
@@ -35,7 +35,7 @@ _HOMES = {
     "ModelIdentity": "lsb.models.protocol",
     "Prompt": "lsb.prompts",
     "Translator": "lsb.translate",
-    "decode": "lsb.images",
+    "decode": "lsb.pictures.images",
     "learn_prompt": "lsb.learning",
     "load_backbone": "lsb.models.load",
     "load_config": "lsb.config",

@@ -14,13 +14,13 @@ from PIL import Image
 
 from lsb.batch import Picture
 from lsb.errors import ImageError, TranslationError
-from lsb.images import decode, encode, pixels_sha256, reduction
 from lsb.ledger import layout
 from lsb.ledger.layout import new_attempt
 from lsb.ledger.log.chain import Link
 from lsb.ledger.rows import failed_row, ok_row, quarantined_row
 from lsb.ledger.run import Run, is_due, open_log
 from lsb.ledger.schemas import FEATURES, MANIFEST, write_table
+from lsb.pictures.images import decode, encode, pixels_sha256, reduction
 from lsb.records import sha256
 from lsb.redaction import redact
 from lsb.store.store import Store

@@ -28,7 +28,7 @@ from lsb.ledger.run import Run, open_log, open_named_run, open_run
 from lsb.ledger.schemas import FEATURES, write_table
 from lsb.ledger.selection import Selection
 from lsb.page import gather_report
-from lsb.pictures import pictures_to_show
+from lsb.pictures.optional import pictures_to_show
 from lsb.records import Status, sha256
 from lsb.report import render_report
 from lsb.store.scratch import ScratchStore

@@ -163,8 +163,8 @@ class ModelHungError(TranslationError):
 
 
 class DecodingError(LsbError):
-    """`code` is one of the constants in `lsb.decoder.ERROR_CODES`. Another try may succeed."""
+    """`code` is one of the constants in `lsb.pictures.decoder.ERROR_CODES`. Another try may succeed."""
 
 
 class ImageError(LsbError):
-    """`code` is one of the constants in `lsb.images.ERROR_CODES`."""
+    """`code` is one of the constants in `lsb.pictures.images.ERROR_CODES`."""

@@ -21,7 +21,6 @@ from lsb.errors import (
     UnverifiableError,
     UsageError,
 )
-from lsb.ingest import Dataset, ingest, open_sources
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import read_manifest, reference
 from lsb.ledger.layout import run_file
@@ -43,6 +42,7 @@ from lsb.measures import still_hold
 from lsb.models.device import usable_device
 from lsb.models.protocol import ModelIdentity
 from lsb.parents import runs_of_job
+from lsb.pictures.ingest import Dataset, ingest, open_sources
 from lsb.progress import NoProgress, Progress
 from lsb.records import Status
 from lsb.store.overlap import refuse_overlap

@@ -7,9 +7,9 @@ from typing import Any
 
 from lsb.config import JobConfig
 from lsb.errors import SourceError, StoreError
-from lsb.ingest import open_sources
 from lsb.metrics.table import SCHEMA
-from lsb.pictures import listed_pictures, listing_digest
+from lsb.pictures.ingest import open_sources
+from lsb.pictures.optional import listed_pictures, listing_digest
 from lsb.store.store import Store
 from lsb.truths import Truths
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import LsbError, TamperedError, UnverifiableError, UsageError
-from lsb.images import decoding_version
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import FINAL, parent_reference, read_manifest, reference, unchanged
@@ -28,6 +27,7 @@ from lsb.ledger.publish import current_heads, latest_snapshot, publish
 from lsb.ledger.run import Run, RunSpec, open_named_run, open_run, read_plan, read_records
 from lsb.ledger.transform import transform_id
 from lsb.page import gather_report
+from lsb.pictures.images import decoding_version
 from lsb.records import Status
 from lsb.report import render_report
 from lsb.store.scratch import ScratchStore

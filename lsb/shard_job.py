@@ -22,8 +22,8 @@ from lsb.attempt import Attempt
 from lsb.batch import Batches, Picture
 from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UnfinishedError, UsageError
 from lsb.hints import Hints
-from lsb.knowledge import doubt
 from lsb.ledger.run import Run, read_plan
+from lsb.pictures.knowledge import doubt
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
 from lsb.redaction import redact, visible

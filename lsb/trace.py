@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.decoder import shared_decoder
 from lsb.errors import DecodingError, ImageError, NotFoundError, TamperedError, UsageError
-from lsb.images import pixels_sha256
 from lsb.ledger.log.commit_log import LogEntry, read_checked
 from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.run import Run, open_log, open_named_run, open_run
 from lsb.ledger.schemas import MANIFEST, read_table
+from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.images import pixels_sha256
 from lsb.problems import detail_alone
 from lsb.records import key_of, sha256
 from lsb.store.store import Store

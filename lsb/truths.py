@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from PIL import Image
 
 from lsb.errors import SourceError, StoreError
-from lsb.pictures import find_picture, listed_pictures, listing_digest
+from lsb.pictures.optional import find_picture, listed_pictures, listing_digest
 from lsb.store.store import Entry, Store
 
 logger = logging.getLogger(__name__)

@@ -12,15 +12,15 @@ from lsb.config import JobConfig
 from lsb.errors import BudgetExceededError, TamperedError, UnverifiableError, UsageError
 from lsb.ledger.log.snapshots import job_chain
 from lsb.ledger.run import Run, open_run, read_plan
+from lsb.pictures.sources import list_sources, open_sources
 from lsb.records import key_of, record_id
-from lsb.sources import list_sources, open_sources
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 
 def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) -> Callable[[Collection[str]], None]:
-    """A check of the record ids that a listing of the source gave, for `lsb.ingest.ingest`.
+    """A check of the record ids that a listing of the source gave, for `lsb.pictures.ingest.ingest`.
 
     It raises BudgetExceededError if more of the records of the run that the job's name stands for have vanished than
     `budget.max_vanished_fraction` allows; with `accepted` never. A run that cannot be read is no measure: whether to go

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from lsb.decoder import Decoder, shared_decoder
+from lsb.pictures.decoder import Decoder, shared_decoder
 from lsb.store.store import Store
 from lsb.truths import Truths, usable_truths
 

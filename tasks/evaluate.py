@@ -6,10 +6,10 @@ from typing import Any
 
 from lsb.config import JobConfig
 from lsb.errors import LsbError, SourceError, StoreError, UsageError
-from lsb.ingest import open_sources
 from lsb.ledger.run import open_run
 from lsb.measures import evaluation_settings, open_target, open_truth, unmeasured
 from lsb.metrics.evaluation import evaluate
+from lsb.pictures.ingest import open_sources
 from lsb.redaction import redact
 from lsb.store.store import open_store
 from tasks.observation import observer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lsb.config import JobConfig
-from lsb.ingest import Dataset, ingest, open_sources
 from lsb.job import refuse_store_among_pictures
+from lsb.pictures.ingest import Dataset, ingest, open_sources
 from lsb.store.store import open_store
 from lsb.vanished import refuse_vanished
 from tasks.observation import observer

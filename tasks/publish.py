@@ -10,7 +10,7 @@ from lsb.ledger.attestation import environment_signer
 from lsb.ledger.publish import Snapshot, publish
 from lsb.ledger.run import open_run
 from lsb.page import gather_report
-from lsb.pictures import pictures_to_show
+from lsb.pictures.optional import pictures_to_show
 from lsb.report import render_report
 from lsb.store.store import open_store
 from tasks.retrying import step

@@ -74,4 +74,4 @@ def store(store_uri: str) -> Store:
 @pytest.fixture
 def exact_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that were made just before they are listed count as settled."""
-    monkeypatch.setattr("lsb.knowledge.GRAIN_SECONDS", 0.0)
+    monkeypatch.setattr("lsb.pictures.knowledge.GRAIN_SECONDS", 0.0)

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lsb.bridge.settings import BridgeSettings
-from lsb.images import encode
-from lsb.ingest import ingest, open_sources
 from lsb.ledger.layout import prompt_file, prompt_provenance
 from lsb.ledger.run import Run, RunSpec, create_run
 from lsb.ledger.transform import transform_settings
 from lsb.models.protocol import ModelIdentity
+from lsb.pictures.images import encode
+from lsb.pictures.ingest import ingest, open_sources
 from lsb.records import digest_of, sha256
 from lsb.shard_job import run_shard
 from lsb.store.store import Store

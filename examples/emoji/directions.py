@@ -14,10 +14,10 @@ from PIL import Image
 import pictures
 from lsb.bridge.settings import BridgeSettings
 from lsb.config import JobConfig
-from lsb.images import decode
 from lsb.learning import LearnedPrompt, learn_prompt
 from lsb.models.load import load_backbone
 from lsb.models.protocol import Backbone
+from lsb.pictures.images import decode
 from lsb.prompts import Prompt
 from lsb.records import record_id, sha256
 from lsb.translate import Translator

@@ -17,12 +17,12 @@ from PIL import Image
 
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import REPLAY_DIFFERS, TAMPERED, UNVERIFIABLE, Finding, Replayed
-from lsb.decoder import shared_decoder
 from lsb.errors import DecodingError, ImageError, LsbError, StoreError, TamperedError
-from lsb.images import decode, encode, pixels_sha256
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.run import Run
+from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.images import decode, encode, pixels_sha256
 from lsb.records import Status, sha256
 from lsb.store.store import Store
 from lsb.worker import Translates

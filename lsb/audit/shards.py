@@ -11,12 +11,12 @@ from lsb.audit.erasures import inspect_erased
 from lsb.audit.rows import row_problems
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
-from lsb.decoder import shared_decoder
 from lsb.errors import DecodingError, ImageError
-from lsb.images import pixels_sha256
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import Commit, Condemnation, LogEntry, ShardLog, fold
 from lsb.ledger.run import Run, open_log
+from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.images import pixels_sha256
 
 
 @dataclass

@@ -23,8 +23,6 @@ from lsb.errors import (
     TamperedError,
     UsageError,
 )
-from lsb.images import decoding_version
-from lsb.ingest import Dataset, read_records
 from lsb.ledger import layout
 from lsb.ledger.carrying import carried_by, read_manifest
 from lsb.ledger.log.commit_log import ShardLog, read_checked
@@ -33,6 +31,8 @@ from lsb.ledger.schemas import PLAN, RECORDS, read_table, write_table
 from lsb.ledger.selection import Selection
 from lsb.ledger.transform import transform_id
 from lsb.models.protocol import ModelIdentity
+from lsb.pictures.images import decoding_version
+from lsb.pictures.ingest import Dataset, read_records
 from lsb.records import Action, Status, digest_of, sha256
 from lsb.store.store import Store
 

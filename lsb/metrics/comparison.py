@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lsb.images import from_square, pixels_sha256, to_images, to_square, to_tensor
 from lsb.metrics.colour import ColourMoments, colour_moments, match_colours
 from lsb.metrics.distances import LEVEL, RESAMPLES, Estimate, FrechetDistance, KernelDistance, MeanScore
 from lsb.metrics.features import FeatureExtractor, Features
@@ -23,6 +22,7 @@ from lsb.metrics.retrieval import hits
 from lsb.metrics.scores import Scorer, Scores
 from lsb.metrics.table import SCHEMA
 from lsb.models.protocol import Backbone
+from lsb.pictures.images import from_square, pixels_sha256, to_images, to_square, to_tensor
 from lsb.progress import NoProgress, Progress
 
 CHUNK = 8

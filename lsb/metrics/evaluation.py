@@ -23,7 +23,7 @@ from lsb.metrics.comparison import Comparison, evaluate_images
 from lsb.metrics.features import FeatureExtractor
 from lsb.metrics.scores import Scores
 from lsb.models.protocol import Backbone
-from lsb.pictures import find_picture, listed_pictures, listing_digest, refuse_absence
+from lsb.pictures.optional import find_picture, listed_pictures, listing_digest, refuse_absence
 from lsb.progress import NoProgress, Progress
 from lsb.records import RECORD_ID_HEX, Status, sha256
 from lsb.store.store import Store

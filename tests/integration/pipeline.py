@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from lsb.audit import verify
-from lsb.images import encode
 from lsb.ledger.publish import Snapshot, manifest_table, publish
 from lsb.ledger.run import Run, read_plan
 from lsb.lineage import planned_as
 from lsb.metrics.scores import Scores
+from lsb.pictures.images import encode
 from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from tests.ledger import Inverter, make_images, picture, run_spec, worker

@@ -9,11 +9,11 @@ import pytest
 
 from lsb.audit import verify
 from lsb.errors import TamperedError
-from lsb.images import encode
 from lsb.ledger.layout import run_file
 from lsb.ledger.log.seal import seal, unseal
 from lsb.ledger.publish import latest_snapshot, manifest_table
 from lsb.ledger.run import Run, read_plan
+from lsb.pictures.images import encode
 from lsb.status import status
 from lsb.trace import trace
 from tests.integration.pipeline import Pipeline

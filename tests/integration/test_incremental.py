@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lsb import ingest as ingest_module
 from lsb.audit import verify
 from lsb.errors import UsageError
 from lsb.export import export
-from lsb.images import encode
 from lsb.ledger.carrying import reference
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.manifest import collect_features
@@ -23,6 +21,8 @@ from lsb.ledger.run import Run, open_run, pending
 from lsb.ledger.selection import Selection
 from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.page import gather_report
+from lsb.pictures import ingest as ingest_module
+from lsb.pictures.images import encode
 from lsb.records import digest_of
 from lsb.status import status
 from lsb.store.scratch import ScratchStore
@@ -252,7 +252,7 @@ def test_a_change_that_nothing_shows_is_found_by_the_shard_and_read_by_the_next_
         files = [shown.setdefault(file.key, file) for file in found.files]
         return replace(found, files=files)
 
-    monkeypatch.setattr("lsb.ingest.list_sources", blind)
+    monkeypatch.setattr("lsb.pictures.ingest.list_sources", blind)
     first = job.plan()
     job.finish(first)
     (job.folder / "odd" / "0001.png").write_bytes(encode(picture(72), "png"))

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from lsb.audit import verify
-from lsb.images import encode
-from lsb.ingest import ingest, open_sources
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import open_log, pending
+from lsb.pictures.images import encode
+from lsb.pictures.ingest import ingest, open_sources
 from lsb.shard_job import ShardOutcome, run_shard
 from lsb.status import status
 from lsb.store.store import Store, open_store

@@ -15,12 +15,12 @@ from PIL import Image
 
 from lsb.audit import Anchor, verify
 from lsb.errors import StoreError
-from lsb.images import decode, encode, pixels_sha256
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer, read_public_key, read_signer
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, open_run
 from lsb.metrics.scores import Scores
+from lsb.pictures.images import decode, encode, pixels_sha256
 from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.store.scratch import ScratchStore

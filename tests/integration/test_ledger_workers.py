@@ -15,10 +15,10 @@ from shutil import copytree
 import pytest
 
 from lsb.audit import verify
-from lsb.images import encode, pixels_sha256
 from lsb.ledger.layout import hints_folder
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
+from lsb.pictures.images import encode, pixels_sha256
 from lsb.shard_job import run_shard
 from lsb.status import status
 from lsb.store.local import LocalStore

@@ -16,7 +16,6 @@ from lsb.cleanup import clean_up
 from lsb.config import JobConfig
 from lsb.erasure import erase
 from lsb.errors import TamperedError
-from lsb.ingest import ingest
 from lsb.job import current_snapshot, may_take_the_name
 from lsb.ledger.carrying import reference
 from lsb.ledger.layout import run_file
@@ -27,6 +26,7 @@ from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
 from lsb.measures import evaluation_settings
 from lsb.parents import runs_of_job
+from lsb.pictures.ingest import ingest
 from lsb.status import status
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsb.export import target_names
-from lsb.ingest import _mark_duplicates
 from lsb.ledger.run import make_plan
 from lsb.ledger.schemas import RECORDS
+from lsb.pictures.ingest import _mark_duplicates
 from lsb.records import record_id
 from lsb.redaction import LIMIT, redact
 

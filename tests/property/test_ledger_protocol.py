@@ -26,7 +26,6 @@ from lsb.audit import verify
 from lsb.cleanup import clean_up
 from lsb.erasure import erase
 from lsb.errors import AlreadyExistsError, LsbError, StoreBusyError, UsageError
-from lsb.images import encode
 from lsb.ledger import layout
 from lsb.ledger.carrying import read_manifest, unchanged
 from lsb.ledger.log import chain
@@ -38,6 +37,7 @@ from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, RunSpec, create_run, open_log, open_run, pending, read_plan
 from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
+from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.store.store import Store

@@ -13,11 +13,11 @@ import pytest
 from lsb.audit import verify
 from lsb.cleanup import HINTS, CleanUp, clean_up
 from lsb.errors import StoreError, UsageError
-from lsb.ingest import open_sources
 from lsb.ledger import layout
 from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, create_run, open_log
+from lsb.pictures.ingest import open_sources
 from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Entries, Entry, Store

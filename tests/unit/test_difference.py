@@ -7,11 +7,11 @@ import pytest
 
 from lsb.difference import Difference, compare
 from lsb.errors import UsageError
-from lsb.images import encode
-from lsb.ingest import ingest, open_sources, read_records
 from lsb.ledger.layout import dataset_records_again
 from lsb.ledger.publish import publish
 from lsb.ledger.schemas import RECORDS, write_table
+from lsb.pictures.images import encode
+from lsb.pictures.ingest import ingest, open_sources, read_records
 from lsb.records import sha256
 from lsb.store.local import LocalStore
 from tests.ledger import make_images, picture, start, translate_all

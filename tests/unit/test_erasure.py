@@ -15,7 +15,6 @@ from lsb.cleanup import HINTS, clean_up
 from lsb.erasure import Erased, erase
 from lsb.errors import TamperedError, UnfinishedError, UsageError
 from lsb.export import export
-from lsb.images import encode
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import Erasure
 from lsb.ledger.log.snapshots import SnapshotLog, current_run
@@ -24,6 +23,7 @@ from lsb.ledger.run import Run, open_log, pending
 from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
 from lsb.page import gather_report
+from lsb.pictures.images import encode
 from lsb.records import record_id
 from lsb.report import render_report
 from lsb.status import status

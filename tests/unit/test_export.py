@@ -13,8 +13,8 @@ from PIL import ImageOps
 
 from lsb.errors import StoreError, UsageError
 from lsb.export import Exported, _folded, export, target_names
-from lsb.images import decode, encode
 from lsb.ledger.publish import manifest_table
+from lsb.pictures.images import decode, encode
 from lsb.records import record_id
 from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore

@@ -36,7 +36,9 @@ def test_exported_names() -> None:
         lsb.missing  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["lsb", "lsb.errors", "lsb.config", "lsb.records", "lsb.decoder", "lsb.store.local"])
+@pytest.mark.parametrize(
+    "module", ["lsb", "lsb.errors", "lsb.config", "lsb.records", "lsb.pictures.decoder", "lsb.store.local"]
+)
 def test_parts_that_need_no_network_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

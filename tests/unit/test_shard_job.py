@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lsb.decoder import Decoder
 from lsb.errors import DecodingError, StoreBusyError, TamperedError, UsageError
-from lsb.images import ImageInfo, decode, encode, pixels_sha256
 from lsb.ledger.manifest import collect_features
 from lsb.ledger.publish import manifest_table
 from lsb.ledger.run import Run, open_log, pending, read_plan
 from lsb.metrics.scores import Scores
+from lsb.pictures.decoder import Decoder
+from lsb.pictures.images import ImageInfo, decode, encode, pixels_sha256
 from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore

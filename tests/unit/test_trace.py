@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lsb.decoder import Decoder
 from lsb.errors import UsageError
-from lsb.images import encode
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, open_log
+from lsb.pictures.decoder import Decoder
+from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from lsb.errors import StoreBusyError
-from lsb.images import encode
 from lsb.page import gather_report
+from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, open_store

@@ -15,8 +15,8 @@ from lsb.audit.replay import CONDITIONS, TOLERANCES, Bench, replay
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import Replayed, Verdict
 from lsb.errors import DecodingError
-from lsb.images import ImageInfo, decode, encode
 from lsb.ledger.run import Run
+from lsb.pictures.images import ImageInfo, decode, encode
 from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Store

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from lsb.audit import Verdict, verify
-from lsb.decoder import Decoder
 from lsb.errors import StoreError, UsageError
-from lsb.images import encode
 from lsb.ledger.layout import is_hint, is_of_a_listing
 from lsb.ledger.log.seal import seal
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, open_log
 from lsb.ledger.schemas import MANIFEST, TableSchema, read_table, write_table
 from lsb.metrics.scores import Scores
+from lsb.pictures.decoder import Decoder
+from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
@@ -294,7 +294,7 @@ def test_two_files_under_one_record_id_are_found(tmp_path: Path, monkeypatch: py
             file.write((folder / "odd" / "0001.png").read_bytes())
     # As names were once escaped.
     old = partial(str.encode, errors="surrogateescape")
-    monkeypatch.setattr("lsb.ingest.key_of", lambda name: old(name).decode(errors="backslashreplace"))
+    monkeypatch.setattr("lsb.pictures.ingest.key_of", lambda name: old(name).decode(errors="backslashreplace"))
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, folder)
     translate_all(store, run, sources)
@@ -306,7 +306,7 @@ def test_two_files_under_one_record_id_are_found(tmp_path: Path, monkeypatch: py
 
 
 def test_an_id_that_is_not_its_keys_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsb.ingest.record_id", lambda key: sha256(key.upper().encode())[:32])
+    monkeypatch.setattr("lsb.pictures.ingest.record_id", lambda key: sha256(key.upper().encode())[:32])
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 2))
     translate_all(store, run, sources)

@@ -16,9 +16,9 @@ from flows.display import BarProgress, LineProgress
 from lsb.difference import Difference
 from lsb.erasure import Erased
 from lsb.errors import UsageError
-from lsb.images import encode
-from lsb.ingest import ingest, open_sources
 from lsb.ledger.attestation import environment_signer
+from lsb.pictures.images import encode
+from lsb.pictures.ingest import ingest, open_sources
 from lsb.rerun import Chosen
 from lsb.store.local import LocalStore
 from tests.ledger import picture, start, translate_all

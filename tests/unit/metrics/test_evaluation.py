@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 
 from lsb.audit import verify
 from lsb.errors import NotFoundError, StoreBusyError
-from lsb.images import encode
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run
 from lsb.metrics.evaluation import evaluate
 from lsb.metrics.scores import Scorer
+from lsb.pictures.images import encode
 from lsb.records import canonical_json
 from lsb.store.local import LocalStore
 from lsb.store.store import Store, open_store

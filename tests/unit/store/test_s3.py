@@ -16,7 +16,7 @@ import pytest
 
 from examples.object_server import ObjectServer
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
-from lsb.ingest import open_sources
+from lsb.pictures.ingest import open_sources
 from lsb.store import s3
 from lsb.store.s3 import S3Store
 from lsb.store.store import open_store

@@ -23,8 +23,8 @@ from typing import Any
 from lsb.errors import NotFoundError, UnverifiableError
 from lsb.ledger import layout
 from lsb.ledger.schemas import KNOWN, read_table, write_table
+from lsb.pictures.sources import Listing, SourceFile
 from lsb.records import key_of, record_id
-from lsb.sources import Listing, SourceFile
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Foreign files are decoded in a process that may die: of memory, of time, or of a fault in a codec.
 
     decoder = Decoder()
-    image, info = decoder.decode(data)    # what `lsb.images.decode` gives, to the bit
+    image, info = decoder.decode(data)    # what `lsb.pictures.images.decode` gives, to the bit
     info = decoder.inspect(data)          # decodes all of it as well, but leaves the pixels there
 
 One process serves many files and is started with the first. It has no credentials in its environment and cannot
@@ -9,7 +9,7 @@ import from the working folder, and it ends with whoever started it. A file may 
 
     CPU_SECONDS   of processor time, so that a busy machine fails no picture; and WALL_SECONDS, should it stand still
     MEMORY        bytes of address space, the file and Python included. JPEGs of more than 100
-                  megapixels are read smaller, see lsb.images.reduction
+                  megapixels are read smaller, see lsb.pictures.images.reduction
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from PIL import AvifImagePlugin, Image
 
 import lsb
 from lsb.errors import DecodingError, ImageError, ResourceError
-from lsb.images import ERROR_CODES as IMAGE_CODES
-from lsb.images import ImageInfo, announced_pixels, decode
+from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
+from lsb.pictures.images import ImageInfo, announced_pixels, decode
 
 CPU_SECONDS = 120.0
 WALL_SECONDS = 1200.0
@@ -52,7 +52,7 @@ _THREADS = 4
 _BYTES_A_PIXEL = 28  # the most that decoding takes, rounded up
 _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 _OUT_OF_MEMORY = 70  # exit code
-_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lsb.decoder import serve; serve()"
+_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lsb.pictures.decoder import serve; serve()"
 _REQUEST = struct.Struct(">cQ")  # what is asked, length of the file
 _ANSWER = struct.Struct(">IQ")  # lengths of a JSON text and of the pixels
 _MAX_TEXT = 1 << 20
@@ -71,7 +71,7 @@ class Decoder:
         self._end = weakref.finalize(self, _end_all, self._idle)
 
     def decode(self, data: bytes) -> tuple[Image.Image, ImageInfo]:
-        """As `lsb.images.decode`.
+        """As `lsb.pictures.images.decode`.
 
         Raises:
             ImageError: the bytes prove that they are no usable picture.

@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import PurePosixPath
 
 from lsb.errors import SourceError, StoreError
-from lsb.images import SUFFIXES
+from lsb.pictures.images import SUFFIXES
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store, open_store
 

@@ -24,9 +24,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
-from lsb import jpeg, png
-from lsb.damage import DamagedError, TruncatedError, check_tiff
 from lsb.errors import ImageError
+from lsb.pictures import jpeg, png
+from lsb.pictures.damage import DamagedError, TruncatedError, check_tiff
 
 if TYPE_CHECKING:  # loading it takes seconds, and who checks digests needs none of it
     from torch import Tensor
@@ -305,7 +305,7 @@ def _reduce(image: Image.Image) -> None:
 
 
 def _check_rows(image: Image.Image, noisy: bytes) -> None:
-    """Refuse a JPEG that is another picture when it is read from `noisy`, see `lsb.jpeg.checked`."""
+    """Refuse a JPEG that is another picture when it is read from `noisy`, see `lsb.pictures.jpeg.checked`."""
     image.load()
     with Image.open(io.BytesIO(noisy), formats=("JPEG",)) as again:
         _reduce(again)

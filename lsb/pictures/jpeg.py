@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lsb.damage import TruncatedError
+from lsb.pictures.damage import TruncatedError
 
 START = b"\xff\xd8\xff"
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lsb.errors import ImageError
-from lsb.images import decode
+from lsb.pictures.images import decode
 from tests.bombs import saved
 
 STEPS = np.random.default_rng(1).integers(-3, 4, (160, 160, 3))

@@ -1,4 +1,4 @@
-"""What formats let one check of the pixels, beyond what their decoders look at. For PNG see `lsb.png`."""
+"""What formats let one check of the pixels, beyond what their decoders look at. For PNG see `lsb.pictures.png`."""
 
 from __future__ import annotations
 

@@ -15,9 +15,19 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from lsb import images
 from lsb.errors import ImageError
-from lsb.images import Box, ImageInfo, decode, encode, from_square, pixels_sha256, to_images, to_square, to_tensor
+from lsb.pictures import images
+from lsb.pictures.images import (
+    Box,
+    ImageInfo,
+    decode,
+    encode,
+    from_square,
+    pixels_sha256,
+    to_images,
+    to_square,
+    to_tensor,
+)
 
 
 def saved(image: Image.Image, format: str, **options: object) -> bytes:

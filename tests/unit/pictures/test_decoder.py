@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from lsb import decoder as module
-from lsb.decoder import ERROR_CODES, Decoder, shared_decoder
 from lsb.errors import DecodingError, ImageError, ResourceError
-from lsb.images import decode, decoding_version
+from lsb.pictures import decoder as module
+from lsb.pictures.decoder import ERROR_CODES, Decoder, shared_decoder
+from lsb.pictures.images import decode, decoding_version
 from tests.bombs import large, saved, scan_bomb
 from tests.ledger import picture
 
@@ -159,7 +159,7 @@ def busy_children() -> list[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
-            decodes = b"lsb.decoder" in (stat.parent / "cmdline").read_bytes()
+            decodes = b"lsb.pictures.decoder" in (stat.parent / "cmdline").read_bytes()
         except OSError:
             continue
         if decodes and int(fields[1]) == os.getpid() and int(fields[11]) > 100:
@@ -204,7 +204,7 @@ def test_a_fork_leaves_the_process_to_its_owner(decoder: Decoder) -> None:
 
 STARTER = """
 import os, sys, time
-from lsb.decoder import Decoder
+from lsb.pictures.decoder import Decoder
 decoder = Decoder()
 decoder.inspect(open(sys.argv[1], "rb").read())
 print(decoder._idle[0]._process.pid, flush=True)

@@ -13,19 +13,19 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.decoder import shared_decoder
 from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundError, SourceError, StoreError
-from lsb.images import ERROR_CODES as IMAGE_CODES
-from lsb.images import SUFFIXES, decoding_version
-from lsb.knowledge import Knowledge
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.schemas import RECORDS, read_table, write_table
+from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
+from lsb.pictures.images import SUFFIXES, decoding_version
+from lsb.pictures.knowledge import Knowledge
+from lsb.pictures.sources import MAX_BYTES, Listing, SourceFile, described, list_sources
+from lsb.pictures.sources import open_sources as open_sources  # where callers look for it
 from lsb.progress import NoProgress, Progress
 from lsb.records import Status, canonical_json, dataset_version, key_of, record_id, sha256
 from lsb.redaction import redact, visible
-from lsb.sources import MAX_BYTES, Listing, SourceFile, described, list_sources
-from lsb.sources import open_sources as open_sources  # where callers look for it
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -64,12 +64,12 @@ def ingest(
 ) -> Dataset:
     """Record every image file under `sources` as a version of the data set `name`.
 
-    What `lsb.sources` leaves out is counted, logged, and kept beside the data set. What cannot be decoded becomes a
+    What `lsb.pictures.sources` leaves out is counted, logged, and kept beside the data set. What cannot be decoded becomes a
     record with status `quarantined` if its bytes prove it. A file that takes too much time or memory, or that cannot
     be read, is left to the shard job, whose row may be tried again.
 
     Args:
-        read: `full` decodes and hashes each file, but for those of which `lsb.knowledge` knows all; `listing` reads
+        read: `full` decodes and hashes each file, but for those of which `lsb.pictures.knowledge` knows all; `listing` reads
             only files whose size and time could not show a change, and leaves digests and sizes of the others' pictures
             open; `anew` reads every file.
         listed: told the ids of all records before any file is read or anything is written; may raise.

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 from PIL import Image
 
-from lsb.decoder import shared_decoder
 from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError
+from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.sources import MAX_BYTES, list_sources, open_sources
 from lsb.records import sha256
 from lsb.redaction import redact, visible
-from lsb.sources import MAX_BYTES, list_sources, open_sources
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, Store
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from lsb import sources as sources_module
 from lsb.errors import SourceError, StoreBusyError, StoreError
-from lsb.images import encode
-from lsb.ingest import ingest, read_records
 from lsb.ledger.publish import manifest_table
 from lsb.page import gather_report
+from lsb.pictures import sources as sources_module
+from lsb.pictures.images import encode
+from lsb.pictures.ingest import ingest, read_records
+from lsb.pictures.sources import OTHER_SUFFIXES, described, list_sources, open_sources
 from lsb.report import render_report
 from lsb.shard_job import run_shard
-from lsb.sources import OTHER_SUFFIXES, described, list_sources, open_sources
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store
 from tests.ledger import make_images, picture, start, worker
@@ -110,7 +110,7 @@ def test_another_user_may_not_enter_a_folder(folder: Path) -> None:
     (folder / "odd").chmod(0)
     for path in (folder, *folder.parents[:-2]):
         path.chmod(path.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
-    code = "import sys; from lsb.sources import *; print(list_sources(open_sources(sys.argv[1])).left_out)"
+    code = "import sys; from lsb.pictures.sources import *; print(list_sources(open_sources(sys.argv[1])).left_out)"
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code, str(folder)]
     home = Path(sources_module.__file__).parents[1]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", env={"PYTHONPATH": str(home)})
