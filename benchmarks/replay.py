@@ -102,8 +102,8 @@ def translated(count: int, dtype: str, batch: int) -> np.ndarray:
 
     from lsb.config import load_config
     from lsb.models.load import load_backbone
+    from lsb.models.prompt import Prompt
     from lsb.pictures.images import decode
-    from lsb.prompts import Prompt
     from lsb.records import sha256
     from lsb.translate import Translator
 

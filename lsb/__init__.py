@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from lsb.errors import LsbError
     from lsb.learning import LearnedPrompt, learn_prompt
     from lsb.models.load import load_backbone
+    from lsb.models.prompt import Prompt, load_prompt
     from lsb.models.protocol import Backbone, ModelIdentity
     from lsb.pictures.images import decode
-    from lsb.prompts import Prompt, load_prompt
     from lsb.translate import Translator
 
 _HOMES = {
@@ -33,13 +33,13 @@ _HOMES = {
     "LearningConfig": "lsb.config",
     "LsbError": "lsb.errors",
     "ModelIdentity": "lsb.models.protocol",
-    "Prompt": "lsb.prompts",
+    "Prompt": "lsb.models.prompt",
     "Translator": "lsb.translate",
     "decode": "lsb.pictures.images",
     "learn_prompt": "lsb.learning",
     "load_backbone": "lsb.models.load",
     "load_config": "lsb.config",
-    "load_prompt": "lsb.prompts",
+    "load_prompt": "lsb.models.prompt",
 }
 
 __all__ = [

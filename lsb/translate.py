@@ -23,9 +23,9 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.bridge.solve import forwards, translate_latents
 from lsb.bridge.velocity import Domain
 from lsb.errors import BridgeError, ModelError
+from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import from_square, pixels_sha256, to_images, to_rgb, to_square, to_tensor
-from lsb.prompts import Prompt
 
 PUBLISHED_PREFIX = "ugly, blurry, black, low res, unrealistic, "
 

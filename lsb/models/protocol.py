@@ -11,7 +11,7 @@ from lsb.bridge.schedule import NoiseSchedule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lsb.prompts import Prompt
+    from lsb.models.prompt import Prompt
 
 
 @dataclass(frozen=True)

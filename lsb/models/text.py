@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lsb.errors import PromptError
-from lsb.prompts import Prompt
+from lsb.models.prompt import Prompt
 
 
 class TextConditioner:

@@ -20,7 +20,7 @@ from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, open_run
 from lsb.ledger.selection import Selection
-from lsb.prompts import Prompt, to_bytes
+from lsb.models.prompt import Prompt, to_bytes
 from lsb.records import sha256
 from lsb.status import status
 from lsb.store.local import LocalStore

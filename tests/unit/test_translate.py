@@ -21,9 +21,9 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.errors import BridgeError, ImageError, ModelError, PromptError
 from lsb.ledger.transform import TRANSFORM_VERSION
 from lsb.models.load import load_backbone
+from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.pictures.images import pixels_sha256, to_images, to_square, to_tensor
-from lsb.prompts import Prompt
 from lsb.translate import PUBLISHED_PREFIX, Translator
 from tests.bombs import saved
 from tests.tiny import tiny_model

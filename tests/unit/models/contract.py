@@ -12,8 +12,8 @@ import torch
 
 from lsb.bridge.noise import unit_noise
 from lsb.errors import BridgeError, PromptError
+from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
-from lsb.prompts import Prompt
 from lsb.records import digest_of
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lsb.errors import ModelError, UnsafeWeightsError
 from lsb.models.load import identify, load_backbone
+from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
-from lsb.prompts import Prompt
 from tests.unit.models.contract import noise
 
 RANK = 2

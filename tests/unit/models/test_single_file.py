@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lsb.errors import ModelError
 from lsb.models.load import load_backbone
+from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
-from lsb.prompts import Prompt
 from tests.tiny import tiny_model
 from tests.unit.models.contract import noise, pictures
 

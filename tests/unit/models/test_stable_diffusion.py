@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from lsb.errors import ModelError, UsageError
 from lsb.models.load import load_backbone
+from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
-from lsb.prompts import Prompt
 from tests.tiny import tiny_model
 from tests.unit.models.contract import BackboneContract, noise, pictures
 

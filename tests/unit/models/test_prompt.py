@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load, save, save_file
 
 from lsb.errors import PromptError, UnsafeWeightsError
+from lsb.models.prompt import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.models.stable_diffusion import StableDiffusion
-from lsb.prompts import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.records import sha256
 from lsb.store.store import Store
 
