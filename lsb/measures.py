@@ -8,10 +8,10 @@ from typing import Any
 from lsb.config import JobConfig
 from lsb.errors import SourceError, StoreError
 from lsb.metrics.table import SCHEMA
+from lsb.metrics.truths import Truths
 from lsb.pictures.ingest import open_sources
 from lsb.pictures.optional import listed_pictures, listing_digest
 from lsb.store.store import Store
-from lsb.truths import Truths
 
 
 def evaluation_settings(config: JobConfig) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from lsb.metrics.truths import Truths, usable_truths
 from lsb.pictures.decoder import Decoder, shared_decoder
 from lsb.store.store import Store
-from lsb.truths import Truths, usable_truths
 
 
 class Translates(Protocol):
@@ -47,7 +47,7 @@ class Worker:
     decoder: Decoder = field(default_factory=shared_decoder)
 
     def truth_of(self, key: str) -> Image.Image | None:
-        """What a perfect translation of `key` would be, see `lsb.truths.Truths.find`; None without a folder of them, or
+        """What a perfect translation of `key` would be, see `lsb.metrics.truths.Truths.find`; None without a folder of them, or
         with one that cannot be listed."""
         return None if self._truths is None else self._truths.find(key)
 

@@ -22,12 +22,12 @@ from lsb.ledger.run import Run
 from lsb.metrics.comparison import Comparison, evaluate_images
 from lsb.metrics.features import FeatureExtractor
 from lsb.metrics.scores import Scores
+from lsb.metrics.truths import Truths
 from lsb.models.protocol import Backbone
 from lsb.pictures.optional import find_picture, listed_pictures, listing_digest, refuse_absence
 from lsb.progress import NoProgress, Progress
 from lsb.records import RECORD_ID_HEX, Status, sha256
 from lsb.store.store import Store
-from lsb.truths import Truths
 
 SAMPLE = 10_000
 
