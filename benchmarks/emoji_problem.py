@@ -12,11 +12,11 @@ from torch import Tensor
 from lsb.bridge.noise import BatchNoise
 from lsb.bridge.solve import enter
 from lsb.config import JobConfig, load_config
-from lsb.domains import SIDES, provide_prompt, read_prompt
 from lsb.models.load import identify, load_backbone
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import decode, to_square, to_tensor
+from lsb.prompts.finding import SIDES, provide_prompt, read_prompt
 from lsb.records import sha256
 from lsb.store.store import open_store
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from lsb.audit.verdict import Replayed, Verdict
     from lsb.cleanup import CleanUp
     from lsb.difference import Difference
-    from lsb.domains import StoredPrompt
     from lsb.dry_run import DryRun
     from lsb.erasure import Erased
     from lsb.export import Exported
     from lsb.ledger.run import Run
     from lsb.pictures.ingest import Dataset
+    from lsb.prompts.finding import StoredPrompt
     from lsb.rerun import Chosen
     from lsb.status import RunStatus
     from lsb.trace import Trace

@@ -8,12 +8,12 @@ from flows.interruption import interruptible
 from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from lsb.config import JobConfig
-from lsb.domains import StoredPrompt
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.job import check_resumed, device_of, planned_run, stored_prompts
 from lsb.ledger.run import Run, open_run, pending
 from lsb.models.load import identify
 from lsb.pictures.ingest import Dataset
+from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
 from lsb.vanished import refuse_to_translate
 from tasks.evaluate import evaluate_run

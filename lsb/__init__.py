@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from lsb.bridge.settings import BridgeSettings
     from lsb.config import JobConfig, LearningConfig, load_config
     from lsb.errors import LsbError
-    from lsb.learning import LearnedPrompt, learn_prompt
     from lsb.models.load import load_backbone
     from lsb.models.prompt import Prompt, load_prompt
     from lsb.models.protocol import Backbone, ModelIdentity
     from lsb.pictures.images import decode
+    from lsb.prompts.learning import LearnedPrompt, learn_prompt
     from lsb.translate import Translator
 
 _HOMES = {
     "Backbone": "lsb.models.protocol",
     "BridgeSettings": "lsb.bridge.settings",
     "JobConfig": "lsb.config",
-    "LearnedPrompt": "lsb.learning",
+    "LearnedPrompt": "lsb.prompts.learning",
     "LearningConfig": "lsb.config",
     "LsbError": "lsb.errors",
     "ModelIdentity": "lsb.models.protocol",
     "Prompt": "lsb.models.prompt",
     "Translator": "lsb.translate",
     "decode": "lsb.pictures.images",
-    "learn_prompt": "lsb.learning",
+    "learn_prompt": "lsb.prompts.learning",
     "load_backbone": "lsb.models.load",
     "load_config": "lsb.config",
     "load_prompt": "lsb.models.prompt",

@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 
 from lsb.bridge.solve import forwards
 from lsb.config import JobConfig
-from lsb.domains import SIDES, domain_of
 from lsb.errors import NotFoundError
 from lsb.job import check_resumed, device_of, refuse_store_among_pictures, run_spec
 from lsb.ledger.run import check_frozen, make_plan, open_run, pending, read_plan
@@ -16,6 +15,7 @@ from lsb.lineage import RunOptions, planned_as, restriction, settled_prompt
 from lsb.models.load import identify
 from lsb.pictures.ingest import ingest, open_sources, read_records
 from lsb.progress import NoProgress, Progress
+from lsb.prompts.finding import SIDES, domain_of
 from lsb.records import Action
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import open_store

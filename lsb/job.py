@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from lsb.config import JobConfig
-from lsb.domains import SIDES, Side, StoredPrompt, given_prompt, wanted_prompt
 from lsb.errors import (
     ConfigError,
     NotFoundError,
@@ -44,6 +43,7 @@ from lsb.models.protocol import ModelIdentity
 from lsb.parents import runs_of_job
 from lsb.pictures.ingest import Dataset, ingest, open_sources
 from lsb.progress import NoProgress, Progress
+from lsb.prompts.finding import SIDES, Side, StoredPrompt, given_prompt, wanted_prompt
 from lsb.records import Status
 from lsb.store.overlap import refuse_overlap
 from lsb.store.store import Store

@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsb.config import JobConfig
-from lsb.domains import Side, StoredPrompt, domain_of, find_prompt, read_prompt, wanted_prompt
 from lsb.errors import UsageError
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import read_manifest, reference
@@ -19,6 +18,7 @@ from lsb.ledger.selection import Selection
 from lsb.models.protocol import ModelIdentity
 from lsb.parents import find_parent, runs_of_job
 from lsb.progress import NoProgress, Progress
+from lsb.prompts.finding import Side, StoredPrompt, domain_of, find_prompt, read_prompt, wanted_prompt
 from lsb.store.store import Store
 
 

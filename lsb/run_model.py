@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lsb.bridge.settings import BridgeSettings
-from lsb.domains import read_prompt
 from lsb.errors import ModelError
 from lsb.ledger.run import Run
 from lsb.models.protocol import Backbone, ModelIdentity
+from lsb.prompts.finding import read_prompt
 from lsb.store.store import Store
 from lsb.translate import Translator
 

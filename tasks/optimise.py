@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from lsb.config import JobConfig
-from lsb.domains import StoredPrompt, provide_prompt
 from lsb.job import refuse_store_among_pictures
 from lsb.lineage import inherited_prompt
 from lsb.models.load import identify
+from lsb.prompts.finding import StoredPrompt, provide_prompt
 from lsb.store.store import open_store
 from tasks.observation import observer
 from tasks.retrying import step

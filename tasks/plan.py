@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lsb.config import JobConfig
-from lsb.domains import StoredPrompt
 from lsb.job import run_spec
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.run import Run, check_frozen, open_run
 from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.models.load import identify
 from lsb.pictures.ingest import Dataset
+from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
 from tasks.retrying import step
 

@@ -14,11 +14,11 @@ from PIL import Image
 import pictures
 from lsb.bridge.settings import BridgeSettings
 from lsb.config import JobConfig
-from lsb.learning import LearnedPrompt, learn_prompt
 from lsb.models.load import load_backbone
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import decode
+from lsb.prompts.learning import LearnedPrompt, learn_prompt
 from lsb.records import record_id, sha256
 from lsb.translate import Translator
 

@@ -10,7 +10,6 @@ import pytest
 
 from lsb.audit import verify
 from lsb.cleanup import clean_up
-from lsb.domains import read_prompt
 from lsb.erasure import erase
 from lsb.errors import NotFoundError, TamperedError
 from lsb.export import export
@@ -21,6 +20,7 @@ from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, open_run
 from lsb.ledger.selection import Selection
 from lsb.models.prompt import Prompt, to_bytes
+from lsb.prompts.finding import read_prompt
 from lsb.records import sha256
 from lsb.status import status
 from lsb.store.local import LocalStore

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lsb.config import JobConfig
-from lsb.domains import Side, StoredPrompt, provide_prompt
 from lsb.job import run_spec as run_spec_of
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.run import RunSpec, create_run
 from lsb.lineage import inherited_prompt, planned_as
 from lsb.models.load import load_backbone
 from lsb.pictures.ingest import ingest
+from lsb.prompts.finding import Side, StoredPrompt, provide_prompt
 from tests.integration.pipeline import Pipeline
 from tests.tiny import tiny_model
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from lsb.config import JobConfig
-from lsb.domains import StoredPrompt, provide_prompt
 from lsb.errors import FrozenSettingsError, ModelError, PromptError
 from lsb.job import check_resumed, check_same_transform, run_spec
 from lsb.ledger.run import Run, create_run
 from lsb.models.load import identify
 from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources
+from lsb.prompts.finding import StoredPrompt, provide_prompt
 from lsb.store.local import LocalStore
 from lsb.translate import Translator
 from tasks.worker import _load, backbone_for

@@ -14,10 +14,10 @@ from PIL import Image
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.config import LearningConfig
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
-from lsb.learning import LearnedPrompt, learn_prompt
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import ModelIdentity
 from lsb.models.stable_diffusion import StableDiffusion
+from lsb.prompts.learning import LearnedPrompt, learn_prompt
 
 QUICK = LearningConfig(steps=12, batch=4, validate_every=4, learning_rate=0.02, patience=100, sigma_max=3.0)
 

@@ -15,7 +15,6 @@ from PIL import Image
 
 from lsb.config import DomainPrompt, JobConfig
 from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundError, SourceError, TamperedError
-from lsb.learning import LearnedPrompt, learn_prompt
 from lsb.ledger.layout import prompt_file, prompt_provenance, prompt_recipe
 from lsb.ledger.log.seal import read_proved, seal, unseal
 from lsb.models.prompt import Prompt, from_bytes, load_prompt, to_bytes
@@ -24,6 +23,7 @@ from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import to_square
 from lsb.pictures.ingest import Dataset, ingest, open_sources, read_records
 from lsb.progress import NoProgress, Progress
+from lsb.prompts.learning import LearnedPrompt, learn_prompt
 from lsb.records import digest_of, sha256
 from lsb.store.store import Store
 

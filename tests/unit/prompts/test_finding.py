@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lsb.config import DomainPrompt, JobConfig
-from lsb.domains import find_prompt, given_prompt, provide_prompt, read_prompt
 from lsb.errors import PromptError, SourceError, TamperedError
 from lsb.models.stable_diffusion import StableDiffusion
+from lsb.prompts.finding import find_prompt, given_prompt, provide_prompt, read_prompt
 from lsb.store.local import LocalStore
 
 
