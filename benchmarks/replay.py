@@ -105,7 +105,7 @@ def translated(count: int, dtype: str, batch: int) -> np.ndarray:
     from lsb.models.prompt import Prompt
     from lsb.pictures.images import decode
     from lsb.records import sha256
-    from lsb.translate import Translator
+    from lsb.translation.translator import Translator
 
     job = load_config(EMOJI / "job.yaml")
     flat = [("style", "=", "flat"), ("split", "=", "validation")]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lsb.models.protocol import Backbone, ModelIdentity
     from lsb.pictures.images import decode
     from lsb.prompts.learning import LearnedPrompt, learn_prompt
-    from lsb.translate import Translator
+    from lsb.translation.translator import Translator
 
 _HOMES = {
     "Backbone": "lsb.models.protocol",
@@ -34,7 +34,7 @@ _HOMES = {
     "LsbError": "lsb.errors",
     "ModelIdentity": "lsb.models.protocol",
     "Prompt": "lsb.models.prompt",
-    "Translator": "lsb.translate",
+    "Translator": "lsb.translation.translator",
     "decode": "lsb.pictures.images",
     "learn_prompt": "lsb.prompts.learning",
     "load_backbone": "lsb.models.load",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from lsb.config import JobConfig
 from lsb.ledger.run import open_run
-from lsb.shard_job import ShardOutcome, run_shard
 from lsb.store.store import open_store
+from lsb.translation.shard import ShardOutcome, run_shard
 from tasks.observation import observer
 from tasks.retrying import step
 from tasks.worker import workers

@@ -13,19 +13,19 @@ import torch
 
 from lsb.config import JobConfig
 from lsb.errors import UnfinishedError
-from lsb.execution import describe
 from lsb.job import device_of
 from lsb.ledger.run import Run, open_run
 from lsb.measures import open_truth
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
-from lsb.model_process import START_SECONDS, Model, ModelProcess
 from lsb.models.load import load_backbone
 from lsb.models.protocol import Backbone
 from lsb.pictures.ingest import open_sources
-from lsb.run_model import check_model, run_translator
 from lsb.store.store import open_store
-from lsb.worker import Worker
+from lsb.translation.builder import check_model, run_translator
+from lsb.translation.equipment import Worker
+from lsb.translation.execution import describe
+from lsb.translation.model_process import START_SECONDS, Model, ModelProcess
 
 LARGEST_EXTRACTOR_BATCH = 32
 

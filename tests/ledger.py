@@ -20,9 +20,9 @@ from lsb.models.protocol import ModelIdentity
 from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources
 from lsb.records import digest_of, sha256
-from lsb.shard_job import run_shard
 from lsb.store.store import Store
-from lsb.worker import Worker
+from lsb.translation.equipment import Worker
+from lsb.translation.shard import run_shard
 
 FILES = {"unet/model.safetensors": "0" * 64, "vae/model.safetensors": "1" * 64}
 MODEL = ModelIdentity(id="tiny", revision=None, digest=digest_of(FILES), files=FILES)

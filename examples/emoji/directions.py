@@ -20,7 +20,7 @@ from lsb.models.protocol import Backbone
 from lsb.pictures.images import decode
 from lsb.prompts.learning import LearnedPrompt, learn_prompt
 from lsb.records import record_id, sha256
-from lsb.translate import Translator
+from lsb.translation.translator import Translator
 
 PERSON = frozenset({"man", "men", "male", "woman", "women", "female", "person", "people", "boy", "girl"})
 

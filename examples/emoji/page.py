@@ -14,8 +14,8 @@ import torch
 import pictures
 from directions import Workshop
 from lsb.bridge.settings import BridgeSettings
-from lsb.execution import describe
 from lsb.metrics.table import COLUMNS, ROWS, Column, Row, shown
+from lsb.translation.execution import describe
 
 STYLE_ACCURACY = Column(
     "style_accuracy",

@@ -12,15 +12,15 @@ import torch
 from lsb.audit.replay import Bench, replay
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Finding, Verdict
 from lsb.errors import ModelError, SourceError, UnverifiableError
-from lsb.execution import describe
 from lsb.ledger.layout import run_file
 from lsb.ledger.run import Run, open_run
 from lsb.ledger.transform import TRANSFORM_VERSION
 from lsb.models.load import identify, load_backbone
 from lsb.models.protocol import Backbone
 from lsb.pictures.ingest import open_sources
-from lsb.run_model import check_model, run_translator
 from lsb.store.store import Store
+from lsb.translation.builder import check_model, run_translator
+from lsb.translation.execution import describe
 
 
 def add_replay(

@@ -25,7 +25,7 @@ from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import decode, encode, pixels_sha256
 from lsb.records import Status, sha256
 from lsb.store.store import Store
-from lsb.worker import Translates
+from lsb.translation.equipment import Translates
 
 CONDITIONS = ("device", "dtype", "batch", "instruction_set", "packages_sha256")
 _COLUMNS = ["record_id", "source_key", "source_sha256", "output_key", "output_sha256", "pixels_sha256", *CONDITIONS]

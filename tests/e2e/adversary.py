@@ -20,8 +20,8 @@ from lsb.ledger.publish import publish
 from lsb.ledger.run import open_run
 from lsb.ledger.selection import Selection
 from lsb.rerun import choose, what_is_left
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
+from lsb.translation.shard import run_shard
 from tests.e2e.jobs import lsb
 from tests.ledger import make_images, start, translate_all, worker
 

@@ -14,8 +14,8 @@ from lsb.ledger.run import Run, read_plan
 from lsb.lineage import planned_as
 from lsb.metrics.scores import Scores
 from lsb.pictures.images import encode
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
+from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, picture, run_spec, worker
 
 

@@ -16,8 +16,8 @@ from examples.object_server import ObjectServer
 from lsb.audit import verify
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
-from lsb.shard_job import run_shard
 from lsb.store.store import Store, open_store
+from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, start, worker
 
 RECORDS = 400

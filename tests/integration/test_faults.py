@@ -15,15 +15,15 @@ import pytest
 from PIL import Image
 
 from lsb.audit import verify
-from lsb.batch import DEATHS
 from lsb.ledger.layout import hints_folder
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, pending
-from lsb.model_process import Model, ModelProcess
 from lsb.pictures.images import encode
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
+from lsb.translation.batch import DEATHS
+from lsb.translation.model_process import Model, ModelProcess
+from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, picture, start, worker
 
 IMAGES = 8

@@ -29,8 +29,8 @@ from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources
 from lsb.pictures.knowledge import doubt
 from lsb.records import record_id
-from lsb.shard_job import run_shard
 from lsb.store.store import Store, open_store
+from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, picture, run_spec, start, translate_all, worker
 
 # A server without threads does the forking: this process may have some from other tests.

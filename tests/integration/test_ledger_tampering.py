@@ -22,8 +22,8 @@ from lsb.ledger.run import Run, open_run
 from lsb.metrics.scores import Scores
 from lsb.pictures.images import decode, encode, pixels_sha256
 from lsb.records import sha256
-from lsb.shard_job import run_shard
 from lsb.store.scratch import ScratchStore
+from lsb.translation.shard import run_shard
 from tests.forger import change_rows, edit, fields, fit, fit_job, fit_shards, fit_snapshots, logs
 from tests.keys import key_pair
 from tests.ledger import Inverter, make_images, picture, start, translate_all, worker

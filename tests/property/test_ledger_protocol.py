@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lsb.attempt import Attempt
 from lsb.audit import verify
 from lsb.cleanup import clean_up
 from lsb.erasure import erase
@@ -39,8 +38,9 @@ from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
 from lsb.pictures.images import encode
 from lsb.records import sha256
-from lsb.shard_job import run_shard
 from lsb.store.store import Store
+from lsb.translation.attempt import Attempt
+from lsb.translation.shard import run_shard
 from tests.interleaving import Death, MemoryStore, View, World
 from tests.ledger import EXECUTION, Worker, picture, run_spec
 

@@ -18,9 +18,9 @@ from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, create_run, open_log
 from lsb.pictures.ingest import open_sources
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Entries, Entry, Store
+from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, run_spec, start, translate_all, worker
 
 IMAGES = 4

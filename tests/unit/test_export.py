@@ -16,8 +16,8 @@ from lsb.export import Exported, _folded, export, target_names
 from lsb.ledger.publish import manifest_table
 from lsb.pictures.images import decode, encode
 from lsb.records import record_id
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
+from lsb.translation.shard import run_shard
 from tests.ledger import make_images, picture, start, translate_all, worker
 
 

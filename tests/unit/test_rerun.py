@@ -9,9 +9,9 @@ from lsb.ledger.publish import manifest_table
 from lsb.ledger.run import Run, open_log, read_plan
 from lsb.ledger.selection import Selection
 from lsb.rerun import Chosen, choose, what_is_left
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
+from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, start, worker
 
 GONE = ("even/0002.png", "odd/0003.png")

@@ -12,9 +12,9 @@ from lsb.ledger.run import Run, open_log
 from lsb.pictures.decoder import Decoder
 from lsb.pictures.images import encode
 from lsb.records import sha256
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.trace import Trace, run_of_output, trace
+from lsb.translation.shard import run_shard
 from tests.bombs import scan_bomb
 from tests.ledger import EXECUTION, MODEL, Inverter, make_images, picture, start, worker
 

@@ -17,9 +17,9 @@ from lsb.audit.verdict import Replayed, Verdict
 from lsb.errors import DecodingError
 from lsb.ledger.run import Run
 from lsb.pictures.images import ImageInfo, decode, encode
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
+from lsb.translation.shard import run_shard
 from tests.ledger import EXECUTION, Inverter, make_images, picture, start, worker
 
 IMAGES = 7

@@ -22,8 +22,8 @@ from lsb.metrics.scores import Scores
 from lsb.pictures.decoder import Decoder
 from lsb.pictures.images import encode
 from lsb.records import sha256
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
+from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, picture, start, translate_all, worker
 
 

@@ -8,7 +8,7 @@ import pytest
 from flows import shards
 from flows.shards import ShardsFailedError, ShardsOutcome, raise_what_failed
 from lsb.errors import LsbError, ModelError, StoreBusyError, StoreError, UnfinishedError
-from lsb.shard_job import ShardOutcome
+from lsb.translation.shard import ShardOutcome
 
 PENDING = {"00001": ["a", "b"]}
 

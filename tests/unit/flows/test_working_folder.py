@@ -22,7 +22,7 @@ ignore_working_folder()
 from prefect import flow
 from prefect.settings import get_current_settings
 from flows.local_server import prefect_server
-from lsb.model_process import ModelProcess
+from lsb.translation.model_process import ModelProcess
 from tests.unit.flows.echo import echoing
 
 @flow(log_prints=True)

@@ -14,9 +14,9 @@ from lsb.ledger.publish import latest_snapshot, manifest_table, publish
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import MANIFEST, read_table
 from lsb.records import sha256
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
+from lsb.translation.shard import run_shard
 from tests.ledger import make_images, start, translate_all, worker
 
 METRICS = {"kid": 1.5, "fid": None}

@@ -12,7 +12,7 @@ from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, open_store
-from lsb.worker import Worker
+from lsb.translation.equipment import Worker
 from tests.ledger import EXECUTION, Inverter, make_images, start, translate_all
 
 

@@ -20,9 +20,9 @@ from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, read_records
 from lsb.pictures.sources import OTHER_SUFFIXES, described, list_sources, open_sources
 from lsb.report import render_report
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store
+from lsb.translation.shard import run_shard
 from tests.ledger import make_images, picture, start, worker
 
 

@@ -15,7 +15,7 @@ from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources
 from lsb.prompts.finding import StoredPrompt, provide_prompt
 from lsb.store.local import LocalStore
-from lsb.translate import Translator
+from lsb.translation.translator import Translator
 from tasks.worker import _load, backbone_for
 from tests.ledger import picture
 from tests.tiny import tiny_model

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import StoreBusyError
-from lsb.hints import Hints
 from lsb.store.local import LocalStore
+from lsb.translation.hints import Hints
 
 RUN = "invert-0123456789ab"
 LONG = 3600.0

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import re
 
-from lsb.execution import describe, packages_digest
 from lsb.ledger.schemas import MANIFEST
+from lsb.translation.execution import describe, packages_digest
 
 
 def test_the_facts_are_columns_of_the_manifest() -> None:

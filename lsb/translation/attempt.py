@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lsb.batch import Picture
 from lsb.errors import ImageError, TranslationError
 from lsb.ledger import layout
 from lsb.ledger.layout import new_attempt
@@ -24,6 +23,7 @@ from lsb.pictures.images import decode, encode, pixels_sha256, reduction
 from lsb.records import sha256
 from lsb.redaction import redact
 from lsb.store.store import Store
+from lsb.translation.batch import Picture
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Attempt:
     execution: Mapping[str, Any]
     feature_limit: str  # the largest record id whose features are kept
     committed: Callable[[str, Mapping[str, int]], None]  # told shard and rows by status after each commit
-    chosen: Mapping[str, int] | None = None  # see `lsb.shard_job.run_shard`
+    chosen: Mapping[str, int] | None = None  # see `lsb.translation.shard.run_shard`
     id: str = field(default_factory=new_attempt)
     part: int = 0
     head: Link | None = None  # the last entry of the shard's log that this call has seen

@@ -36,7 +36,7 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.isolation import isolate_children
-from lsb.worker import ScoresImages, Translates
+from lsb.translation.equipment import ScoresImages, Translates
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 START_SECONDS = 1800.0  # for loading the model, which may come over a network
@@ -83,7 +83,7 @@ class ModelProcess:
     def translate(
         self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
     ) -> list[Image.Image]:
-        """As `lsb.translate.Translator.translate`.
+        """As `lsb.translation.translator.Translator.translate`.
 
         Raises:
             ModelDiedError, ModelHungError: the process is gone; the next call starts another.

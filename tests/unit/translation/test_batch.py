@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import pytest
 from PIL import Image
 
-from lsb.batch import Batches, Picture, Result
 from lsb.errors import (
     ModelDiedError,
     ModelError,
@@ -17,7 +16,8 @@ from lsb.errors import (
     TranslationError,
     UnfinishedError,
 )
-from lsb.model_process import CannotStartError
+from lsb.translation.batch import Batches, Picture, Result
+from lsb.translation.model_process import CannotStartError
 
 IMAGE = Image.new("RGB", (2, 2))
 

@@ -8,7 +8,7 @@ from lsb.ledger.run import Run
 from lsb.models.protocol import Backbone, ModelIdentity
 from lsb.prompts.finding import read_prompt
 from lsb.store.store import Store
-from lsb.translate import Translator
+from lsb.translation.translator import Translator
 
 
 def check_model(run: Run, identity: ModelIdentity, hint: str = "put the run's model back") -> None:

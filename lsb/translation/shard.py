@@ -18,17 +18,17 @@ from typing import Any
 import pyarrow.compute as pc
 from PIL import Image
 
-from lsb.attempt import Attempt
-from lsb.batch import Batches, Picture
 from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UnfinishedError, UsageError
-from lsb.hints import Hints
 from lsb.ledger.run import Run, read_plan
 from lsb.pictures.knowledge import doubt
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
 from lsb.redaction import redact, visible
 from lsb.store.store import Store
-from lsb.worker import Worker
+from lsb.translation.attempt import Attempt
+from lsb.translation.batch import Batches, Picture
+from lsb.translation.equipment import Worker
+from lsb.translation.hints import Hints
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from lsb.metrics.scores import Scores
 from lsb.pictures.decoder import Decoder
 from lsb.pictures.images import ImageInfo, decode, encode, pixels_sha256
 from lsb.records import sha256
-from lsb.shard_job import run_shard
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
+from lsb.translation.shard import run_shard
 from tests.bombs import scan_bomb
 from tests.ledger import EXECUTION, Inverter, make_images, picture, start, translate_all, worker
 

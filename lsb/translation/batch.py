@@ -17,9 +17,9 @@ from typing import Any
 from PIL import Image
 
 from lsb.errors import LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
-from lsb.model_process import CannotStartError, is_out_of_memory
 from lsb.redaction import redact
-from lsb.worker import Translates
+from lsb.translation.equipment import Translates
+from lsb.translation.model_process import CannotStartError, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

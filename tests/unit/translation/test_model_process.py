@@ -24,7 +24,7 @@ from lsb.errors import (
     TranslationError,
     UnfinishedError,
 )
-from lsb.model_process import CannotStartError, Model, ModelProcess, is_out_of_memory
+from lsb.translation.model_process import CannotStartError, Model, ModelProcess, is_out_of_memory
 from tests.ledger import picture
 
 

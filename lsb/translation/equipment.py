@@ -15,7 +15,7 @@ from lsb.store.store import Store
 
 
 class Translates(Protocol):
-    """What a shard job needs of `lsb.translate.Translator`."""
+    """What a shard job needs of `lsb.translation.translator.Translator`."""
 
     @property
     def batch(self) -> int: ...
@@ -39,7 +39,7 @@ class Worker:
 
     translator: Translates
     sources: Store
-    execution: Mapping[str, Any]  # what lsb.execution.describe returns
+    execution: Mapping[str, Any]  # what lsb.translation.execution.describe returns
     truth: Store | None = None
     scorer: ScoresImages | None = None
     feature_sample: int = 10_000  # features are kept for this many of the smallest record ids

@@ -24,7 +24,7 @@ from lsb.models.load import load_backbone
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.pictures.images import pixels_sha256, to_images, to_square, to_tensor
-from lsb.translate import PUBLISHED_PREFIX, Translator
+from lsb.translation.translator import PUBLISHED_PREFIX, Translator
 from tests.bombs import saved
 from tests.tiny import tiny_model
 
