@@ -19,9 +19,9 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 
 from lsb.pictures.sources import described
-from lsb.problems import ProblemGroup
 from lsb.progress import Progress
 from lsb.redaction import shortened, visible
+from lsb.views.problems import ProblemGroup
 from tasks.connection import lose, lost
 
 SECONDS_BETWEEN_UPDATES = 2.0

@@ -196,7 +196,7 @@ def status(
     Example: lsb status out/store/runs/emoji-flat-to-3d-0123456789ab
     """
     from lsb.ledger.run import open_run
-    from lsb.status import status as count
+    from lsb.views.status import status as count
 
     store, run_id = open_store_of(run)
     render.show(render.status(count(store, open_run(store, run_id))), as_json=json)
@@ -303,7 +303,7 @@ def diff(
 
     Example: lsb diff out/store/runs/emoji-flat-to-3d-0123456789ab out/store/runs/emoji-flat-to-3d-456789abcdef
     """
-    from lsb.difference import compare
+    from lsb.views.diff import compare
 
     found = compare(before, after)
     figures = render.difference(found)
@@ -321,8 +321,8 @@ def trace(
 
     Example: lsb trace picture.png --run out/store/runs/emoji-flat-to-3d-0123456789ab
     """
-    from lsb.trace import run_of_output
-    from lsb.trace import trace as find
+    from lsb.views.trace import run_of_output
+    from lsb.views.trace import trace as find
 
     store, run_id = open_store_of(run or run_of_output(output))
     render.show_all([render.trace(found) for found in find(store, run_id, output)], as_json=json)
@@ -341,8 +341,8 @@ def export(
 
     Example: lsb export out/store/runs/emoji-flat-to-3d-0123456789ab translated
     """
-    from lsb.export import export as write
     from lsb.ledger.run import open_run
+    from lsb.views.export import export as write
 
     store, run_id = open_store_of(run)
     done = write(store, open_run(store, run_id), destination, overwrite=overwrite)

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from flows.translate import JobResult
     from lsb.audit.verdict import Replayed, Verdict
     from lsb.cleanup import CleanUp
-    from lsb.difference import Difference
     from lsb.dry_run import DryRun
     from lsb.erasure import Erased
-    from lsb.export import Exported
     from lsb.ledger.run import Run
     from lsb.pictures.ingest import Dataset
     from lsb.prompts.finding import StoredPrompt
     from lsb.rerun import Chosen
-    from lsb.status import RunStatus
-    from lsb.trace import Trace
+    from lsb.views.diff import Difference
+    from lsb.views.export import Exported
+    from lsb.views.status import RunStatus
+    from lsb.views.trace import Trace
 
 
 def show(figures: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = ()) -> None:

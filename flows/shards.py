@@ -16,9 +16,9 @@ from lsb.budget import Tally
 from lsb.config import BudgetConfig, JobConfig
 from lsb.errors import LsbError, UnfinishedError
 from lsb.ledger.run import open_run
-from lsb.status import counts_by_shard
 from lsb.store.store import open_store
 from lsb.translation.shard import ShardOutcome
+from lsb.views.status import counts_by_shard
 from tasks.observation import Observer, observed_by, observer
 from tasks.translate_shard import translate_shard
 from tasks.worker import release_models, workers_for

@@ -26,9 +26,9 @@ from lsb.ledger.run import Run, open_run
 from lsb.lineage import RunOptions
 from lsb.measures import open_target, open_truth
 from lsb.models.load import identify
-from lsb.problems import COLUMNS, problem_groups
 from lsb.rerun import Chosen, what_is_left
 from lsb.store.store import open_store
+from lsb.views.problems import COLUMNS, problem_groups
 from tasks.evaluate import evaluate_run
 from tasks.ingest import ingest_source
 from tasks.observation import Observer, observed_by, observer

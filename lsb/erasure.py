@@ -27,12 +27,12 @@ from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, open_log, open_named_run, open_run
 from lsb.ledger.schemas import FEATURES, write_table
 from lsb.ledger.selection import Selection
-from lsb.page import gather_report
 from lsb.pictures.optional import pictures_to_show
 from lsb.records import Status, sha256
-from lsb.report import render_report
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Store
+from lsb.views.page_contents import gather_report
+from lsb.views.page_html import render_report
 
 LONGEST_REASON = 200
 _COLUMNS = ["record_id", "source_key", "source_sha256", "status", "output_key"]

@@ -26,12 +26,12 @@ from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.publish import current_heads, latest_snapshot, publish
 from lsb.ledger.run import Run, RunSpec, open_named_run, open_run, read_plan, read_records
 from lsb.ledger.transform import transform_id
-from lsb.page import gather_report
 from lsb.pictures.images import decoding_version
 from lsb.records import Status
-from lsb.report import render_report
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Store
+from lsb.views.page_contents import gather_report
+from lsb.views.page_html import render_report
 
 logger = logging.getLogger(__name__)
 

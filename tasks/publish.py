@@ -9,10 +9,10 @@ from lsb.job import current_snapshot
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.publish import Snapshot, publish
 from lsb.ledger.run import open_run
-from lsb.page import gather_report
 from lsb.pictures.optional import pictures_to_show
-from lsb.report import render_report
 from lsb.store.store import open_store
+from lsb.views.page_contents import gather_report
+from lsb.views.page_html import render_report
 from tasks.retrying import step
 
 

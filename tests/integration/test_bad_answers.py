@@ -12,7 +12,6 @@ from lsb.audit import verify
 from lsb.cleanup import clean_up
 from lsb.erasure import erase
 from lsb.errors import NotFoundError, TamperedError
-from lsb.export import export
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.snapshots import current_run
@@ -22,10 +21,11 @@ from lsb.ledger.selection import Selection
 from lsb.models.prompt import Prompt, to_bytes
 from lsb.prompts.finding import read_prompt
 from lsb.records import sha256
-from lsb.status import status
 from lsb.store.local import LocalStore
 from lsb.store.store import Entries, Store
-from lsb.trace import trace
+from lsb.views.export import export
+from lsb.views.status import status
+from lsb.views.trace import trace
 from tests.ledger import make_images, start, translate_all
 
 IMAGES = 6

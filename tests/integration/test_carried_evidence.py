@@ -14,8 +14,8 @@ from lsb.ledger.log.seal import seal, unseal
 from lsb.ledger.publish import latest_snapshot, manifest_table
 from lsb.ledger.run import Run, read_plan
 from lsb.pictures.images import encode
-from lsb.status import status
-from lsb.trace import trace
+from lsb.views.status import status
+from lsb.views.trace import trace
 from tests.integration.pipeline import Pipeline
 from tests.ledger import picture
 

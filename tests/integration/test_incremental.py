@@ -12,7 +12,6 @@ import pytest
 
 from lsb.audit import verify
 from lsb.errors import UsageError
-from lsb.export import export
 from lsb.ledger.carrying import reference
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.manifest import collect_features
@@ -20,12 +19,13 @@ from lsb.ledger.publish import latest_snapshot, publish
 from lsb.ledger.run import Run, open_run, pending
 from lsb.ledger.selection import Selection
 from lsb.lineage import RunOptions, planned_as, restriction
-from lsb.page import gather_report
 from lsb.pictures import ingest as ingest_module
 from lsb.pictures.images import encode
 from lsb.records import digest_of
-from lsb.status import status
 from lsb.store.scratch import ScratchStore
+from lsb.views.export import export
+from lsb.views.page_contents import gather_report
+from lsb.views.status import status
 from tests.integration.pipeline import Pipeline
 from tests.ledger import picture, run_spec
 

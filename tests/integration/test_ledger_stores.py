@@ -15,9 +15,9 @@ from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import open_log, pending
 from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources
-from lsb.status import status
 from lsb.store.store import Store, open_store
 from lsb.translation.shard import ShardOutcome, run_shard
+from lsb.views.status import status
 from tests.ledger import Inverter, make_images, picture, start, translate_all, worker
 
 COMMITTERS = 16

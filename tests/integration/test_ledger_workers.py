@@ -19,10 +19,10 @@ from lsb.ledger.layout import hints_folder
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
 from lsb.pictures.images import encode, pixels_sha256
-from lsb.status import status
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
+from lsb.views.status import status
 from tests.ledger import Inverter, make_images, picture, start, worker
 
 # A server without threads does the forking: this process may have some from other tests.

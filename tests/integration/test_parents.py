@@ -27,9 +27,9 @@ from lsb.lineage import planned_as
 from lsb.measures import evaluation_settings
 from lsb.parents import runs_of_job
 from lsb.pictures.ingest import ingest
-from lsb.status import status
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
+from lsb.views.status import status
 from tests.integration.pipeline import Pipeline, lose, spoil
 from tests.ledger import run_spec
 

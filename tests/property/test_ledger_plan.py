@@ -6,12 +6,12 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsb.export import target_names
 from lsb.ledger.run import make_plan
 from lsb.ledger.schemas import RECORDS
 from lsb.pictures.ingest import _mark_duplicates
 from lsb.records import record_id
 from lsb.redaction import LIMIT, redact
+from lsb.views.export import target_names
 
 keys = st.lists(st.text("abAB.", min_size=1, max_size=4), unique=True, max_size=12)
 

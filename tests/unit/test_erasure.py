@@ -14,7 +14,6 @@ from lsb.audit import Verdict, verify
 from lsb.cleanup import HINTS, clean_up
 from lsb.erasure import Erased, erase
 from lsb.errors import TamperedError, UnfinishedError, UsageError
-from lsb.export import export
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import Erasure
 from lsb.ledger.log.snapshots import SnapshotLog, current_run
@@ -22,13 +21,14 @@ from lsb.ledger.publish import latest_snapshot, manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
 from lsb.ledger.selection import Selection
 from lsb.lineage import planned_as
-from lsb.page import gather_report
 from lsb.pictures.images import encode
 from lsb.records import record_id
-from lsb.report import render_report
-from lsb.status import status
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
+from lsb.views.export import export
+from lsb.views.page_contents import gather_report
+from lsb.views.page_html import render_report
+from lsb.views.status import status
 from tests.ledger import make_images, picture, run_spec, start, translate_all
 
 KEY = "even/0002.png"

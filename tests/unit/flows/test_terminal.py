@@ -13,7 +13,6 @@ import pytest
 
 from flows import cli, render, terminal
 from flows.display import BarProgress, LineProgress
-from lsb.difference import Difference
 from lsb.erasure import Erased
 from lsb.errors import UsageError
 from lsb.ledger.attestation import environment_signer
@@ -21,6 +20,7 @@ from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources
 from lsb.rerun import Chosen
 from lsb.store.local import LocalStore
+from lsb.views.diff import Difference
 from tests.ledger import picture, start, translate_all
 
 NASTY = "\x1b[2K\x1b[1A\x1b]0;title\x07x\n- everything\x7f\x9b31m\u202egnp.\u2066\u200b[red]\r.png"

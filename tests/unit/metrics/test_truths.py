@@ -7,12 +7,12 @@ from PIL import Image
 
 from lsb.errors import StoreBusyError
 from lsb.metrics.truths import Truths
-from lsb.page import gather_report
 from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, open_store
 from lsb.translation.equipment import Worker
+from lsb.views.page_contents import gather_report
 from tests.ledger import EXECUTION, Inverter, make_images, start, translate_all
 
 

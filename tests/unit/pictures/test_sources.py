@@ -14,15 +14,15 @@ import pytest
 
 from lsb.errors import SourceError, StoreBusyError, StoreError
 from lsb.ledger.publish import manifest_table
-from lsb.page import gather_report
 from lsb.pictures import sources as sources_module
 from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, read_records
 from lsb.pictures.sources import OTHER_SUFFIXES, described, list_sources, open_sources
-from lsb.report import render_report
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store
 from lsb.translation.shard import run_shard
+from lsb.views.page_contents import gather_report
+from lsb.views.page_html import render_report
 from tests.ledger import make_images, picture, start, worker
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from flows.artifacts import show_report
 from lsb.ledger.schemas import MANIFEST
-from lsb.problems import COLUMNS, problem_groups
+from lsb.views.problems import COLUMNS, problem_groups
 
 URI = "/data/my store/runs/job-0123456789ab"
 

@@ -13,8 +13,8 @@ from lsb.pictures.decoder import Decoder
 from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.store.local import LocalStore
-from lsb.trace import Trace, run_of_output, trace
 from lsb.translation.shard import run_shard
+from lsb.views.trace import Trace, run_of_output, trace
 from tests.bombs import scan_bomb
 from tests.ledger import EXECUTION, MODEL, Inverter, make_images, picture, start, worker
 
@@ -143,7 +143,7 @@ def test_a_file_is_decoded_in_a_process_with_limits(
 ) -> None:
     (tmp_path / "bomb.jpg").write_bytes(scan_bomb(500))
     with Decoder(cpu_seconds=0.5) as decoder:
-        monkeypatch.setattr("lsb.trace.shared_decoder", lambda: decoder, raising=False)
+        monkeypatch.setattr("lsb.views.trace.shared_decoder", lambda: decoder, raising=False)
         with pytest.raises(UsageError, match="decode_timed_out"):
             trace(store, run.id, str(tmp_path / "bomb.jpg"))
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from lsb.metrics.table import COLUMNS, ROWS
-from lsb.problems import Problem, ProblemGroup
-from lsb.report import Command, Example, ReportInput, render_report, report_image
+from lsb.views.page_html import Command, Example, ReportInput, render_report, report_image
+from lsb.views.problems import Problem, ProblemGroup
 
 EVIL = "<script>alert('x')</script>\"&"
 

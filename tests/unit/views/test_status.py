@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lsb.status import status
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
+from lsb.views.status import status
 from tests.ledger import Inverter, make_images, start, translate_all, worker
 
 

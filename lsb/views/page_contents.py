@@ -15,10 +15,10 @@ from lsb.ledger.run import Run
 from lsb.metrics.truths import Truths, usable_truths
 from lsb.pictures.optional import find_picture
 from lsb.pictures.sources import described
-from lsb.problems import problem_groups
 from lsb.records import Status
-from lsb.report import GRID, WORST, Command, Example, ReportInput, report_image
 from lsb.store.store import Store
+from lsb.views.page_html import GRID, WORST, Command, Example, ReportInput, report_image
+from lsb.views.problems import problem_groups
 
 NAMED = 50  # pictures of one status and code that are named; the manifest has them all
 FARTHEST = "structure_distance"

@@ -20,9 +20,9 @@ from lsb.ledger.run import Run, open_log, open_named_run, open_run
 from lsb.ledger.schemas import MANIFEST, read_table
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import pixels_sha256
-from lsb.problems import detail_alone
 from lsb.records import key_of, sha256
 from lsb.store.store import Store
+from lsb.views.problems import detail_alone
 
 _OUTPUT = re.compile(r"(?P<root>.*/)?(?P<key>runs/(?P<run>[^/]+)/shards/[^/]+/[^/]+/[^/]+)")
 _SOURCE = ("key", "sha256", "bytes", "format", "mode", "width", "height", "orientation")

@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from lsb.metrics.table import COLUMNS, ROWS, shown
-from lsb.problems import ProblemGroup
 from lsb.redaction import shortened
+from lsb.views.problems import ProblemGroup
 
 LONGEST_SIDE = 256  # of a picture on the page, in pixels
 SMALL = 128  # pictures up to here are shown at twice their size

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from lsb.difference import Difference, compare
 from lsb.errors import UsageError
 from lsb.ledger.layout import dataset_records_again
 from lsb.ledger.publish import publish
@@ -14,6 +13,7 @@ from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources, read_records
 from lsb.records import sha256
 from lsb.store.local import LocalStore
+from lsb.views.diff import Difference, compare
 from tests.ledger import make_images, picture, start, translate_all
 
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import ImageOps
 
 from lsb.errors import StoreError, UsageError
-from lsb.export import Exported, _folded, export, target_names
 from lsb.ledger.publish import manifest_table
 from lsb.pictures.images import decode, encode
 from lsb.records import record_id
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
+from lsb.views.export import Exported, _folded, export, target_names
 from tests.ledger import make_images, picture, start, translate_all, worker
 
 
@@ -98,7 +98,7 @@ def test_a_full_disk_ends_it_at_once(store: LocalStore, tmp_path: Path, monkeypa
         calls.append(arguments)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lsb.export.name_exclusively", full)
+    monkeypatch.setattr("lsb.views.export.name_exclusively", full)
     with pytest.raises(StoreError, match="No space left"):
         export(store, run, tmp_path / "out")
     assert (len(calls), files_in(tmp_path / "out")) == (1, {})
