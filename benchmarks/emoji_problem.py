@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsb.bridge.noise import BatchNoise
 from lsb.bridge.solve import enter
-from lsb.config import JobConfig, load_config
+from lsb.config.job import JobConfig, load_config
 from lsb.models.load import identify, load_backbone
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone

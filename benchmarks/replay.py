@@ -100,7 +100,7 @@ def translated(count: int, dtype: str, batch: int) -> np.ndarray:
     """The first pictures of the validation split, translated."""
     import pyarrow.parquet as pq
 
-    from lsb.config import load_config
+    from lsb.config.job import load_config
     from lsb.models.load import load_backbone
     from lsb.models.prompt import Prompt
     from lsb.pictures.images import decode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import UsageError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from flows.addresses import open_store_of, run_in, run_uri
 from flows.environment import prepare
 from flows.exit_code import end_with, exit_code
 from flows.terminal import tame_logs, tame_terminal
-from lsb.config import load_config
+from lsb.config.job import load_config
 from lsb.errors import UsageError
 
 app = typer.Typer(

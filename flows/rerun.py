@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.interruption import interruptible
 from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import UnfinishedError
 from lsb.job import check_same_transform, device_of, may_take_the_name
 from lsb.ledger.run import open_run, pending

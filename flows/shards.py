@@ -13,7 +13,7 @@ from flows.display import PartProgress
 from flows.interruption import interruptible
 from flows.observed import observed
 from lsb.budget import Tally
-from lsb.config import BudgetConfig, JobConfig
+from lsb.config.job import BudgetConfig, JobConfig
 from lsb.errors import LsbError, UnfinishedError
 from lsb.ledger.run import open_run
 from lsb.store.store import open_store

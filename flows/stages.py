@@ -7,7 +7,7 @@ from typing import Any
 from flows.interruption import interruptible
 from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.job import check_resumed, device_of, planned_run, stored_prompts
 from lsb.ledger.run import Run, open_run, pending

@@ -15,7 +15,7 @@ from flows.interruption import interruptible
 from flows.observed import observed
 from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
 from lsb.budget import over_budget
-from lsb.config import JobConfig, refuse_relative
+from lsb.config.job import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError
 from lsb.job import check_resumed, device_of, object_uri, refuse_store_among_pictures
 from lsb.ledger.attestation import environment_signer

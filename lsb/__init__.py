@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lsb.bridge.settings import BridgeSettings
-    from lsb.config import JobConfig, LearningConfig, load_config
+    from lsb.config.job import JobConfig, LearningConfig, load_config
     from lsb.errors import LsbError
     from lsb.models.load import load_backbone
     from lsb.models.prompt import Prompt, load_prompt
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Backbone": "lsb.models.protocol",
     "BridgeSettings": "lsb.bridge.settings",
-    "JobConfig": "lsb.config",
+    "JobConfig": "lsb.config.job",
     "LearnedPrompt": "lsb.prompts.learning",
-    "LearningConfig": "lsb.config",
+    "LearningConfig": "lsb.config.job",
     "LsbError": "lsb.errors",
     "ModelIdentity": "lsb.models.protocol",
     "Prompt": "lsb.models.prompt",
@@ -38,7 +38,7 @@ _HOMES = {
     "decode": "lsb.pictures.images",
     "learn_prompt": "lsb.prompts.learning",
     "load_backbone": "lsb.models.load",
-    "load_config": "lsb.config",
+    "load_config": "lsb.config.job",
     "load_prompt": "lsb.models.prompt",
 }
 

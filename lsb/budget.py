@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
-from lsb.config import BudgetConfig
+from lsb.config.job import BudgetConfig
 from lsb.records import Status, has_output
 
 LEAST = 200  # records with a row before a run that is under way is judged

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from lsb.bridge.solve import forwards
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
 from lsb.job import check_resumed, device_of, refuse_store_among_pictures, run_spec
 from lsb.ledger.run import check_frozen, make_plan, open_run, pending, read_plan

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import (
     ConfigError,
     NotFoundError,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import UsageError
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import read_manifest, reference

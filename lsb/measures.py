@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import SourceError, StoreError
 from lsb.metrics.table import SCHEMA
 from lsb.metrics.truths import Truths

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, TamperedError, UnverifiableError, UsageError
 from lsb.ledger.log.snapshots import job_chain
 from lsb.ledger.run import Run, open_run, read_plan

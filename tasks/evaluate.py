@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import LsbError, SourceError, StoreError, UsageError
 from lsb.ledger.run import open_run
 from lsb.measures import evaluation_settings, open_target, open_truth, unmeasured

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.job import refuse_store_among_pictures
 from lsb.pictures.ingest import Dataset, ingest, open_sources
 from lsb.store.store import open_store

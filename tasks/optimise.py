@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.job import refuse_store_among_pictures
 from lsb.lineage import inherited_prompt
 from lsb.models.load import identify

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.job import run_spec
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.run import Run, check_frozen, open_run

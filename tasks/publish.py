@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.job import current_snapshot
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.publish import Snapshot, publish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.ledger.run import open_run
 from lsb.store.store import open_store
 from lsb.translation.shard import ShardOutcome, run_shard

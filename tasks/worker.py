@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 
 import torch
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import UnfinishedError
 from lsb.job import device_of
 from lsb.ledger.run import Run, open_run

@@ -26,7 +26,7 @@ import torch
 from directions import Shown, Workshop, read
 from judges import Judge
 from lsb.bridge.settings import BridgeSettings
-from lsb.config import load_config
+from lsb.config.job import load_config
 from lsb.errors import LsbError
 from lsb.metrics.distances import kernel_distance
 from lsb.metrics.features import EfficientNetLite0

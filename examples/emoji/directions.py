@@ -13,7 +13,7 @@ from PIL import Image
 
 import pictures
 from lsb.bridge.settings import BridgeSettings
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.models.load import load_backbone
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone

@@ -26,7 +26,7 @@ import pictures
 from directions import Shown, Workshop, read, strangers
 from judges import FOLDER, Judge
 from lsb.bridge.settings import BridgeSettings
-from lsb.config import load_config
+from lsb.config.job import load_config
 from lsb.errors import LsbError
 from lsb.metrics.colour import colour_moments, match_colours
 from lsb.metrics.comparison import Comparison, evaluate_images, through_vae

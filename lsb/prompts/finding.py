@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from lsb.config import DomainPrompt, JobConfig
+from lsb.config.job import DomainPrompt, JobConfig
 from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundError, SourceError, TamperedError
 from lsb.ledger.layout import prompt_file, prompt_provenance, prompt_recipe
 from lsb.ledger.log.seal import read_proved, seal, unseal

@@ -31,7 +31,7 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from lsb.bridge.noise import unit_noise
-from lsb.config import LearningConfig
+from lsb.config.job import LearningConfig
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone

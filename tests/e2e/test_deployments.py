@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from flows.translate import translate_dataset
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from tests.e2e.jobs import PICTURES, Job, log_entries, make_job
 from tests.prefect_parts import DEPLOYMENT_FILE, POOL, REPOSITORY, PrefectServer, Worker, deployment_file, wait_until
 

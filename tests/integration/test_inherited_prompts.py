@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.job import run_spec as run_spec_of
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.run import RunSpec, create_run

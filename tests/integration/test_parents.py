@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lsb.cleanup import clean_up
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.erasure import erase
 from lsb.errors import TamperedError
 from lsb.job import current_snapshot, may_take_the_name

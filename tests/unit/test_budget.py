@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lsb.budget import LEAST, Tally, over_budget
-from lsb.config import BudgetConfig
+from lsb.config.job import BudgetConfig
 
 
 @pytest.mark.parametrize(

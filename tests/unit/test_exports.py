@@ -37,7 +37,7 @@ def test_exported_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["lsb", "lsb.errors", "lsb.config", "lsb.records", "lsb.pictures.decoder", "lsb.store.local"]
+    "module", ["lsb", "lsb.errors", "lsb.config.job", "lsb.records", "lsb.pictures.decoder", "lsb.store.local"]
 )
 def test_parts_that_need_no_network_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lsb.config import EvaluateConfig, JobConfig
+from lsb.config.job import EvaluateConfig, JobConfig
 from lsb.measures import evaluation_settings, still_hold, unmeasured
 
 

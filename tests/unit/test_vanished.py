@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, SourceError
 from lsb.ledger.layout import run_file
 from lsb.ledger.publish import publish

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lsb.config import DomainPrompt, JobConfig
+from lsb.config.job import DomainPrompt, JobConfig
 from lsb.errors import PromptError, SourceError, TamperedError
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.prompts.finding import find_prompt, given_prompt, provide_prompt, read_prompt

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lsb.bridge.schedule import NoiseSchedule
-from lsb.config import LearningConfig
+from lsb.config.job import LearningConfig
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import ModelIdentity

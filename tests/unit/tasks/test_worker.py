@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lsb.config import JobConfig
+from lsb.config.job import JobConfig
 from lsb.errors import FrozenSettingsError, ModelError, PromptError
 from lsb.job import check_resumed, check_same_transform, run_spec
 from lsb.ledger.run import Run, create_run

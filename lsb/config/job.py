@@ -24,9 +24,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from lsb.bridge.settings import BridgeSettings
+from lsb.config.file import SettingsFile, named, read_settings
 from lsb.errors import BridgeError, ConfigError
 from lsb.redaction import holds_secret, without_secrets
-from lsb.settings_file import SettingsFile, named, read_settings
 
 _VARIABLE = re.compile(r"\$[A-Za-z_]")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\..*)?")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lsb.config import JobConfig, load_config, refuse_relative
+from lsb.config.job import JobConfig, load_config, refuse_relative
 from lsb.errors import ConfigError
 
 JOB = {
