@@ -38,7 +38,7 @@ def run_in(job: JobConfig, run: str | None) -> str | None:
 
 def run_uri(job: JobConfig, run_id: str) -> str:
     """The URI of a run of the job's store."""
-    from lsb.job import object_uri
+    from lsb.jobs.job import object_uri
     from lsb.ledger.layout import run_folder
     from lsb.store.store import open_store
 

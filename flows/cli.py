@@ -55,8 +55,8 @@ def run(
 
     Example: lsb run examples/emoji/job.yaml
     """
+    from lsb.jobs.lineage import RunOptions
     from lsb.ledger.selection import Selection
-    from lsb.lineage import RunOptions
 
     job = load_config(config)
     chosen = Selection(flags=tuple(flag), names=tuple(records), match=tuple(match), codes=tuple(code))
@@ -74,7 +74,7 @@ def run(
         selection=chosen,
     )
     if dry_run:
-        from lsb.dry_run import dry_run as resolve
+        from lsb.jobs.dry_run import dry_run as resolve
 
         render.show(render.dry_run(resolve(job, options, resume=run_in(job, resume))), as_json=json)
         return
@@ -225,10 +225,10 @@ def rerun(
 
     Example: lsb rerun out/store/runs/emoji-flat-to-3d-0123456789ab --dry-run
     """
-    from lsb.job import config_of, device_of, executed_with
+    from lsb.jobs.job import config_of, device_of, executed_with
+    from lsb.jobs.rerun import choose
     from lsb.ledger.run import open_run
     from lsb.ledger.selection import Selection
-    from lsb.rerun import choose
 
     if failed and (shards or records or match or status or code):
         raise UsageError("--failed is every failure; leave it out to choose by shard, record, status or code")
@@ -363,7 +363,7 @@ def report(
 
     Example: lsb report out/store/runs/emoji-flat-to-3d-0123456789ab --out report.html
     """
-    from lsb.job import object_uri
+    from lsb.jobs.job import object_uri
     from lsb.ledger.publish import latest_snapshot
     from lsb.ledger.run import open_run
 
@@ -389,7 +389,7 @@ def gc(
 
     Example: lsb gc out/store --dry-run
     """
-    from lsb.cleanup import clean_up
+    from lsb.jobs.gc import clean_up
     from lsb.store.store import open_store
 
     done = clean_up(open_store(root), older_than=older_than, dry_run=dry_run)
@@ -414,7 +414,7 @@ def erase(
 
     Example: lsb erase out/store/runs/emoji-flat-to-3d-0123456789ab --records cats/17.png --reason request-17 --dry-run
     """
-    from lsb.erasure import erase as delete
+    from lsb.jobs.erase import erase as delete
     from lsb.ledger.attestation import environment_signer
     from lsb.ledger.selection import Selection
 

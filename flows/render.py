@@ -17,13 +17,13 @@ from lsb.redaction import visible, without_secrets
 if TYPE_CHECKING:
     from flows.translate import JobResult
     from lsb.audit.verdict import Replayed, Verdict
-    from lsb.cleanup import CleanUp
-    from lsb.dry_run import DryRun
-    from lsb.erasure import Erased
+    from lsb.jobs.dry_run import DryRun
+    from lsb.jobs.erase import Erased
+    from lsb.jobs.gc import CleanUp
+    from lsb.jobs.rerun import Chosen
     from lsb.ledger.run import Run
     from lsb.pictures.ingest import Dataset
     from lsb.prompts.finding import StoredPrompt
-    from lsb.rerun import Chosen
     from lsb.views.diff import Difference
     from lsb.views.export import Exported
     from lsb.views.status import RunStatus

@@ -7,11 +7,11 @@ from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from lsb.config.job import JobConfig
 from lsb.errors import UnfinishedError
-from lsb.job import check_same_transform, device_of, may_take_the_name
+from lsb.jobs.job import check_same_transform, device_of, may_take_the_name
+from lsb.jobs.rerun import choose
 from lsb.ledger.run import open_run, pending
 from lsb.ledger.selection import Selection
 from lsb.models.load import identify
-from lsb.rerun import choose
 from lsb.store.store import open_store
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from flows.display import PartProgress
 from flows.interruption import interruptible
 from flows.observed import observed
-from lsb.budget import Tally
 from lsb.config.job import BudgetConfig, JobConfig
 from lsb.errors import LsbError, UnfinishedError
+from lsb.jobs.budget import Tally
 from lsb.ledger.run import open_run
 from lsb.store.store import open_store
 from lsb.translation.shard import ShardOutcome

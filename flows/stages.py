@@ -9,13 +9,13 @@ from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, UsageError
-from lsb.job import check_resumed, device_of, planned_run, stored_prompts
+from lsb.jobs.job import check_resumed, device_of, planned_run, stored_prompts
+from lsb.jobs.vanished import refuse_to_translate
 from lsb.ledger.run import Run, open_run, pending
 from lsb.models.load import identify
 from lsb.pictures.ingest import Dataset
 from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
-from lsb.vanished import refuse_to_translate
 from tasks.evaluate import evaluate_run
 from tasks.ingest import ingest_source
 from tasks.optimise import optimise_prompt

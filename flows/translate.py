@@ -14,19 +14,19 @@ from flows.display import ManyProgress
 from flows.interruption import interruptible
 from flows.observed import observed
 from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
-from lsb.budget import over_budget
 from lsb.config.job import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError
-from lsb.job import check_resumed, device_of, object_uri, refuse_store_among_pictures
+from lsb.jobs.budget import over_budget
+from lsb.jobs.job import check_resumed, device_of, object_uri, refuse_store_among_pictures
+from lsb.jobs.lineage import RunOptions
+from lsb.jobs.measures import open_target, open_truth
+from lsb.jobs.rerun import Chosen, what_is_left
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.carrying import read_manifest, reference
 from lsb.ledger.layout import run_folder
 from lsb.ledger.publish import Snapshot
 from lsb.ledger.run import Run, open_run
-from lsb.lineage import RunOptions
-from lsb.measures import open_target, open_truth
 from lsb.models.load import identify
-from lsb.rerun import Chosen, what_is_left
 from lsb.store.store import open_store
 from lsb.views.problems import COLUMNS, problem_groups
 from tasks.evaluate import evaluate_run

@@ -6,8 +6,8 @@ from typing import Any
 
 from lsb.config.job import JobConfig
 from lsb.errors import LsbError, SourceError, StoreError, UsageError
+from lsb.jobs.measures import evaluation_settings, open_target, open_truth, unmeasured
 from lsb.ledger.run import open_run
-from lsb.measures import evaluation_settings, open_target, open_truth, unmeasured
 from lsb.metrics.evaluation import evaluate
 from lsb.pictures.ingest import open_sources
 from lsb.redaction import redact

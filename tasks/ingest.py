@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lsb.config.job import JobConfig
-from lsb.job import refuse_store_among_pictures
+from lsb.jobs.job import refuse_store_among_pictures
+from lsb.jobs.vanished import refuse_vanished
 from lsb.pictures.ingest import Dataset, ingest, open_sources
 from lsb.store.store import open_store
-from lsb.vanished import refuse_vanished
 from tasks.observation import observer
 from tasks.retrying import step
 

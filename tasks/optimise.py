@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from lsb.config.job import JobConfig
-from lsb.job import refuse_store_among_pictures
-from lsb.lineage import inherited_prompt
+from lsb.jobs.job import refuse_store_among_pictures
+from lsb.jobs.lineage import inherited_prompt
 from lsb.models.load import identify
 from lsb.prompts.finding import StoredPrompt, provide_prompt
 from lsb.store.store import open_store

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lsb.config.job import JobConfig
-from lsb.job import run_spec
+from lsb.jobs.job import run_spec
+from lsb.jobs.lineage import RunOptions, planned_as, restriction
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.run import Run, check_frozen, open_run
-from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.models.load import identify
 from lsb.pictures.ingest import Dataset
 from lsb.prompts.finding import StoredPrompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lsb.config.job import JobConfig
-from lsb.job import current_snapshot
+from lsb.jobs.job import current_snapshot
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.publish import Snapshot, publish
 from lsb.ledger.run import open_run

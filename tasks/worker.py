@@ -13,9 +13,9 @@ import torch
 
 from lsb.config.job import JobConfig
 from lsb.errors import UnfinishedError
-from lsb.job import device_of
+from lsb.jobs.job import device_of
+from lsb.jobs.measures import open_truth
 from lsb.ledger.run import Run, open_run
-from lsb.measures import open_truth
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
 from lsb.models.load import load_backbone

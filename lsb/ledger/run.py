@@ -58,7 +58,7 @@ class RunSpec:
     target: str | None = None
     config: Mapping[str, Any] | None = None  # the job's whole configuration, to go on without its file
     fresh: bool = False  # asked for without a parent
-    only: Mapping[str, Any] | None = None  # some records of another run: what `lsb.lineage.restriction` returns
+    only: Mapping[str, Any] | None = None  # some records of another run: what `lsb.jobs.lineage.restriction` returns
     parent: Mapping[str, Any] | None = None  # what a new run goes on from; not part of the identity
 
 

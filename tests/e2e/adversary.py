@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from lsb.erasure import erase
 from lsb.errors import LsbError
+from lsb.jobs.erase import erase
+from lsb.jobs.rerun import choose, what_is_left
 from lsb.ledger import layout
 from lsb.ledger.publish import publish
 from lsb.ledger.run import open_run
 from lsb.ledger.selection import Selection
-from lsb.rerun import choose, what_is_left
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from tests.e2e.jobs import lsb

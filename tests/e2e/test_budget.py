@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lsb.budget import LEAST
+from lsb.jobs.budget import LEAST
 from tests.e2e.jobs import Job, log_entries, lsb
 from tests.ledger import Inverter, make_images
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from lsb.errors import LsbError
+from lsb.jobs.rerun import choose
 from lsb.ledger import layout
 from lsb.ledger.run import Run, open_run
 from lsb.ledger.schemas import PLAN, read_table, write_table
 from lsb.ledger.selection import Selection
 from lsb.records import sha256
-from lsb.rerun import choose
 from lsb.store.local import LocalStore
 from tests.e2e.adversary import (
     LONG_AGO,

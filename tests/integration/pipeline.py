@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from lsb.audit import verify
+from lsb.jobs.lineage import planned_as
 from lsb.ledger.publish import Snapshot, manifest_table, publish
 from lsb.ledger.run import Run, read_plan
-from lsb.lineage import planned_as
 from lsb.metrics.scores import Scores
 from lsb.pictures.images import encode
 from lsb.store.local import LocalStore

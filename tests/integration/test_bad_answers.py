@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lsb.audit import verify
-from lsb.cleanup import clean_up
-from lsb.erasure import erase
 from lsb.errors import NotFoundError, TamperedError
+from lsb.jobs.erase import erase
+from lsb.jobs.gc import clean_up
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.snapshots import current_run

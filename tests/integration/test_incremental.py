@@ -12,13 +12,13 @@ import pytest
 
 from lsb.audit import verify
 from lsb.errors import UsageError
+from lsb.jobs.lineage import RunOptions, planned_as, restriction
 from lsb.ledger.carrying import reference
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.manifest import collect_features
 from lsb.ledger.publish import latest_snapshot, publish
 from lsb.ledger.run import Run, open_run, pending
 from lsb.ledger.selection import Selection
-from lsb.lineage import RunOptions, planned_as, restriction
 from lsb.pictures import ingest as ingest_module
 from lsb.pictures.images import encode
 from lsb.records import digest_of

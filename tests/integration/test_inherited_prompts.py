@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from lsb.config.job import JobConfig
-from lsb.job import run_spec as run_spec_of
+from lsb.jobs.job import run_spec as run_spec_of
+from lsb.jobs.lineage import inherited_prompt, planned_as
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.run import RunSpec, create_run
-from lsb.lineage import inherited_prompt, planned_as
 from lsb.models.load import load_backbone
 from lsb.pictures.ingest import ingest
 from lsb.prompts.finding import Side, StoredPrompt, provide_prompt

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from lsb.audit import Verdict, verify
-from lsb.cleanup import HINTS, clean_up
-from lsb.erasure import erase
+from lsb.jobs.erase import erase
+from lsb.jobs.gc import HINTS, clean_up
+from lsb.jobs.lineage import planned_as
 from lsb.ledger import layout
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.publish import latest_snapshot, manifest_table, publish
 from lsb.ledger.run import Run, RunSpec, create_run, open_log, pending, run_id
 from lsb.ledger.selection import Selection
-from lsb.lineage import planned_as
 from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources
 from lsb.pictures.knowledge import doubt

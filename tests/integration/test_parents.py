@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-from lsb.cleanup import clean_up
 from lsb.config.job import JobConfig
-from lsb.erasure import erase
 from lsb.errors import TamperedError
-from lsb.job import current_snapshot, may_take_the_name
+from lsb.jobs.erase import erase
+from lsb.jobs.gc import clean_up
+from lsb.jobs.job import current_snapshot, may_take_the_name
+from lsb.jobs.lineage import planned_as
+from lsb.jobs.measures import evaluation_settings
+from lsb.jobs.parents import runs_of_job
 from lsb.ledger.carrying import reference
 from lsb.ledger.layout import run_file
 from lsb.ledger.log.snapshots import SnapshotLog, current_run, job_chain
 from lsb.ledger.publish import latest_snapshot, publish
 from lsb.ledger.run import Run, create_run
 from lsb.ledger.selection import Selection
-from lsb.lineage import planned_as
-from lsb.measures import evaluation_settings
-from lsb.parents import runs_of_job
 from lsb.pictures.ingest import ingest
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lsb.audit import verify
-from lsb.cleanup import clean_up
-from lsb.erasure import erase
 from lsb.errors import AlreadyExistsError, LsbError, StoreBusyError, UsageError
+from lsb.jobs.erase import erase
+from lsb.jobs.gc import clean_up
+from lsb.jobs.lineage import planned_as
 from lsb.ledger import layout
 from lsb.ledger.carrying import read_manifest, unchanged
 from lsb.ledger.log import chain
@@ -35,7 +36,6 @@ from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, RunSpec, create_run, open_log, open_run, pending, read_plan
 from lsb.ledger.selection import Selection
-from lsb.lineage import planned_as
 from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.store.store import Store

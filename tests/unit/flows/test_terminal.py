@@ -13,12 +13,12 @@ import pytest
 
 from flows import cli, render, terminal
 from flows.display import BarProgress, LineProgress
-from lsb.erasure import Erased
 from lsb.errors import UsageError
+from lsb.jobs.erase import Erased
+from lsb.jobs.rerun import Chosen
 from lsb.ledger.attestation import environment_signer
 from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest, open_sources
-from lsb.rerun import Chosen
 from lsb.store.local import LocalStore
 from lsb.views.diff import Difference
 from tests.ledger import picture, start, translate_all

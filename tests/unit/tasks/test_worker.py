@@ -8,7 +8,7 @@ import pytest
 
 from lsb.config.job import JobConfig
 from lsb.errors import FrozenSettingsError, ModelError, PromptError
-from lsb.job import check_resumed, check_same_transform, run_spec
+from lsb.jobs.job import check_resumed, check_same_transform, run_spec
 from lsb.ledger.run import Run, create_run
 from lsb.models.load import identify
 from lsb.pictures.images import encode

@@ -11,16 +11,16 @@ import pytest
 
 from flows import render
 from lsb.audit import Verdict, verify
-from lsb.cleanup import HINTS, clean_up
-from lsb.erasure import Erased, erase
 from lsb.errors import TamperedError, UnfinishedError, UsageError
+from lsb.jobs.erase import Erased, erase
+from lsb.jobs.gc import HINTS, clean_up
+from lsb.jobs.lineage import planned_as
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import Erasure
 from lsb.ledger.log.snapshots import SnapshotLog, current_run
 from lsb.ledger.publish import latest_snapshot, manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
 from lsb.ledger.selection import Selection
-from lsb.lineage import planned_as
 from lsb.pictures.images import encode
 from lsb.records import record_id
 from lsb.store.local import LocalStore

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 from lsb.bridge.solve import forwards
 from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
-from lsb.job import check_resumed, device_of, refuse_store_among_pictures, run_spec
+from lsb.jobs.job import check_resumed, device_of, refuse_store_among_pictures, run_spec
+from lsb.jobs.lineage import RunOptions, planned_as, restriction, settled_prompt
+from lsb.jobs.vanished import refuse_vanished
 from lsb.ledger.run import check_frozen, make_plan, open_run, pending, read_plan
-from lsb.lineage import RunOptions, planned_as, restriction, settled_prompt
 from lsb.models.load import identify
 from lsb.pictures.ingest import ingest, open_sources, read_records
 from lsb.progress import NoProgress, Progress
@@ -19,7 +20,6 @@ from lsb.prompts.finding import SIDES, domain_of
 from lsb.records import Action
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import open_store
-from lsb.vanished import refuse_vanished
 
 
 @dataclass(frozen=True)

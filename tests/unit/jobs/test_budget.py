@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from lsb.budget import LEAST, Tally, over_budget
 from lsb.config.job import BudgetConfig
+from lsb.jobs.budget import LEAST, Tally, over_budget
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lsb.config.job import EvaluateConfig, JobConfig
-from lsb.measures import evaluation_settings, still_hold, unmeasured
+from lsb.jobs.measures import evaluation_settings, still_hold, unmeasured
 
 
 @pytest.fixture

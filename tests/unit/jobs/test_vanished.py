@@ -8,12 +8,12 @@ import pytest
 
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, SourceError
+from lsb.jobs.vanished import refuse_to_translate, refuse_vanished
 from lsb.ledger.layout import run_file
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run
 from lsb.pictures.ingest import ingest, open_sources
 from lsb.store.local import LocalStore
-from lsb.vanished import refuse_to_translate, refuse_vanished
 from tests.ledger import make_images, start, translate_all
 
 

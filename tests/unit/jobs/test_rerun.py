@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import UsageError
+from lsb.jobs.rerun import Chosen, choose, what_is_left
 from lsb.ledger.publish import manifest_table
 from lsb.ledger.run import Run, open_log, read_plan
 from lsb.ledger.selection import Selection
-from lsb.rerun import Chosen, choose, what_is_left
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
@@ -100,7 +100,7 @@ def test_failures_that_are_not_retryable_are_left_out_unless_asked_for(
     store: LocalStore, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = choose(store, run, Selection())
-    from lsb import rerun as module
+    from lsb.jobs import rerun as module
 
     state = module._state
 

@@ -20,6 +20,9 @@ from lsb.errors import (
     UnverifiableError,
     UsageError,
 )
+from lsb.jobs.lineage import learned_with, settled_prompt
+from lsb.jobs.measures import still_hold
+from lsb.jobs.parents import runs_of_job
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import read_manifest, reference
 from lsb.ledger.layout import run_file
@@ -36,11 +39,8 @@ from lsb.ledger.run import (
     settings_of,
 )
 from lsb.ledger.transform import transform_id, transform_settings
-from lsb.lineage import learned_with, settled_prompt
-from lsb.measures import still_hold
 from lsb.models.device import usable_device
 from lsb.models.protocol import ModelIdentity
-from lsb.parents import runs_of_job
 from lsb.pictures.ingest import Dataset, ingest, open_sources
 from lsb.progress import NoProgress, Progress
 from lsb.prompts.finding import SIDES, Side, StoredPrompt, given_prompt, wanted_prompt

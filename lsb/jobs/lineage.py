@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lsb.config.job import JobConfig
 from lsb.errors import UsageError
+from lsb.jobs.parents import find_parent, runs_of_job
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import read_manifest, reference
 from lsb.ledger.layout import run_file
@@ -16,7 +17,6 @@ from lsb.ledger.publish import latest_snapshot
 from lsb.ledger.run import Run, RunSpec, create_run, open_run, run_id
 from lsb.ledger.selection import Selection
 from lsb.models.protocol import ModelIdentity
-from lsb.parents import find_parent, runs_of_job
 from lsb.progress import NoProgress, Progress
 from lsb.prompts.finding import Side, StoredPrompt, domain_of, find_prompt, read_prompt, wanted_prompt
 from lsb.store.store import Store

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lsb.audit import verify
-from lsb.cleanup import HINTS, CleanUp, clean_up
 from lsb.errors import StoreError, UsageError
+from lsb.jobs.gc import HINTS, CleanUp, clean_up
 from lsb.ledger import layout
 from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.publish import publish
