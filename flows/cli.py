@@ -458,9 +458,9 @@ def _prefect(verbose: bool) -> Iterator[None]:
     from flows.working_folder import ignore_working_folder
 
     ignore_working_folder()
-    from flows.display import terminal_progress
     from flows.local_server import prefect_server
-    from tasks.observation import Observer, observed_by
+    from flows.watching.display import terminal_progress
+    from lsb.observation import Observer, observed_by
 
     tame_logs()
     display = terminal_progress()

@@ -25,7 +25,7 @@ DEFAULTS: Mapping[str, str] = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "60",
     # Results live in the store; Prefect keeps none.
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
-    # Work does not wait long for a server that only looks on; see `tasks.connection`.
+    # Work does not wait long for a server that only looks on; see `tasks.guarded.connection`.
     "PREFECT_CLIENT_MAX_RETRIES": "2",
     "PREFECT_API_REQUEST_TIMEOUT": "10",
     # OpenMP threads that wait sleep. Spinning, the default, makes torch a hundred times slower where processes share

@@ -41,7 +41,7 @@ def exit_code(command: Callable[[], Any], *, verbose: bool) -> int:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return _complain(f"unexpected {reason}; this is a bug, --verbose shows where", EXIT_BUG, verbose)
     except BaseException as error:
-        from flows.interruption import Terminated
+        from flows.watching.interruption import Terminated
 
         if isinstance(error, Terminated):
             return _complain(

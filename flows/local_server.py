@@ -48,7 +48,7 @@ def prefect_server() -> Iterator[None]:
         temporary_settings,
     )
 
-    from tasks.connection import connect, lost
+    from tasks.guarded.connection import connect, lost
 
     tame_logs()  # Prefect has made its handlers by now
     if PREFECT_API_URL.value():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from flows.interruption import interruptible
-from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
+from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig
 from lsb.errors import UnfinishedError
 from lsb.jobs.job import check_same_transform, device_of, may_take_the_name
@@ -13,6 +12,7 @@ from lsb.ledger.run import open_run, pending
 from lsb.ledger.selection import Selection
 from lsb.models.load import identify
 from lsb.store.store import open_store
+from tasks.guarded.flow import observed
 
 
 @observed(name="rerun", flow_run_name="rerun-{run_id}")

@@ -9,19 +9,19 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextvars import copy_context
 from dataclasses import dataclass, field
 
-from flows.display import PartProgress
-from flows.interruption import interruptible
-from flows.observed import observed
+from flows.watching.display import PartProgress
+from flows.watching.interruption import interruptible
 from lsb.config.job import BudgetConfig, JobConfig
 from lsb.errors import LsbError, UnfinishedError
 from lsb.jobs.budget import Tally
+from lsb.jobs.loading import release_models, workers_for
 from lsb.ledger.run import open_run
+from lsb.observation import Observer, observed_by, observer
 from lsb.store.store import open_store
 from lsb.translation.shard import ShardOutcome
 from lsb.views.status import counts_by_shard
-from tasks.observation import Observer, observed_by, observer
+from tasks.guarded.flow import observed
 from tasks.translate_shard import translate_shard
-from tasks.worker import release_models, workers_for
 
 # A store or a model that fails three shards in a row will fail the next thousand as well.
 FAILURES_IN_A_ROW = 3

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.interruption import interruptible
-from flows.observed import observed
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
+from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.jobs.job import check_resumed, device_of, planned_run, stored_prompts
@@ -17,6 +16,7 @@ from lsb.pictures.ingest import Dataset
 from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
 from tasks.evaluate import evaluate_run
+from tasks.guarded.flow import observed
 from tasks.ingest import ingest_source
 from tasks.optimise import optimise_prompt
 from tasks.plan import plan_run

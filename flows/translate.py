@@ -9,11 +9,10 @@ from typing import Any, cast
 
 from prefect.states import Completed
 
-from flows.artifacts import ArtifactProgress, show_failed_shards, show_report
-from flows.display import ManyProgress
-from flows.interruption import interruptible
-from flows.observed import observed
 from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
+from flows.watching.artifacts import ArtifactProgress, show_failed_shards, show_report
+from flows.watching.display import ManyProgress
+from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError
 from lsb.jobs.budget import over_budget
@@ -27,11 +26,12 @@ from lsb.ledger.layout import run_folder
 from lsb.ledger.publish import Snapshot
 from lsb.ledger.run import Run, open_run
 from lsb.models.load import identify
+from lsb.observation import Observer, observed_by, observer
 from lsb.store.store import open_store
 from lsb.views.problems import COLUMNS, problem_groups
 from tasks.evaluate import evaluate_run
+from tasks.guarded.flow import observed
 from tasks.ingest import ingest_source
-from tasks.observation import Observer, observed_by, observer
 from tasks.optimise import optimise_prompt
 from tasks.plan import plan_run
 from tasks.publish import find_snapshot, publish_run

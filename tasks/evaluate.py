@@ -6,15 +6,15 @@ from typing import Any
 
 from lsb.config.job import JobConfig
 from lsb.errors import LsbError, SourceError, StoreError, UsageError
+from lsb.jobs.loading import backbone_for, extractor_for
 from lsb.jobs.measures import evaluation_settings, open_target, open_truth, unmeasured
 from lsb.ledger.run import open_run
 from lsb.metrics.evaluation import evaluate
+from lsb.observation import observer
 from lsb.pictures.ingest import open_sources
 from lsb.redaction import redact
 from lsb.store.store import open_store
-from tasks.observation import observer
-from tasks.retrying import step
-from tasks.worker import backbone_for, extractor_for
+from tasks.guarded.step import step
 
 
 @step(name="evaluate")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from lsb.config.job import JobConfig
 from lsb.jobs.job import refuse_store_among_pictures
 from lsb.jobs.vanished import refuse_vanished
+from lsb.observation import observer
 from lsb.pictures.ingest import Dataset, ingest, open_sources
 from lsb.store.store import open_store
-from tasks.observation import observer
-from tasks.retrying import step
+from tasks.guarded.step import step
 
 
 @step(name="ingest", task_run_name="ingest-{config.source.domain}")

@@ -7,12 +7,12 @@ from typing import Literal
 from lsb.config.job import JobConfig
 from lsb.jobs.job import refuse_store_among_pictures
 from lsb.jobs.lineage import inherited_prompt
+from lsb.jobs.loading import backbone_for
 from lsb.models.load import identify
+from lsb.observation import observer
 from lsb.prompts.finding import StoredPrompt, provide_prompt
 from lsb.store.store import open_store
-from tasks.observation import observer
-from tasks.retrying import step
-from tasks.worker import backbone_for
+from tasks.guarded.step import step
 
 
 @step(name="optimise", task_run_name="optimise-{side}")

@@ -11,7 +11,7 @@ from lsb.models.load import identify
 from lsb.pictures.ingest import Dataset
 from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
-from tasks.retrying import step
+from tasks.guarded.step import step
 
 
 @step(name="plan")

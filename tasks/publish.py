@@ -13,7 +13,7 @@ from lsb.pictures.optional import pictures_to_show
 from lsb.store.store import open_store
 from lsb.views.page_contents import gather_report
 from lsb.views.page_html import render_report
-from tasks.retrying import step
+from tasks.guarded.step import step
 
 
 @step(name="publish")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lsb.config.job import JobConfig
+from lsb.jobs.loading import workers
 from lsb.ledger.run import open_run
+from lsb.observation import observer
 from lsb.store.store import open_store
 from lsb.translation.shard import ShardOutcome, run_shard
-from tasks.observation import observer
-from tasks.retrying import step
-from tasks.worker import workers
+from tasks.guarded.step import step
 
 
 @step(name="translate", task_run_name="translate-{shard}")
@@ -19,7 +19,7 @@ def translate_shard(
 ) -> ShardOutcome:
     """Do what is left of a shard, or try the chosen records; what others have committed stays.
 
-    Inside `tasks.worker.workers_for`.
+    Inside `lsb.jobs.loading.workers_for`.
     """
     store = open_store(config.store)
     watching = observer()

@@ -32,7 +32,7 @@ class Standby(Inverter):
 @pytest.fixture
 def small(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """A job of six pictures with a truth for each."""
-    monkeypatch.setattr("tasks.worker.ModelProcess", Standby)
+    monkeypatch.setattr("lsb.jobs.loading.ModelProcess", Standby)
     source, truth = make_images(tmp_path / "noise", COUNT), make_images(tmp_path / "truth", COUNT)
     folders = {"source__path": str(source), "evaluate": {"truth": str(truth), "target": str(truth)}}
     changed = job.changed("small", **folders)
@@ -115,7 +115,7 @@ def test_measuring_can_be_switched_off(
     assert lsb(capsys, "evaluate", off.config, "--json").json["unmeasured"] == "evaluate.measure is false"
     assert "evaluate.measure is false" in lsb(capsys, "evaluate", off.config).out
     monkeypatch.undo()
-    monkeypatch.setattr("tasks.worker.ModelProcess", Standby)
+    monkeypatch.setattr("lsb.jobs.loading.ModelProcess", Standby)
     on = lsb(capsys, "run", small.config, "--json")
     assert (on.json["run"], on.json["snapshot"], on.json["translated"]) == (answer.json["run"], 1, 0), on.err
     assert "measure" not in published(small)[1]["settings"]

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows import local_server
 from lsb.errors import ResourceError
-from tasks import connection
+from tasks.guarded import connection
 
 PROGRAM = """
 import sys, time

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli, render, terminal
-from flows.display import BarProgress, LineProgress
+from flows.watching.display import BarProgress, LineProgress
 from lsb.errors import UsageError
 from lsb.jobs.erase import Erased
 from lsb.jobs.rerun import Chosen

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.artifacts import show_report
+from flows.watching.artifacts import show_report
 from lsb.ledger.schemas import MANIFEST
 from lsb.views.problems import COLUMNS, problem_groups
 
@@ -71,7 +71,7 @@ def test_failures_come_first_and_what_is_not_named_is_counted() -> None:
 
 def test_prefect_is_told_each_picture_in_lines_that_no_name_breaks_out_of(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("flows.artifacts.create_markdown_artifact", lambda text, key: said.append(text))
+    monkeypatch.setattr("flows.watching.artifacts.create_markdown_artifact", lambda text, key: said.append(text))
     names = ("<script>alert(1)</script>.png", "a\n\n# Heading\n```.png", "b\u202e.png")
     table = rows(*((name, "failed", True, "translate_error", f"cannot bear {name}") for name in names))
     show_report("job-0123456789ab", "/data/page.html", {"failed": 3}, {}, problem_groups(table, URI, 2))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from flows.interruption import Interruption, Terminated, interruptible
+from flows.watching.interruption import Interruption, Terminated, interruptible
 
 
 def test_the_first_signal_is_a_wish_and_the_second_an_end() -> None:

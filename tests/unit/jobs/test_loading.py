@@ -9,6 +9,7 @@ import pytest
 from lsb.config.job import JobConfig
 from lsb.errors import FrozenSettingsError, ModelError, PromptError
 from lsb.jobs.job import check_resumed, check_same_transform, run_spec
+from lsb.jobs.loading import _load, backbone_for
 from lsb.ledger.run import Run, create_run
 from lsb.models.load import identify
 from lsb.pictures.images import encode
@@ -16,7 +17,6 @@ from lsb.pictures.ingest import ingest, open_sources
 from lsb.prompts.finding import StoredPrompt, provide_prompt
 from lsb.store.local import LocalStore
 from lsb.translation.translator import Translator
-from tasks.worker import _load, backbone_for
 from tests.ledger import picture
 from tests.tiny import tiny_model
 

@@ -16,7 +16,7 @@ from prefect.states import State
 
 from lsb.errors import LsbError
 from lsb.redaction import redact
-from tasks.connection import hurry, is_of_server, lose, lost
+from tasks.guarded.connection import hurry, is_of_server, lose, lost
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -9,8 +9,8 @@ from prefect import Flow
 from prefect.serializers import Serializer
 from prefect.states import Failed
 
-from tasks.connection import guard
-from tasks.outcome import ReportedError, carry_out, kept
+from tasks.guarded.connection import guard
+from tasks.guarded.outcome import ReportedError, carry_out, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +35,7 @@ class ObservedFlow(Flow[P, R]):
 
 
 def observed(name: str, flow_run_name: str | None = None) -> Callable[[Callable[P, R]], ObservedFlow[P, R]]:
-    """Make a function such a flow. From then on Prefect's clients are those of `tasks.connection`, so that this also
+    """Make a function such a flow. From then on Prefect's clients are those of `tasks.guarded.connection`, so that this also
     holds for a flow that a worker of Prefect's runs.
 
     Args:

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flows import artifacts
-from flows.artifacts import ArtifactProgress, artifact_key
+from flows.watching import artifacts
+from flows.watching.artifacts import ArtifactProgress, artifact_key
 
 
 @pytest.mark.parametrize("parts", [("flat-to-3d", "translate"), ("Ünï", "shard 00001"), ("a", "optimise <3d>")])

@@ -22,7 +22,7 @@ from lsb.pictures.sources import described
 from lsb.progress import Progress
 from lsb.redaction import shortened, visible
 from lsb.views.problems import ProblemGroup
-from tasks.connection import lose, lost
+from tasks.guarded.connection import lose, lost
 
 SECONDS_BETWEEN_UPDATES = 2.0
 UNREACHABLE = (httpx.HTTPError, PrefectException, OSError)

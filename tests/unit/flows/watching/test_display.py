@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 
-from flows.display import BarProgress, LineProgress, ManyProgress, PartProgress, terminal_progress
+from flows.watching.display import BarProgress, LineProgress, ManyProgress, PartProgress, terminal_progress
 
 
 class Clock:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from lsb.observation import Observer, observed_by, observer
 from lsb.progress import NoProgress
-from tasks.observation import Observer, observed_by, observer
 
 
 def test_nobody_watches_unless_asked_to() -> None:

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from lsb.errors import LsbError
-from tasks.outcome import ReportedError, carry_out, kept
+from tasks.guarded.outcome import ReportedError, carry_out, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -21,10 +21,11 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_H
 
 from flows import local_server
 from flows.local_server import prefect_server
-from flows.observed import observed
 from lsb.errors import StoreBusyError, StoreError
-from tasks import connection, retrying
-from tasks.retrying import step
+from tasks.guarded import connection
+from tasks.guarded import step as retrying
+from tasks.guarded.flow import observed
+from tasks.guarded.step import step
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +248,8 @@ def test_what_is_transient_is_tried_again_where_the_server_goes_meanwhile(
 PROGRAM = """
 from flows.environment import prepare
 prepare()
-from flows.observed import observed
-from tasks.retrying import step
+from tasks.guarded.flow import observed
+from tasks.guarded.step import step
 print(observed(name="all")(step(name="one")(lambda: 7))())
 """
 

@@ -4,7 +4,7 @@ import pytest
 from prefect.states import Completed, Failed
 
 from lsb.errors import LsbError, StoreBusyError, StoreError
-from tasks.retrying import TASK_OPTIONS, is_transient
+from tasks.guarded.step import TASK_OPTIONS, is_transient
 
 
 @pytest.mark.parametrize(
