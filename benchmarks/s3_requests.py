@@ -86,7 +86,7 @@ def make_job(folder: Path, uri: str, images: int, shard_size: int) -> Path:
 
 def lsb(*arguments: str) -> str:
     """What a command prints."""
-    from flows.cli import run_command
+    from lsb.cli.main import run_command
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -98,7 +98,7 @@ def lsb(*arguments: str) -> str:
 
 def measure(folder: Path, uri: str, images: int, shard_size: int) -> dict[str, Counter[str]]:
     """Requests of each stage."""
-    from flows.environment import prepare
+    from lsb.cli.environment import prepare
 
     prepare()
     job = str(make_job(folder, uri, images, shard_size))

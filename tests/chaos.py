@@ -31,7 +31,7 @@ from lsb.store.store import open_store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 JOB = REPOSITORY / "examples" / "emoji" / "job.yaml"
-LSB = [sys.executable, "-m", "flows.cli"]
+LSB = [sys.executable, "-m", "lsb.cli.main"]
 IMAGES_PER_KILL = 8  # of 141, so that a dozen kills come before the end
 GIVE_UP = 40  # commands
 

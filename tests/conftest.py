@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from examples.object_server import ObjectServer
-from flows.environment import prepare
-from flows.working_folder import ignore_working_folder
+from lsb.cli.environment import prepare
+from lsb.cli.working_folder import ignore_working_folder
 from lsb.store.store import Store, open_store
 
 # Set at import, because the libraries that read these do so when they are imported themselves.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.cli import run_command
-from flows.local_server import prefect_server
+from lsb.cli.local_server import prefect_server
+from lsb.cli.main import run_command
 from tests.e2e.adversary import Scene, make_template, planted_scene
 from tests.e2e.jobs import Job, make_job
 from tests.tiny import tiny_model

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from PIL import Image, ImageDraw
 
-from flows.cli import run_command
+from lsb.cli.main import run_command
 
 PICTURES = 12  # of which one is no picture at all and one a copy
 SIZE = 32

@@ -75,7 +75,7 @@ def deployed(server: PrefectServer, job: Job, cron: str | None) -> Iterator[str]
 
 def lsb(server: PrefectServer, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command of the same install."""
-    command = [sys.executable, "-P", "-m", "flows.cli", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "lsb.cli.main", *map(str, arguments)]
     return subprocess.run(
         command, env=server.environment, cwd=server.folder, capture_output=True, text=True, check=False
     )

@@ -15,10 +15,10 @@ import pytest
 import yaml
 from prefect.settings import PREFECT_HOME
 
-from flows import local_server
+from lsb.cli import local_server
 from tests.e2e.jobs import PICTURES, Job, log_entries, lsb
 from tests.prefect_parts import POOL, PrefectServer, Worker, deployment_file, wait_until
-from tests.unit.flows.test_local_server import servers
+from tests.unit.cli.test_local_server import servers
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -29,7 +29,7 @@ BLOWS = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}
 def start(job: Job, home: Path, **variables: str) -> subprocess.Popen[str]:
     kept = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     return subprocess.Popen(
-        [sys.executable, "-c", "from flows.cli import main; main()", "run", str(job.config)],
+        [sys.executable, "-c", "from lsb.cli.main import main; main()", "run", str(job.config)],
         env={**kept, "PREFECT_HOME": str(home), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows import render
 from lsb.audit import Verdict, verify
+from lsb.cli import render
 from lsb.errors import TamperedError, UnfinishedError, UsageError
 from lsb.jobs.erase import Erased, erase
 from lsb.jobs.gc import HINTS, clean_up

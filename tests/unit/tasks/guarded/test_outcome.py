@@ -19,8 +19,8 @@ import pytest
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows import local_server
-from flows.local_server import prefect_server
+from lsb.cli import local_server
+from lsb.cli.local_server import prefect_server
 from lsb.errors import StoreBusyError, StoreError
 from tasks.guarded import connection
 from tasks.guarded import step as retrying
@@ -246,7 +246,7 @@ def test_what_is_transient_is_tried_again_where_the_server_goes_meanwhile(
 
 
 PROGRAM = """
-from flows.environment import prepare
+from lsb.cli.environment import prepare
 prepare()
 from tasks.guarded.flow import observed
 from tasks.guarded.step import step

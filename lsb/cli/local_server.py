@@ -4,7 +4,7 @@ Prefect's own temporary server dies of the Ctrl-C that was meant for the run, an
 session of its own, and it stops when its standard input ends, which the operating system brings about however the
 parent dies. Its port is opened by the parent, so that nothing that the child prints is taken for an address.
 
-    python -P -m flows.local_server LISTENER READY   # file descriptors: a bound socket; a pipe for one line
+    python -P -m lsb.cli.local_server LISTENER READY   # file descriptors: a bound socket; a pipe for one line
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from flows import render
-from flows.terminal import tame_logs
+from lsb.cli import render
+from lsb.cli.terminal import tame_logs
 from lsb.errors import ResourceError
 from lsb.redaction import without_secrets
 
@@ -138,7 +138,7 @@ def _start(home: Path, secret: str) -> tuple[subprocess.Popen[bytes], str]:
         answer = stack.enter_context(os.fdopen(ready, "rb"))
         try:
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-m", "flows.local_server", str(listener.fileno()), str(tell)],
+                [sys.executable, "-P", "-m", "lsb.cli.local_server", str(listener.fileno()), str(tell)],
                 env=environment,
                 cwd="/",  # Prefect's migrations put `.` on the import path
                 stdin=subprocess.PIPE,
@@ -181,7 +181,7 @@ def _drain() -> None:
 
 def serve(listener: socket.socket, ready: int) -> None:
     """Serve on a bound socket until standard input ends. `ready` gets one line: READY once it answers, or why not."""
-    from flows.working_folder import ignore_working_folder
+    from lsb.cli.working_folder import ignore_working_folder
 
     ignore_working_folder()
     # SIGINT from a terminal is meant for the run, not for its server.

@@ -14,12 +14,12 @@ from typing import Any
 import typer
 from typer.exceptions import TyperException
 
-from flows import options as opt
-from flows import render
-from flows.addresses import open_store_of, run_in, run_uri
-from flows.environment import prepare
-from flows.exit_code import end_with, exit_code
-from flows.terminal import tame_logs, tame_terminal
+from lsb.cli import options as opt
+from lsb.cli import render
+from lsb.cli.addresses import open_store_of, run_in, run_uri
+from lsb.cli.environment import prepare
+from lsb.cli.exit_code import end_with, exit_code
+from lsb.cli.terminal import tame_logs, tame_terminal
 from lsb.config.job import load_config
 from lsb.errors import UsageError
 
@@ -455,11 +455,11 @@ def _call(arguments: list[str]) -> Any:
 def _prefect(verbose: bool) -> Iterator[None]:
     """Prefect ready to run flows in this process, with our progress in the terminal."""
     prepare(verbose=verbose)
-    from flows.working_folder import ignore_working_folder
+    from lsb.cli.working_folder import ignore_working_folder
 
     ignore_working_folder()
-    from flows.local_server import prefect_server
     from flows.watching.display import terminal_progress
+    from lsb.cli.local_server import prefect_server
     from lsb.observation import Observer, observed_by
 
     tame_logs()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, render, terminal
 from flows.watching.display import BarProgress, LineProgress
+from lsb.cli import main as cli
+from lsb.cli import render, terminal
 from lsb.errors import UsageError
 from lsb.jobs.erase import Erased
 from lsb.jobs.rerun import Chosen

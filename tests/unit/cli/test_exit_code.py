@@ -22,7 +22,7 @@ def command():
     sys.stdout.write("answer, ")
     return 7
 
-from flows.exit_code import end_with
+from lsb.cli.exit_code import end_with
 end_with(command)
 """
 

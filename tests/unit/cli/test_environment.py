@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.environment import prepare
+from lsb.cli.environment import prepare
 from lsb.errors import ResourceError
 
 

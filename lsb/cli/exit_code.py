@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from typer.exceptions import TyperException
 
-from flows import render
-from flows.terminal import tamed
+from lsb.cli import render
+from lsb.cli.terminal import tamed
 from lsb.errors import LsbError
 
 EXIT_BUG = 1

@@ -10,7 +10,7 @@ from typer import Argument, Option
 ConfigFile = Annotated[Path, Argument(metavar="CONFIG", help="The job's YAML file.", show_default=False)]
 RunUri = Annotated[str, Argument(metavar="RUN", help="<root>/runs/<run>, as `lsb run` prints it.")]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
-# Every command takes it: `flows.cli.run_command` looks for it before anything else.
+# Every command takes it: `lsb.cli.main.run_command` looks for it before anything else.
 Verbose = Annotated[bool, Option("--verbose", "-v", help="Tracebacks of errors, and Prefect's log lines.")]
 Resume = Annotated[str | None, Option(metavar="RUN", help="This run and no other: refuse if settings differ.")]
 

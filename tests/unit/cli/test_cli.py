@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from flows import cli
+from lsb.cli import main as cli
 from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, UsageError
 
 COMMANDS = {
@@ -51,7 +51,7 @@ def test_every_option_is_explained(name: str) -> None:
 
 def test_help_answers_without_loading_torch_or_prefect() -> None:
     started = time.process_time()
-    code = "import sys, flows.cli; sys.exit(bool({'torch', 'prefect', 'pyarrow'} & set(sys.modules)))"
+    code = "import sys, lsb.cli.main; sys.exit(bool({'torch', 'prefect', 'pyarrow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert time.process_time() - started < 1.5
 

@@ -15,13 +15,13 @@ TRAPPED = sorted(sys.stdlib_module_names | {"sitecustomize", "usercustomize", "u
 
 PROGRAM = """
 from functools import partial
-from flows.environment import prepare
+from lsb.cli.environment import prepare
 prepare()
-from flows.working_folder import ignore_working_folder
+from lsb.cli.working_folder import ignore_working_folder
 ignore_working_folder()
 from prefect import flow
 from prefect.settings import get_current_settings
-from flows.local_server import prefect_server
+from lsb.cli.local_server import prefect_server
 from lsb.translation.model_process import ModelProcess
 from tests.unit.flows.echo import echoing
 
@@ -97,7 +97,7 @@ def test_nothing_of_it_is_imported_or_read(folder: Path, tmp_path: Path) -> None
 def test_a_file_that_cannot_be_read_there_is_no_error(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).write_text("[ no toml")
     program = (
-        "from flows.working_folder import ignore_working_folder as i; i(); "
+        "from lsb.cli.working_folder import ignore_working_folder as i; i(); "
         "from prefect.settings import get_current_settings as g; g()"
     )
     done = subprocess.run(

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows import local_server
+from lsb.cli import local_server
 from lsb.errors import ResourceError
 from tasks.guarded import connection
 
 PROGRAM = """
 import sys, time
-from flows.environment import prepare
+from lsb.cli.environment import prepare
 prepare()
 import httpx
 from prefect import flow, task
 from prefect.settings import PREFECT_API_URL
-from flows.local_server import prefect_server
+from lsb.cli.local_server import prefect_server
 from lsb.errors import LsbError
 
 @task
@@ -64,7 +64,7 @@ def servers(home: Path) -> list[int]:
             variables = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"flows.local_server" in arguments and f"PREFECT_HOME={home}".encode() in variables:
+        if b"lsb.cli.local_server" in arguments and f"PREFECT_HOME={home}".encode() in variables:
             found.append(int(folder.name))
     return found
 
