@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # this process stays small: a child's ru_maxrss is never below what its parent had
     import pyarrow as pa
 
+    from lsb.ledger.dataset import Dataset
     from lsb.ledger.run import Run, RunSpec
-    from lsb.pictures.ingest import Dataset
     from lsb.store.local import LocalStore
 
 DOCUMENT = "# The ledger's arithmetic"
@@ -169,8 +169,8 @@ def make_dataset(store: LocalStore, count: int) -> Dataset:
     """`count` records with digests, without any file behind them."""
 
     from lsb.ledger import layout
+    from lsb.ledger.dataset import version_of
     from lsb.ledger.schemas import RECORDS, write_table
-    from lsb.pictures.ingest import version_of
     from lsb.records import record_id, sha256
 
     names = [f"folder-{number % 100:02d}/picture-{number:07d}.png" for number in range(count)]
@@ -205,7 +205,7 @@ def make_dataset(store: LocalStore, count: int) -> Dataset:
 
 def dataset_of(store: LocalStore, count: int) -> Dataset:
     """The data set that `make_dataset` made."""
-    from lsb.pictures.ingest import Dataset
+    from lsb.ledger.dataset import Dataset
     from lsb.records import sha256
 
     (entry,) = store.list("datasets")
@@ -225,8 +225,7 @@ def spec(store: LocalStore, dataset: Dataset) -> RunSpec:
     from lsb.bridge.settings import BridgeSettings
     from lsb.ledger.layout import prompt_file
     from lsb.ledger.run import RunSpec
-    from lsb.ledger.transform import transform_settings
-    from lsb.models.protocol import ModelIdentity
+    from lsb.ledger.transform import ModelIdentity, transform_settings
     from lsb.records import digest_of, sha256
 
     files = {"unet/model.safetensors": "0" * 64}

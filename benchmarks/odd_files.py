@@ -27,8 +27,9 @@ import numpy as np
 from PIL import Image
 
 from lsb.errors import DecodingError, ImageError
+from lsb.ledger.dataset import read_records
 from lsb.pictures.decoder import CPU_SECONDS, MEMORY, Decoder
-from lsb.pictures.ingest import MAX_BYTES, ingest, read_records
+from lsb.pictures.ingest import MAX_BYTES, ingest
 from lsb.pictures.sources import open_sources
 from lsb.store.store import open_store
 from tests.bombs import large, saved, scan_bomb

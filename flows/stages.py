@@ -10,9 +10,9 @@ from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, UsageError
 from lsb.jobs.job import check_resumed, device_of, planned_run, stored_prompts
 from lsb.jobs.vanished import refuse_to_translate
+from lsb.ledger.dataset import Dataset
 from lsb.ledger.run import Run, open_run, pending
 from lsb.models.load import identify
-from lsb.pictures.ingest import Dataset
 from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
 from tasks.evaluate import evaluate_run

@@ -117,7 +117,7 @@ def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> 
 def measured_snapshot(
     config: JobConfig, run: Run, *, partial: bool = False, named: bool = True, stopped: str | None = None
 ) -> Snapshot:
-    """The snapshot that says all there is to say, as `lsb.ledger.publish.publish` has it; measured if there is none yet."""
+    """The snapshot that says all there is to say, see `lsb.ledger.publish`; measured if there is none yet."""
     found: Snapshot | None = find_snapshot(config, run.id, partial, named)
     return found or publish_run(config, run.id, evaluate_run(config, run.id, or_say_why=True), partial, named, stopped)
 

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from lsb.bridge.settings import BridgeSettings
     from lsb.config.job import JobConfig, LearningConfig, load_config
     from lsb.errors import LsbError
+    from lsb.ledger.transform import ModelIdentity
     from lsb.models.load import load_backbone
     from lsb.models.prompt import Prompt, load_prompt
-    from lsb.models.protocol import Backbone, ModelIdentity
+    from lsb.models.protocol import Backbone
     from lsb.pictures.images import decode
     from lsb.prompts.learning import LearnedPrompt, learn_prompt
     from lsb.translation.translator import Translator
@@ -32,7 +33,7 @@ _HOMES = {
     "LearnedPrompt": "lsb.prompts.learning",
     "LearningConfig": "lsb.config.job",
     "LsbError": "lsb.errors",
-    "ModelIdentity": "lsb.models.protocol",
+    "ModelIdentity": "lsb.ledger.transform",
     "Prompt": "lsb.models.prompt",
     "Translator": "lsb.translation.translator",
     "decode": "lsb.pictures.images",

@@ -11,7 +11,7 @@ from lsb.jobs.measures import evaluation_settings, open_target, open_truth, unme
 from lsb.ledger.run import open_run
 from lsb.metrics.evaluation import evaluate
 from lsb.observation import observer
-from lsb.pictures.ingest import open_sources
+from lsb.pictures.sources import open_sources
 from lsb.redaction import redact
 from lsb.store.store import open_store
 from tasks.guarded.step import step

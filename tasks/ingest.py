@@ -5,8 +5,10 @@ from __future__ import annotations
 from lsb.config.job import JobConfig
 from lsb.jobs.job import refuse_store_among_pictures
 from lsb.jobs.vanished import refuse_vanished
+from lsb.ledger.dataset import Dataset
 from lsb.observation import observer
-from lsb.pictures.ingest import Dataset, ingest, open_sources
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.store.store import open_store
 from tasks.guarded.step import step
 

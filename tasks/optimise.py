@@ -30,8 +30,7 @@ def optimise_prompt(
     inherited = None if refit else inherited_prompt(store, config, side, identity)
     return inherited or provide_prompt(
         store,
-        config,
-        side,
+        config.prompt_request(side),
         identity,
         lambda: backbone_for(config),
         reread=reread,

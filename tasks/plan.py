@@ -6,9 +6,9 @@ from lsb.config.job import JobConfig
 from lsb.jobs.job import run_spec
 from lsb.jobs.lineage import RunOptions, planned_as, restriction
 from lsb.ledger.attestation import environment_signer
+from lsb.ledger.dataset import Dataset
 from lsb.ledger.run import Run, check_frozen, open_run
 from lsb.models.load import identify
-from lsb.pictures.ingest import Dataset
 from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
 from tasks.guarded.step import step

@@ -25,7 +25,7 @@ def publish_run(
     named: bool = True,
     stopped: str | None = None,
 ) -> Snapshot:
-    """A new snapshot of a run with these metrics; `partial`, `named`, `stopped` as `lsb.ledger.publish.publish` has them."""
+    """A new snapshot of a run with these metrics; `partial`, `named`, `stopped` as `lsb.ledger.publish` has them."""
     store = open_store(config.store)
     run = open_run(store, run_id)
     truth = pictures_to_show(config.evaluate.truth) if config.evaluate.truth else None

@@ -15,13 +15,13 @@ from PIL import Image, ImageOps
 from lsb.bridge.settings import BridgeSettings
 from lsb.ledger.layout import prompt_file, prompt_provenance
 from lsb.ledger.run import Run, RunSpec, create_run
-from lsb.ledger.transform import transform_settings
-from lsb.models.protocol import ModelIdentity
-from lsb.pictures.images import encode
-from lsb.pictures.ingest import ingest, open_sources
+from lsb.ledger.transform import ModelIdentity, transform_settings
+from lsb.pictures.images import decoding_version, encode
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.records import digest_of, sha256
 from lsb.store.store import Store
-from lsb.translation.equipment import Worker
+from lsb.translation.equipment import Equipment
 from lsb.translation.shard import run_shard
 
 FILES = {"unet/model.safetensors": "0" * 64, "vae/model.safetensors": "1" * 64}
@@ -79,8 +79,8 @@ class Inverter:
         return digest
 
 
-def worker(sources: Store, translator: Any = None, **more: Any) -> Worker:
-    return Worker(translator=translator or Inverter(), sources=sources, execution=EXECUTION, **more)
+def worker(sources: Store, translator: Any = None, **more: Any) -> Equipment:
+    return Equipment(translator=translator or Inverter(), sources=sources, execution=EXECUTION, **more)
 
 
 def run_spec(
@@ -111,6 +111,7 @@ def run_spec(
         shard_size=shard_size,
         prompts=prompts,
         source=sources.uri,
+        decoding=decoding_version(),
     )
 
 

@@ -17,7 +17,7 @@ from lsb.ledger.run import Run, open_run
 from lsb.ledger.transform import TRANSFORM_VERSION
 from lsb.models.load import identify, load_backbone
 from lsb.models.protocol import Backbone
-from lsb.pictures.ingest import open_sources
+from lsb.pictures.sources import open_sources
 from lsb.store.store import Store
 from lsb.translation.builder import check_model, run_translator
 from lsb.translation.execution import describe

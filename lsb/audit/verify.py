@@ -18,10 +18,10 @@ from lsb.audit.snapshots import Snapshots, inspect_job, inspect_snapshots
 from lsb.audit.verdict import INCOMPLETE, TAMPERED, Inspection, Verdict
 from lsb.errors import UsageError
 from lsb.ledger import layout
+from lsb.ledger.dataset import version_of
 from lsb.ledger.log.snapshots import Snapshot
 from lsb.ledger.run import Run, open_run, plan_of, read_plan, settings_of
 from lsb.ledger.schemas import RECORDS, read_table
-from lsb.pictures.ingest import version_of
 from lsb.records import digest_of
 from lsb.store.store import Store
 

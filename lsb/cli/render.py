@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from lsb.jobs.erase import Erased
     from lsb.jobs.gc import CleanUp
     from lsb.jobs.rerun import Chosen
+    from lsb.ledger.dataset import Dataset
     from lsb.ledger.run import Run
-    from lsb.pictures.ingest import Dataset
     from lsb.prompts.finding import StoredPrompt
     from lsb.views.diff import Difference
     from lsb.views.export import Exported

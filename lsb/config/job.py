@@ -18,45 +18,20 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from lsb.bridge.settings import BridgeSettings
 from lsb.config.file import SettingsFile, named, read_settings
 from lsb.errors import BridgeError, ConfigError
-from lsb.redaction import holds_secret, without_secrets
+from lsb.fields import Count, Frozen, Location, Name, Seconds
+from lsb.prompts.settings import DomainPrompt, LearningConfig, PromptRequest, Side
+from lsb.redaction import without_secrets
 
-_VARIABLE = re.compile(r"\$[A-Za-z_]")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\..*)?")
 _LONGEST_SHOWN = 80
-
-
-def _location(value: str) -> str:
-    """A path, URI or hub id that means what it says; a leading `~` is replaced."""
-    if not value.strip() or not value.isprintable():
-        raise ValueError("must be a path or a URI, without control characters")
-    if holds_secret(value):
-        raise ValueError("a URI must not hold credentials or a signed query; they come from the environment")
-    if _VARIABLE.match(value):
-        raise ValueError("variables are not filled in here; write the path itself, or ./ before a name that begins so")
-    if not value.startswith("~"):
-        return value
-    expanded = os.path.expanduser(value)
-    if expanded.startswith("~"):
-        raise ValueError("no such home directory; write ./ before a name that begins with ~")
-    return expanded
-
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-Location = Annotated[str, AfterValidator(_location)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Seconds = Annotated[float, Field(gt=0, le=10**8)]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SourceConfig(Frozen):
@@ -67,55 +42,9 @@ class SourceConfig(Frozen):
     read: Literal["full", "listing"] = "full"
 
 
-class DomainPrompt(Frozen):
-    """How a domain is named to the model: plain `text`, an embedding `file`, or learned from `images`.
-
-    `token` is the new word of what is learned, or of a file that names none.
-    """
-
-    domain: Name | None = None
-    text: str | None = None
-    file: Location | None = None
-    images: Location | None = None
-    token: str = Field(default="<domain>", pattern=r"^<[a-z0-9-]+>$")
-    initial: str = "picture"
-    vectors: int = Field(default=1, ge=1, le=16)
-    prefix: str = ""
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> DomainPrompt:
-        if sum(value is not None for value in (self.text, self.file, self.images)) != 1:
-            raise ValueError("give exactly one of text, file, images")
-        return self
-
-
 class PromptsConfig(Frozen):
     source: DomainPrompt
     target: DomainPrompt
-
-
-class LearningConfig(Frozen):
-    """Textual inversion: the new token's vectors are trained, nothing else."""
-
-    steps: Count = 500
-    batch: Count = 8
-    learning_rate: float = Field(default=5e-3, gt=0)
-    templates: tuple[str, ...] = ("{token}", "a {token}", "a picture of {token}", "a picture in the style of {token}")
-    sigma_min: float = Field(default=0.3, gt=0)
-    sigma_max: float = Field(default=4.0, gt=0)
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    validate_every: Count = 50
-    patience: Count = 5
-    max_images: int = Field(default=1000, ge=2, le=10**9)
-
-    @model_validator(mode="after")
-    def _templates_name_the_token(self) -> LearningConfig:
-        for template in self.templates:
-            if "{token}" not in template:
-                raise ValueError(f"template {template!r} lacks {{token}}")
-        if not self.templates:
-            raise ValueError("at least one template is needed")
-        return self
 
 
 class ExecutionConfig(Frozen):
@@ -177,6 +106,14 @@ class JobConfig(Frozen):
     output: OutputConfig = OutputConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     budget: BudgetConfig = BudgetConfig()
+
+    def prompt_request(self, side: Side) -> PromptRequest:
+        """What is asked of one side's prompt."""
+        if side == "source":
+            wanted, domain = self.prompts.source, self.prompts.source.domain or self.source.domain
+        else:
+            wanted, domain = self.prompts.target, self.prompts.target.domain or "target"
+        return PromptRequest(domain, wanted, self.learning, self.seed, self.execution.dtype)
 
     @property
     def model_options(self) -> dict[str, Any]:

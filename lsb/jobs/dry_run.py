@@ -12,11 +12,13 @@ from lsb.errors import NotFoundError
 from lsb.jobs.job import check_resumed, device_of, refuse_store_among_pictures, run_spec
 from lsb.jobs.lineage import RunOptions, planned_as, restriction, settled_prompt
 from lsb.jobs.vanished import refuse_vanished
+from lsb.ledger.dataset import read_records
 from lsb.ledger.run import check_frozen, make_plan, open_run, pending, read_plan
 from lsb.models.load import identify
-from lsb.pictures.ingest import ingest, open_sources, read_records
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.finding import SIDES, domain_of
+from lsb.prompts.settings import SIDES
 from lsb.records import Action
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import open_store
@@ -74,7 +76,7 @@ def dry_run(
         )
         for side in SIDES
     }
-    missing = tuple(domain_of(config, side) for side in SIDES if found[side] is None)
+    missing = tuple(config.prompt_request(side).domain for side in SIDES if found[side] is None)
     run = None
     if (source := found["source"]) is not None and (target := found["target"]) is not None:
         only = restriction(store, options)

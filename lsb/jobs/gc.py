@@ -23,6 +23,7 @@ from lsb.ledger.log.snapshots import SnapshotHistory, SnapshotLog
 from lsb.ledger.run import Run, open_log, open_run
 from lsb.ledger.schemas import MANIFEST, read_table
 from lsb.records import sha256
+from lsb.store import temporary
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, Store
 
@@ -96,7 +97,7 @@ def clean_up(
     for run_id in sweep.found:
         with sweep.sparing(run_id):
             sweep.clean(run_id)
-    built = (entry for entry in store.list(layout.TEMPORARY) if layout.is_temporary(entry.key))
+    built = (entry for entry in store.list(temporary.TEMPORARY) if temporary.is_temporary(entry.key))
     sweep.delete((entry for entry in built if entry.modified < before), TEMPORARY)
     return CleanUp(tuple(sweep.deleted), sweep.left_alone)
 
@@ -234,9 +235,9 @@ def _demand_store(store: Store, runs: Sequence[Entry]) -> None:
 
 def _now(store: Store) -> float:
     """The time by the store's own clock, which is the one that dates its objects."""
-    key = layout.probe_file()
+    key = temporary.probe_file()
     store.write(key, b"")
     try:
-        return next(entry.modified for entry in store.list(layout.TEMPORARY) if entry.key == key)
+        return next(entry.modified for entry in store.list(temporary.TEMPORARY) if entry.key == key)
     finally:
         store.delete(key)

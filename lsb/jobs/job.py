@@ -25,6 +25,7 @@ from lsb.jobs.measures import still_hold
 from lsb.jobs.parents import runs_of_job
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import read_manifest, reference
+from lsb.ledger.dataset import Dataset
 from lsb.ledger.layout import run_file
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.publish import Snapshot, current_heads, latest_snapshot, publish
@@ -38,12 +39,14 @@ from lsb.ledger.run import (
     run_id,
     settings_of,
 )
-from lsb.ledger.transform import transform_id, transform_settings
+from lsb.ledger.transform import ModelIdentity, transform_id, transform_settings
 from lsb.models.device import usable_device
-from lsb.models.protocol import ModelIdentity
-from lsb.pictures.ingest import Dataset, ingest, open_sources
+from lsb.pictures.images import decoding_version
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.finding import SIDES, Side, StoredPrompt, given_prompt, wanted_prompt
+from lsb.prompts.finding import StoredPrompt, given_prompt
+from lsb.prompts.settings import SIDES, Side
 from lsb.records import Status
 from lsb.store.overlap import refuse_overlap
 from lsb.store.store import Store
@@ -77,6 +80,7 @@ def run_spec(
         target=config.evaluate.target,
         config=config.model_dump(mode="json"),
         fresh=fresh,
+        decoding=decoding_version(),
         only=only,
     )
 
@@ -158,7 +162,7 @@ def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -
     )
     asked = {"job": config.name, "dataset": {"name": config.source.domain}, "transform": transform}
     frozen = {**frozen_parts(run), "dataset": {"name": run.dataset["name"]}}
-    learned = [side for side in SIDES if wanted_prompt(config, side).images is not None]
+    learned = [side for side in SIDES if config.prompt_request(side).wanted.images is not None]
     if before is not None and learned:
         asked |= _learned_by(config, learned)
         frozen |= _learned_by(before, learned)
@@ -174,13 +178,13 @@ def check_resumed(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
 
 def _prompt_asked_for(run: Run, before: JobConfig | None, config: JobConfig, side: Side) -> str:
     """The id of the prompt that a configuration gives; the run's own where prompts are learned, or its file is gone."""
-    wanted, frozen = wanted_prompt(config, side), str(run.transform["prompts"][side])
+    wanted, frozen = config.prompt_request(side).wanted, str(run.transform["prompts"][side])
     if wanted.images is not None:
         return frozen
     try:
         return given_prompt(wanted).id
     except PromptError:
-        if before is None or wanted_prompt(before, side) != wanted:
+        if before is None or before.prompt_request(side).wanted != wanted:
             raise
         return frozen
 
@@ -189,7 +193,7 @@ def _learned_by(config: JobConfig, sides: Sequence[Side]) -> dict[str, Any]:
     """The settings that prompts are learned with, wherever the images lie."""
     prompts = {}
     for side in sides:
-        settings = wanted_prompt(config, side).model_dump(mode="json")
+        settings = config.prompt_request(side).wanted.model_dump(mode="json")
         prompts[side] = {**settings, "images": settings["images"] is not None}
     return {"prompts": prompts, "learning": config.learning.model_dump(mode="json")}
 

@@ -16,9 +16,10 @@ from lsb.ledger.layout import run_file
 from lsb.ledger.publish import latest_snapshot
 from lsb.ledger.run import Run, RunSpec, create_run, open_run, run_id
 from lsb.ledger.selection import Selection
-from lsb.models.protocol import ModelIdentity
+from lsb.ledger.transform import ModelIdentity
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.finding import Side, StoredPrompt, domain_of, find_prompt, read_prompt, wanted_prompt
+from lsb.prompts.finding import StoredPrompt, find_prompt, read_prompt
+from lsb.prompts.settings import Side
 from lsb.store.store import Store
 
 
@@ -47,7 +48,7 @@ def settled_prompt(
 ) -> StoredPrompt | None:
     """The stored prompt that a run of this job uses on one side, or None if it has yet to be learned."""
     inherited = None if refit else inherited_prompt(store, config, side, identity)
-    return inherited or find_prompt(store, config, side, identity, reread=reread, progress=progress)
+    return inherited or find_prompt(store, config.prompt_request(side), identity, reread=reread, progress=progress)
 
 
 def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: ModelIdentity) -> StoredPrompt | None:
@@ -56,7 +57,7 @@ def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: Mode
     New images alone must not give a new prompt: it would be another transform, and nothing could be carried. A run that
     was only planned counts, too: what it has committed is to be carried.
     """
-    if wanted_prompt(config, side).images is None:
+    if config.prompt_request(side).wanted.images is None:
         return None
     for run in runs_of_job(store, config.name):
         before = learned_with(run)
@@ -64,7 +65,7 @@ def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: Mode
             continue
         if _learning(before, side) == _learning(config, side):
             read_prompt(store, run.prompts[side])
-            return StoredPrompt(domain_of(config, side), run.transform["prompts"][side], run.prompts[side])
+            return StoredPrompt(config.prompt_request(side).domain, run.transform["prompts"][side], run.prompts[side])
     return None
 
 
@@ -118,5 +119,5 @@ def learned_with(run: Run) -> JobConfig | None:
 
 def _learning(config: JobConfig, side: Side) -> list[Any]:
     """What a learned prompt depends on beside model and pictures, and the name it is kept under."""
-    prompt, dtype = wanted_prompt(config, side), config.execution.dtype
-    return [domain_of(config, side), prompt, config.learning, config.seed, dtype]
+    prompt, dtype = config.prompt_request(side).wanted, config.execution.dtype
+    return [config.prompt_request(side).domain, prompt, config.learning, config.seed, dtype]

@@ -20,10 +20,10 @@ from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
 from lsb.models.load import load_backbone
 from lsb.models.protocol import Backbone
-from lsb.pictures.ingest import open_sources
+from lsb.pictures.sources import open_sources
 from lsb.store.store import open_store
 from lsb.translation.builder import check_model, run_translator
-from lsb.translation.equipment import Worker
+from lsb.translation.equipment import Equipment
 from lsb.translation.execution import describe
 from lsb.translation.model_process import START_SECONDS, Model, ModelProcess
 
@@ -73,10 +73,10 @@ class Workers:
         self._lock = threading.Lock()
         self._closed = False
         self._models: list[ModelProcess] = []
-        self._idle: list[Worker] = []
+        self._idle: list[Equipment] = []
 
     @contextmanager
-    def lend(self) -> Iterator[Worker]:
+    def lend(self) -> Iterator[Equipment]:
         """A worker that nobody else has meanwhile; UnfinishedError once they are closed."""
         with self._lock:
             if self._closed:
@@ -95,7 +95,7 @@ class Workers:
             for model in self._models:
                 model.close()
 
-    def _make(self) -> Worker:
+    def _make(self) -> Equipment:
         config, number = self._config, len(self._models)
         device = device_of(config, number)
         model = ModelProcess(
@@ -106,7 +106,7 @@ class Workers:
             method="spawn" if device.startswith("cuda") else "forkserver",
         )
         self._models.append(model)
-        return Worker(
+        return Equipment(
             model,
             open_sources(config.source.path),
             describe(device, self._run.transform["dtype"], config.execution.batch),

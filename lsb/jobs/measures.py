@@ -9,8 +9,8 @@ from lsb.config.job import JobConfig
 from lsb.errors import SourceError, StoreError
 from lsb.metrics.table import SCHEMA
 from lsb.metrics.truths import Truths
-from lsb.pictures.ingest import open_sources
 from lsb.pictures.optional import listed_pictures, listing_digest
+from lsb.pictures.sources import open_sources
 from lsb.store.store import Store
 
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from lsb.errors import UsageError
 
 SUFFIX_OF_FORMAT = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
-TEMPORARY = ".tmp"
 FOLDERS = ("runs", "datasets", "prompts", "jobs")
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{12}")
 _SHARD, _ATTEMPT, _NUMBER, _DIGEST = r"[0-9]{5}", r"[0-9a-f]{16}", r"[0-9]{8}", r"[0-9a-f]{64}"
@@ -40,7 +39,6 @@ _UNNAMED = re.compile(
 _HINT = re.compile(rf"runs/{_RUN_ID.pattern}/shards/{_SHARD}/hints/{_ATTEMPT}\.json")
 _LISTING = re.compile(rf"datasets/[^/]+/listings/{_DIGEST}/(known\.parquet|left-out\.json|doubts/[0-9a-f]{{32}})")
 _NUMBERED = re.compile(r"([0-9]{8})\.json")
-_BUILT = re.compile(rf"{re.escape(TEMPORARY)}/([0-9a-f]{{32}}|probe-[0-9a-f]{{16}})")
 _OF_A_STORE = re.compile(
     rf"runs/{_RUN_ID.pattern}/(run\.json|shards/{_SHARD}/log/{_NUMBER}\.json|snapshots/log/{_NUMBER}\.json)"
     rf"|datasets/[^/]+/{_DIGEST}/records(-{_DIGEST})?\.parquet"
@@ -97,21 +95,6 @@ def new_attempt() -> str:
 def makes_a_store(key: str) -> bool:
     """Whether `key` is one that only a store of lsb has: a folder with one of these is one."""
     return _OF_A_STORE.fullmatch(key) is not None or place_of(key) is not None
-
-
-def probe_file() -> str:
-    """A key for trying out a store."""
-    return f"{TEMPORARY}/probe-{secrets.token_hex(8)}"
-
-
-def temporary_name() -> str:
-    """A fresh name in `.tmp` for an object that is being built."""
-    return secrets.token_hex(16)
-
-
-def is_temporary(key: str) -> bool:
-    """Whether `key` is that of an object which was being built or tried out."""
-    return _BUILT.fullmatch(key) is not None
 
 
 def dataset_folder(name: str) -> str:

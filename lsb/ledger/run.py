@@ -25,14 +25,12 @@ from lsb.errors import (
 )
 from lsb.ledger import layout
 from lsb.ledger.carrying import carried_by, read_manifest
+from lsb.ledger.dataset import Dataset, read_records
 from lsb.ledger.log.commit_log import ShardLog, read_checked
 from lsb.ledger.log.seal import read_proved, seal, unseal, well_formed
 from lsb.ledger.schemas import PLAN, RECORDS, read_table, write_table
 from lsb.ledger.selection import Selection
-from lsb.ledger.transform import transform_id
-from lsb.models.protocol import ModelIdentity
-from lsb.pictures.images import decoding_version
-from lsb.pictures.ingest import Dataset, read_records
+from lsb.ledger.transform import ModelIdentity, transform_id
 from lsb.records import Action, Status, digest_of, sha256
 from lsb.store.store import Store
 
@@ -58,6 +56,7 @@ class RunSpec:
     target: str | None = None
     config: Mapping[str, Any] | None = None  # the job's whole configuration, to go on without its file
     fresh: bool = False  # asked for without a parent
+    decoding: str | None = None  # what decides which pictures can be read; not part of the identity
     only: Mapping[str, Any] | None = None  # some records of another run: what `lsb.jobs.lineage.restriction` returns
     parent: Mapping[str, Any] | None = None  # what a new run goes on from; not part of the identity
 
@@ -203,7 +202,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         "target": spec.target,
         "parent": None if spec.parent is None else dict(spec.parent),
         "config": None if spec.config is None else dict(spec.config),
-        "decoding": decoding_version(),
+        "decoding": spec.decoding,
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     try:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from lsb.bridge.settings import BridgeSettings
-from lsb.models.protocol import ModelIdentity
 from lsb.records import digest_of
 
 # Raised by any change that alters pixels; the golden-image test holds the images of each version.
 TRANSFORM_VERSION = 2
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which weights these are: a name, a revision if there is one, and the digest of every file."""
+
+    id: str
+    revision: str | None
+    digest: str  # SHA-256 of the canonical JSON of `files`
+    files: dict[str, str]  # relative name -> SHA-256
 
 
 def transform_settings(

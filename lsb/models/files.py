@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lsb.errors import ModelError, UnsafeWeightsError
-from lsb.models.protocol import ModelIdentity
+from lsb.ledger.transform import ModelIdentity
 from lsb.records import digest_of
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})

@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lsb.errors import ModelError, UnsafeWeightsError
+from lsb.ledger.transform import ModelIdentity
 from lsb.models.device import usable_device
 from lsb.models.download import download
 from lsb.models.files import COMPONENTS, PICKLES, ModelFiles, check_lora, of_checkpoint, of_folder
-from lsb.models.protocol import ModelIdentity
 from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from lsb.redaction import redact
 

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lsb.bridge.schedule import NoiseSchedule
+from lsb.ledger.transform import ModelIdentity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lsb.models.prompt import Prompt
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """Which weights these are: a name, a revision if there is one, and the digest of every file."""
-
-    id: str
-    revision: str | None
-    digest: str  # SHA-256 of the canonical JSON of `files`
-    files: dict[str, str]  # relative name -> SHA-256
 
 
 class Backbone(Protocol):

@@ -22,10 +22,10 @@ from transformers.utils import logging as transformers_logging
 
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.errors import BridgeError, ModelError
+from lsb.ledger.transform import ModelIdentity
 from lsb.models.files import ModelFiles
 from lsb.models.lora import add_lora
 from lsb.models.prompt import Prompt
-from lsb.models.protocol import ModelIdentity
 from lsb.models.text import TextConditioner
 from lsb.models.variance_preserving import alpha_bar_of, eps_from_v, network_state
 

@@ -33,7 +33,6 @@ from typing import IO, Any
 
 from PIL import AvifImagePlugin, Image
 
-import lsb
 from lsb.errors import DecodingError, ImageError, ResourceError
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
 from lsb.pictures.images import ImageInfo, announced_pixels, decode
@@ -333,7 +332,7 @@ def _end_all(processes: list[_Process]) -> None:
 
 def _search_path() -> list[str]:
     """Where the process finds its modules: where we find ours, but for the working folder, unless lsb lies there."""
-    home, here = Path(lsb.__file__).resolve().parent.parent, Path.cwd()
+    home, here = Path(__file__).resolve().parents[2], Path.cwd()
     return [entry for entry in sys.path if entry and (Path(entry).resolve() == home or Path(entry).resolve() != here)]
 
 

@@ -6,25 +6,20 @@ The version of a data set is a digest over its records, so the same files give t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import asdict
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundError, SourceError, StoreError
+from lsb.errors import DecodingError, ImageError, SourceError, StoreError
 from lsb.ledger import layout
-from lsb.ledger.log.commit_log import read_checked
-from lsb.ledger.schemas import RECORDS, read_table, write_table
+from lsb.ledger.dataset import Dataset, write_dataset
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
 from lsb.pictures.images import SUFFIXES, decoding_version
 from lsb.pictures.knowledge import Knowledge
 from lsb.pictures.sources import MAX_BYTES, Listing, SourceFile, described, list_sources
-from lsb.pictures.sources import open_sources as open_sources  # where callers look for it
 from lsb.progress import NoProgress, Progress
-from lsb.records import Status, canonical_json, dataset_version, key_of, record_id, sha256
+from lsb.records import Status, canonical_json, key_of, record_id, sha256
 from lsb.redaction import redact, visible
 from lsb.store.store import Store
 
@@ -35,22 +30,7 @@ ERROR_CODES = {
     "name_not_utf8": "the file's name is not valid UTF-8, so no record can name it",
     "too_many_bytes": f"the file has more than {MAX_BYTES >> 20} MiB",
 }
-_VERDICT = ["record_id", "status", "error_code"]
 _STEP = "ingest"
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """One version of a data set."""
-
-    name: str
-    version: str
-    records: int  # every image file, unusable ones too
-    quarantined: int
-    duplicates: int  # usable files whose bytes an earlier record of the set has too
-    key: str  # of records.parquet
-    sha256: str  # of records.parquet
-    left_out: dict[str, int] = field(default_factory=dict)  # entries of the folder that are no records, by kind
 
 
 def ingest(
@@ -64,14 +44,14 @@ def ingest(
 ) -> Dataset:
     """Record every image file under `sources` as a version of the data set `name`.
 
-    What `lsb.pictures.sources` leaves out is counted, logged, and kept beside the data set. What cannot be decoded becomes a
-    record with status `quarantined` if its bytes prove it. A file that takes too much time or memory, or that cannot
-    be read, is left to the shard job, whose row may be tried again.
+    What `lsb.pictures.sources` leaves out is counted, logged, and kept beside the data set. What cannot be decoded
+    becomes a record with status `quarantined` if its bytes prove it. A file that takes too much time or memory, or that
+    cannot be read, is left to its shard, whose row may be tried again.
 
     Args:
-        read: `full` decodes and hashes each file, but for those of which `lsb.pictures.knowledge` knows all; `listing` reads
-            only files whose size and time could not show a change, and leaves digests and sizes of the others' pictures
-            open; `anew` reads every file.
+        read: `full` decodes and hashes each file, but for those of which `lsb.pictures.knowledge` knows all; `listing`
+            reads only files whose size and time could not show a change, and leaves digests and sizes of the others'
+            pictures open; `anew` reads every file.
         listed: told the ids of all records before any file is read or anything is written; may raise.
 
     Raises:
@@ -91,18 +71,7 @@ def ingest(
     rows.sort(key=lambda row: row["record_id"])
     _mark_duplicates(rows)
     _account(store, name, sources, listing)
-    return _store_version(store, name, rows, listing.left_out)
-
-
-def read_records(store: Store, dataset: Dataset) -> pa.Table:
-    """The data set's records; TamperedError if the file is missing or differs."""
-    return read_table(read_checked(store, dataset.key, dataset.sha256), RECORDS)
-
-
-def version_of(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The version of a data set with these records, given by their `record_id`, `sha256`, `bytes` and `etag`."""
-    # Bytes that were not read are told apart by what the listing says about them.
-    return dataset_version((row["record_id"], row.get("sha256") or f"{row['bytes']}:{row['etag']}") for row in rows)
+    return write_dataset(store, name, rows, listing.left_out)
 
 
 def _refuse_empty(sources: Store, listing: Listing) -> None:
@@ -190,40 +159,3 @@ def _account(store: Store, name: str, sources: Store, listing: Listing) -> None:
     document = canonical_json({"schema": "lsb.left-out/1", "source": sources.uri, "left_out": listing.left_out})
     if not store.exists(key) or store.read(key) != document:
         store.write(key, document)
-
-
-def _store_version(store: Store, name: str, rows: list[dict[str, Any]], left_out: dict[str, int]) -> Dataset:
-    version = version_of(rows)
-    key = layout.dataset_records(name, version)
-    table = RECORDS.table(rows)
-    data = write_table(table, RECORDS)
-    # A file that is there already describes the same bytes, and somebody may rely on its own. It is taken unless
-    # today's decoding says something else of them.
-    there = _created(store, key, data)
-    if not read_table(there, RECORDS, columns=_VERDICT).equals(table.select(_VERDICT)):
-        key = layout.dataset_records_again(name, version, sha256(data))
-        there = _created(store, key, data)
-    table = read_table(there, RECORDS)
-    return Dataset(
-        name=name,
-        version=version,
-        records=table.num_rows,
-        quarantined=pc.sum(pc.equal(table["status"], Status.QUARANTINED.value)).as_py() or 0,
-        duplicates=table.num_rows - table["duplicate_of"].null_count,
-        key=key,
-        sha256=sha256(there),
-        left_out=left_out,
-    )
-
-
-def _created(store: Store, key: str, data: bytes) -> bytes:
-    """What is there under a key: `data`, unless somebody was first."""
-    try:
-        return store.read(key)
-    except NotFoundError:
-        pass
-    try:
-        store.create(key, data)
-    except AlreadyExistsError:
-        return store.read(key)
-    return data

@@ -9,21 +9,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
-from lsb.config.job import DomainPrompt, JobConfig
 from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundError, SourceError, TamperedError
+from lsb.ledger.dataset import Dataset, read_records
 from lsb.ledger.layout import prompt_file, prompt_provenance, prompt_recipe
 from lsb.ledger.log.seal import read_proved, seal, unseal
+from lsb.ledger.transform import ModelIdentity
 from lsb.models.prompt import Prompt, from_bytes, load_prompt, to_bytes
-from lsb.models.protocol import Backbone, ModelIdentity
+from lsb.models.protocol import Backbone
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import to_square
-from lsb.pictures.ingest import Dataset, ingest, open_sources, read_records
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.progress import NoProgress, Progress
 from lsb.prompts.learning import LearnedPrompt, learn_prompt
+from lsb.prompts.settings import DomainPrompt, PromptRequest
 from lsb.records import digest_of, sha256
 from lsb.store.store import Store
 
@@ -31,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 RECIPE_SCHEMA = "lsb.recipe/1"
 PROMPT_SCHEMA = "lsb.prompt/1"
-Side = Literal["source", "target"]
-SIDES: tuple[Side, Side] = ("source", "target")
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,9 @@ class StoredCheckpoint:
         self.store.write(self.key, state)
 
 
-def domain_of(config: JobConfig, side: Side) -> str:
-    """The name under which a side's prompts are kept."""
-    if side == "source":
-        return config.prompts.source.domain or config.source.domain
-    return config.prompts.target.domain or "target"
-
-
 def provide_prompt(
     store: Store,
-    config: JobConfig,
-    side: Side,
+    request: PromptRequest,
     identity: ModelIdentity,
     backbone: Callable[[], Backbone],
     *,
@@ -89,25 +82,24 @@ def provide_prompt(
         PromptError: the prompt's file is unusable.
         SourceError: no usable images to learn from.
     """
-    domain = domain_of(config, side)
-    wanted = wanted_prompt(config, side)
+    domain, wanted = request.domain, request.wanted
     if wanted.images is None:
         return _given(store, domain, wanted)
     sources = open_sources(wanted.images)
     dataset = _ingested(store, domain, sources, reread, progress)
-    recipe = _recipe(config, wanted, dataset, identity)
+    recipe = _recipe(request, dataset, identity)
     if found := _follow(store, domain, recipe):
         return found
     checkpoint = StoredCheckpoint(store, prompt_recipe(domain, digest_of(recipe)).replace(".json", ".checkpoint"))
-    images = _pictures(store, sources, dataset, config.learning.max_images, backbone().image_size)
+    images = _pictures(store, sources, dataset, request.learning.max_images, backbone().image_size)
     learned = learn_prompt(
         backbone(),
         images,
         wanted.token,
         wanted.initial,
         wanted.vectors,
-        config.learning,
-        config.seed,
+        request.learning,
+        request.seed,
         checkpoint=checkpoint,
         progress=progress,
     )
@@ -119,20 +111,18 @@ def provide_prompt(
 
 def find_prompt(
     store: Store,
-    config: JobConfig,
-    side: Side,
+    request: PromptRequest,
     identity: ModelIdentity,
     *,
     reread: bool = False,
     progress: Progress = NoProgress(),
 ) -> StoredPrompt | None:
     """The stored prompt of one side, or None if it has yet to be learned."""
-    domain = domain_of(config, side)
-    wanted = wanted_prompt(config, side)
+    domain, wanted = request.domain, request.wanted
     if wanted.images is None:
         return _given(store, domain, wanted)
     dataset = _ingested(store, domain, open_sources(wanted.images), reread, progress)
-    return _follow(store, domain, _recipe(config, wanted, dataset, identity))
+    return _follow(store, domain, _recipe(request, dataset, identity))
 
 
 def _ingested(store: Store, domain: str, sources: Store, reread: bool, progress: Progress) -> Dataset:
@@ -162,26 +152,21 @@ def given_prompt(wanted: DomainPrompt) -> Prompt:
     return replace(prompt, prefix=wanted.prefix or prompt.prefix)
 
 
-def wanted_prompt(config: JobConfig, side: Side) -> DomainPrompt:
-    """What the configuration says of a side's prompt."""
-    return config.prompts.source if side == "source" else config.prompts.target
-
-
 def _given(store: Store, domain: str, wanted: DomainPrompt) -> StoredPrompt:
     return _keep(store, domain, given_prompt(wanted), {"origin": "given"})
 
 
-def _recipe(config: JobConfig, wanted: DomainPrompt, dataset: Dataset, identity: ModelIdentity) -> dict[str, Any]:
+def _recipe(request: PromptRequest, dataset: Dataset, identity: ModelIdentity) -> dict[str, Any]:
     return {
         "model": identity.digest,
         "images": dataset.version,
-        "token": wanted.token,
-        "initial": wanted.initial,
-        "vectors": wanted.vectors,
-        "prefix": wanted.prefix,
-        "learning": config.learning.model_dump(mode="json"),
-        "seed": config.seed,
-        "dtype": config.execution.dtype,
+        "token": request.wanted.token,
+        "initial": request.wanted.initial,
+        "vectors": request.wanted.vectors,
+        "prefix": request.wanted.prefix,
+        "learning": request.learning.model_dump(mode="json"),
+        "seed": request.seed,
+        "dtype": request.dtype,
     }
 
 

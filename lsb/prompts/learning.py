@@ -31,12 +31,12 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from lsb.bridge.noise import unit_noise
-from lsb.config.job import LearningConfig
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import pixels_sha256, to_rgb, to_square, to_tensor
 from lsb.progress import NoProgress, Progress
+from lsb.prompts.settings import LearningConfig
 from lsb.records import digest_of, sha256
 from lsb.redaction import redact
 

@@ -21,10 +21,10 @@ from operator import attrgetter
 from pathlib import Path
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
-from lsb.ledger.layout import TEMPORARY, temporary_name
 from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively, sync
 from lsb.store.probe import prove_conditional_create
 from lsb.store.store import Entries, Entry, Names, validate_key, validate_path
+from lsb.store.temporary import TEMPORARY, temporary_name
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from threading import Barrier
 from typing import TYPE_CHECKING
 
 from lsb.errors import AlreadyExistsError, StoreError
-from lsb.ledger import layout
+from lsb.store.temporary import probe_file
 
 if TYPE_CHECKING:
     from lsb.store.store import Store
@@ -23,7 +23,7 @@ def prove_conditional_create(store: Store) -> None:
         StoreError: the store cannot be written, or two writers were told that they had created the same object.
     """
     for racers in (1, *[RACERS] * ROUNDS):
-        key = layout.probe_file()
+        key = probe_file()
         try:
             winners = _race(store, key, racers)
             if racers == 1:

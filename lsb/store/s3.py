@@ -40,11 +40,11 @@ from fsspec.asyn import get_loop, iothread, sync
 from s3fs import S3FileSystem
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
-from lsb.ledger.layout import TEMPORARY
 from lsb.redaction import visible
 from lsb.store.answers import UnbelievedError, doubt_of, doubt_of_error, is_changed
 from lsb.store.probe import prove_conditional_create
 from lsb.store.store import Entries, Entry, Names, validate_key, validate_path
+from lsb.store.temporary import TEMPORARY
 
 logger = logging.getLogger(__name__)
 

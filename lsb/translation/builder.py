@@ -5,7 +5,8 @@ from __future__ import annotations
 from lsb.bridge.settings import BridgeSettings
 from lsb.errors import ModelError
 from lsb.ledger.run import Run
-from lsb.models.protocol import Backbone, ModelIdentity
+from lsb.ledger.transform import ModelIdentity
+from lsb.models.protocol import Backbone
 from lsb.prompts.finding import read_prompt
 from lsb.store.store import Store
 from lsb.translation.translator import Translator

@@ -34,7 +34,7 @@ class ScoresImages(Protocol):
 
 
 @dataclass(frozen=True)
-class Worker:
+class Equipment:
     """What one process brings along to every shard it works on; build it once per process."""
 
     translator: Translates
@@ -47,8 +47,8 @@ class Worker:
     decoder: Decoder = field(default_factory=shared_decoder)
 
     def truth_of(self, key: str) -> Image.Image | None:
-        """What a perfect translation of `key` would be, see `lsb.metrics.truths.Truths.find`; None without a folder of them, or
-        with one that cannot be listed."""
+        """What a perfect translation of `key` would be, see `lsb.metrics.truths.Truths.find`; None without a folder of
+        them, or with one that cannot be listed."""
         return None if self._truths is None else self._truths.find(key)
 
     @cached_property

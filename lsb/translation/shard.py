@@ -27,7 +27,7 @@ from lsb.redaction import redact, visible
 from lsb.store.store import Store
 from lsb.translation.attempt import Attempt
 from lsb.translation.batch import Batches, Picture
-from lsb.translation.equipment import Worker
+from lsb.translation.equipment import Equipment
 from lsb.translation.hints import Hints
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def run_shard(
     store: Store,
     run: Run,
     shard: str,
-    worker: Worker,
+    worker: Equipment,
     *,
     chosen: Mapping[str, int] | None = None,
     commit_seconds: float = 120.0,
@@ -119,7 +119,7 @@ class _ShardJob:
     """Reads, translates and scores for an attempt."""
 
     attempt: Attempt
-    worker: Worker
+    worker: Equipment
     hints: Hints = field(init=False)
     model: Batches = field(init=False)
 

@@ -35,8 +35,8 @@ class ObservedFlow(Flow[P, R]):
 
 
 def observed(name: str, flow_run_name: str | None = None) -> Callable[[Callable[P, R]], ObservedFlow[P, R]]:
-    """Make a function such a flow. From then on Prefect's clients are those of `tasks.guarded.connection`, so that this also
-    holds for a flow that a worker of Prefect's runs.
+    """Make a function such a flow. From then on Prefect's clients are those of `tasks.guarded.connection`, so that this
+    also holds for a flow that a worker of Prefect's runs.
 
     Args:
         name: the flow's.

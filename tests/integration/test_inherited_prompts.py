@@ -16,7 +16,8 @@ from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.run import RunSpec, create_run
 from lsb.models.load import load_backbone
 from lsb.pictures.ingest import ingest
-from lsb.prompts.finding import Side, StoredPrompt, provide_prompt
+from lsb.prompts.finding import StoredPrompt, provide_prompt
+from lsb.prompts.settings import Side
 from tests.integration.pipeline import Pipeline
 from tests.tiny import tiny_model
 
@@ -51,7 +52,9 @@ class Nights:
 
         def prompt(side: Side) -> StoredPrompt:
             inherited = None if refit else inherited_prompt(store, config, side, self.backbone.identity)
-            found = inherited or provide_prompt(store, config, side, self.backbone.identity, lambda: self.backbone)
+            found = inherited or provide_prompt(
+                store, config.prompt_request(side), self.backbone.identity, lambda: self.backbone
+            )
             self.learned += found.new
             return found
 

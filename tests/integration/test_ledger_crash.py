@@ -26,10 +26,12 @@ from lsb.ledger.publish import latest_snapshot, manifest_table, publish
 from lsb.ledger.run import Run, RunSpec, create_run, open_log, pending, run_id
 from lsb.ledger.selection import Selection
 from lsb.pictures.images import encode
-from lsb.pictures.ingest import ingest, open_sources
+from lsb.pictures.ingest import ingest
 from lsb.pictures.knowledge import doubt
+from lsb.pictures.sources import open_sources
 from lsb.records import record_id
 from lsb.store.store import Store, open_store
+from lsb.store.temporary import TEMPORARY
 from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, picture, run_spec, start, translate_all, worker
 
@@ -252,7 +254,7 @@ def test_cleaning_up(store: Store, tmp_path: Path, crashes: Callable[..., Any]) 
         gone.append(4 - len(verdict.orphans))
         clean_now(left_behind)
         assert verify(left_behind, run.id).orphans == ()
-        assert left_behind.list(layout.TEMPORARY) == []
+        assert left_behind.list(TEMPORARY) == []
         assert clean_now(left_behind) == set()
         assert len(open_log(left_behind, run, "00000").history().condemned) == 2
     assert gone == [0, 0, 1, 1, 1, 2, 3, 3, 4, 4]

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ except LsbError as error:
     print(error)
     sys.exit(error.exit_code)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_server_is_lost() -> Iterator[None]:
+    """For the tests after these."""
+    yield
+    connection.connect()
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -19,7 +19,8 @@ from lsb.jobs.erase import Erased
 from lsb.jobs.rerun import Chosen
 from lsb.ledger.attestation import environment_signer
 from lsb.pictures.images import encode
-from lsb.pictures.ingest import ingest, open_sources
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
 from lsb.views.diff import Difference
 from tests.ledger import picture, start, translate_all

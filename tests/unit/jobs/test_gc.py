@@ -17,7 +17,7 @@ from lsb.ledger import layout
 from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, create_run, open_log
-from lsb.pictures.ingest import open_sources
+from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
 from lsb.store.store import Entries, Entry, Store
 from lsb.translation.shard import run_shard

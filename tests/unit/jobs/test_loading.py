@@ -13,7 +13,8 @@ from lsb.jobs.loading import _load, backbone_for
 from lsb.ledger.run import Run, create_run
 from lsb.models.load import identify
 from lsb.pictures.images import encode
-from lsb.pictures.ingest import ingest, open_sources
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.prompts.finding import StoredPrompt, provide_prompt
 from lsb.store.local import LocalStore
 from lsb.translation.translator import Translator
@@ -56,7 +57,7 @@ def planned(tmp_path: Path, tiny_folder: Path) -> Run:
     identity = identify(str(tiny_folder))
 
     def prompt(side: Any) -> StoredPrompt:
-        return provide_prompt(store, config, side, identity, lambda: backbone_for(config))
+        return provide_prompt(store, config.prompt_request(side), identity, lambda: backbone_for(config))
 
     dataset = ingest(open_sources(config.source.path), "noise", store)
     return create_run(store, run_spec(config, dataset, prompt("source"), prompt("target"), identity))

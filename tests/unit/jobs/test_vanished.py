@@ -12,7 +12,8 @@ from lsb.jobs.vanished import refuse_to_translate, refuse_vanished
 from lsb.ledger.layout import run_file
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run
-from lsb.pictures.ingest import ingest, open_sources
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
 from tests.ledger import make_images, start, translate_all
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import ConfigError, FrozenSettingsError, TamperedError, UsageError
+from lsb.ledger.dataset import read_records
 from lsb.ledger.run import check_frozen, create_run, make_plan, open_run, pending, read_plan
-from lsb.pictures.ingest import open_sources, read_records
+from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from tests.ledger import make_images, run_spec, start, worker

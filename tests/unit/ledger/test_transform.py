@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from lsb.bridge.settings import BridgeSettings
-from lsb.ledger.transform import TRANSFORM_VERSION, transform_id, transform_settings
-from lsb.models.protocol import ModelIdentity
+from lsb.ledger.transform import TRANSFORM_VERSION, ModelIdentity, transform_id, transform_settings
 from lsb.records import canonical_json, digest_of
 
 FILES = {"unet/w.safetensors": "1" * 64, "vae/w.safetensors": "2" * 64}

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from lsb.ledger.transform import ModelIdentity
 from lsb.metrics.features import Features
 from lsb.metrics.pixels import unit_pixels
-from lsb.models.protocol import ModelIdentity
 from lsb.records import record_id
 
 

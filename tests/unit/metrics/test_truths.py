@@ -11,7 +11,7 @@ from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, open_store
-from lsb.translation.equipment import Worker
+from lsb.translation.equipment import Equipment
 from lsb.views.page_contents import gather_report
 from tests.ledger import EXECUTION, Inverter, make_images, start, translate_all
 
@@ -74,7 +74,7 @@ def test_whoever_can_do_without_does_where_the_folder_has_gone(
     folder = open_store(str(tmp_path / "truths"))
     (tmp_path / "truths").rmdir()
     for _ in range(2):
-        made = Worker(Inverter(), LocalStore(tmp_path), EXECUTION, truth=folder)
+        made = Equipment(Inverter(), LocalStore(tmp_path), EXECUTION, truth=folder)
         assert made.truth_of("a.png") is None
         assert made.truth_of("b.png") is None
     (warning,) = caplog.messages
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_listed_now_is_asked_again(tmp_path: Path) -> No
             raise StoreBusyError("slow down")
 
     with pytest.raises(StoreBusyError):
-        Worker(Inverter(), LocalStore(tmp_path), EXECUTION, truth=Busy(None)).truth_of("a.png")
+        Equipment(Inverter(), LocalStore(tmp_path), EXECUTION, truth=Busy(None)).truth_of("a.png")
 
 
 def test_a_transient_fault_is_no_missing_truth(tmp_path: Path) -> None:
@@ -102,4 +102,4 @@ def test_a_transient_fault_is_no_missing_truth(tmp_path: Path) -> None:
             raise StoreBusyError("slow down", key=key)
 
     with pytest.raises(StoreBusyError):
-        Worker(Inverter(), LocalStore(tmp_path), EXECUTION, truth=Busy(tmp_path)).truth_of("a.png")
+        Equipment(Inverter(), LocalStore(tmp_path), EXECUTION, truth=Busy(tmp_path)).truth_of("a.png")

@@ -13,7 +13,7 @@ from lsb.errors import ModelError, StoreBusyError, UnsafeWeightsError
 from lsb.models.download import download
 from lsb.models.load import identify, load_backbone, locate
 from lsb.store.store import Store, open_store
-from tests.unit.storage.lying_proxy import LyingProxy, flipped, page
+from tests.unit.store.lying_proxy import LyingProxy, flipped, page
 
 
 def upload(folder: Path, store: Store, name: str) -> None:

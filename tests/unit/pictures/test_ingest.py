@@ -10,14 +10,15 @@ from shutil import copy2, copytree
 import pytest
 
 from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError, TamperedError
+from lsb.ledger.dataset import read_records
 from lsb.ledger.layout import known_file
 from lsb.pictures import ingest as ingest_module
 from lsb.pictures import knowledge as knowledge_module
 from lsb.pictures import sources as sources_module
 from lsb.pictures.images import ImageInfo, decode, encode
-from lsb.pictures.ingest import ingest, open_sources, read_records
+from lsb.pictures.ingest import ingest
 from lsb.pictures.knowledge import GRAIN_SECONDS, doubt
-from lsb.pictures.sources import Listing
+from lsb.pictures.sources import Listing, open_sources
 from lsb.records import record_id, sha256
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import SourceError, StoreBusyError, StoreError
+from lsb.ledger.dataset import read_records
 from lsb.ledger.publish import manifest_table
 from lsb.pictures import sources as sources_module
 from lsb.pictures.images import encode
-from lsb.pictures.ingest import ingest, read_records
+from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import OTHER_SUFFIXES, described, list_sources, open_sources
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store
@@ -112,7 +113,7 @@ def test_another_user_may_not_enter_a_folder(folder: Path) -> None:
         path.chmod(path.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     code = "import sys; from lsb.pictures.sources import *; print(list_sources(open_sources(sys.argv[1])).left_out)"
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code, str(folder)]
-    home = Path(sources_module.__file__).parents[1]
+    home = Path(sources_module.__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", env={"PYTHONPATH": str(home)})
     assert done.stdout == "{'not readable': 1}\n", done.stderr
 

@@ -41,21 +41,21 @@ def unwanted() -> StableDiffusion:
 
 def test_a_recipe_is_followed_once(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store, identity = config(tmp_path), LocalStore(tmp_path / "store"), tiny_backbone.identity
-    assert find_prompt(store, job, "source", identity) is None
-    first = provide_prompt(store, job, "source", identity, lambda: tiny_backbone)
+    assert find_prompt(store, job.prompt_request("source"), identity) is None
+    first = provide_prompt(store, job.prompt_request("source"), identity, lambda: tiny_backbone)
     assert first.new
     assert read_prompt(store, first.key).token == "<flat>"
-    again = provide_prompt(store, job, "source", identity, unwanted)
+    again = provide_prompt(store, job.prompt_request("source"), identity, unwanted)
     assert (again.id, again.new) == (first.id, False)
-    assert find_prompt(store, job, "source", identity) == again
+    assert find_prompt(store, job.prompt_request("source"), identity) == again
     assert not [entry for entry in store.list("prompts") if "checkpoint" in entry.key]
 
 
 def test_other_settings_or_images_are_another_recipe(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store, identity = config(tmp_path), LocalStore(tmp_path / "store"), tiny_backbone.identity
-    provide_prompt(store, job, "source", identity, lambda: tiny_backbone)
-    assert find_prompt(store, config(tmp_path, steps=3), "source", identity) is None
-    assert find_prompt(store, config(tmp_path, images=7), "source", identity) is None
+    provide_prompt(store, job.prompt_request("source"), identity, lambda: tiny_backbone)
+    assert find_prompt(store, config(tmp_path, steps=3).prompt_request("source"), identity) is None
+    assert find_prompt(store, config(tmp_path, images=7).prompt_request("source"), identity) is None
 
 
 def test_who_finishes_second_takes_the_prompt_of_the_first(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
@@ -64,10 +64,10 @@ def test_who_finishes_second_takes_the_prompt_of_the_first(tmp_path: Path, tiny_
 
     def while_another_finishes() -> StableDiffusion:
         nonlocal winner
-        winner = winner or provide_prompt(store, job, "source", identity, lambda: tiny_backbone)
+        winner = winner or provide_prompt(store, job.prompt_request("source"), identity, lambda: tiny_backbone)
         return tiny_backbone
 
-    loser = provide_prompt(store, job, "source", identity, while_another_finishes)
+    loser = provide_prompt(store, job.prompt_request("source"), identity, while_another_finishes)
     assert winner is not None
     assert loser.id == winner.id
 
@@ -76,7 +76,7 @@ def test_a_picture_that_cannot_be_read_is_not_learned_from(tmp_path: Path, tiny_
     job, store = config(tmp_path), LocalStore(tmp_path / "store")
     (tmp_path / "flat" / "0.png").unlink()
     (tmp_path / "flat" / "0.png").symlink_to("/proc/self/mem")  # a file that opens and cannot be read
-    assert provide_prompt(store, job, "source", tiny_backbone.identity, lambda: tiny_backbone).new
+    assert provide_prompt(store, job.prompt_request("source"), tiny_backbone.identity, lambda: tiny_backbone).new
 
 
 def test_one_prompt_per_domain_serves_every_pair(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
@@ -101,7 +101,7 @@ def test_one_prompt_per_domain_serves_every_pair(tmp_path: Path, tiny_backbone: 
             }
         )
         for side, domain in sides.items():
-            prompt = provide_prompt(store, job, side, tiny_backbone.identity, lambda: tiny_backbone)
+            prompt = provide_prompt(store, job.prompt_request(side), tiny_backbone.identity, lambda: tiny_backbone)
             ids.setdefault(domain, set()).add(prompt.id)
             learned += [domain] if prompt.new else []
     assert sorted(learned) == ["3d", "flat", "noto"]
@@ -111,14 +111,14 @@ def test_one_prompt_per_domain_serves_every_pair(tmp_path: Path, tiny_backbone: 
 
 def test_a_given_prompt_needs_no_model(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store = config(tmp_path), LocalStore(tmp_path / "store")
-    given = provide_prompt(store, job, "target", tiny_backbone.identity, unwanted)
+    given = provide_prompt(store, job.prompt_request("target"), tiny_backbone.identity, unwanted)
     assert (given.domain, given.new) == ("3d", False)
     assert read_prompt(store, given.key).text == "clean a 3d icon"
 
 
 def test_a_changed_prompt_file_is_noticed(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store = config(tmp_path), LocalStore(tmp_path / "store")
-    given = provide_prompt(store, job, "target", tiny_backbone.identity, unwanted)
+    given = provide_prompt(store, job.prompt_request("target"), tiny_backbone.identity, unwanted)
     store.write(given.key, store.read(given.key).replace(b"3d", b"4d"))
     with pytest.raises(TamperedError, match=given.id):
         read_prompt(store, given.key)
@@ -127,7 +127,7 @@ def test_a_changed_prompt_file_is_noticed(tmp_path: Path, tiny_backbone: StableD
 def test_one_image_is_too_few_to_learn_from(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store = config(tmp_path, images=1), LocalStore(tmp_path / "store")
     with pytest.raises(SourceError, match="at least 2"):
-        provide_prompt(store, job, "source", tiny_backbone.identity, lambda: tiny_backbone)
+        provide_prompt(store, job.prompt_request("source"), tiny_backbone.identity, lambda: tiny_backbone)
 
 
 def test_the_configured_token_names_a_nameless_file(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.config.job import LearningConfig
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
+from lsb.ledger.transform import ModelIdentity
 from lsb.models.prompt import Prompt
-from lsb.models.protocol import ModelIdentity
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.prompts.learning import LearnedPrompt, learn_prompt
 

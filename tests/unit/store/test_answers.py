@@ -14,7 +14,7 @@ from examples.object_server import ObjectServer
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError
 from lsb.store import s3
 from lsb.store.s3 import S3Store
-from tests.unit.storage.lying_proxy import (
+from tests.unit.store.lying_proxy import (
     BROKEN_PAGE,
     Lie,
     LyingProxy,

@@ -16,11 +16,11 @@ import pytest
 
 from examples.object_server import ObjectServer
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError, UsageError
-from lsb.pictures.ingest import open_sources
+from lsb.pictures.sources import open_sources
 from lsb.store import s3
 from lsb.store.s3 import S3Store
 from lsb.store.store import open_store
-from tests.unit.storage.flaky_s3 import LOST, FlakyS3
+from tests.unit.store.flaky_s3 import LOST, FlakyS3
 
 SPAWN = multiprocessing.get_context("spawn")
 

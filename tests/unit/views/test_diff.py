@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import UsageError
+from lsb.ledger.dataset import read_records
 from lsb.ledger.layout import dataset_records_again
 from lsb.ledger.publish import publish
 from lsb.ledger.schemas import RECORDS, write_table
 from lsb.pictures.images import encode
-from lsb.pictures.ingest import ingest, open_sources, read_records
+from lsb.pictures.ingest import ingest
+from lsb.pictures.sources import open_sources
 from lsb.records import sha256
 from lsb.store.local import LocalStore
 from lsb.views.diff import Difference, compare

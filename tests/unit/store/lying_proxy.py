@@ -8,7 +8,7 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
-from tests.unit.storage.answering import Answering, body_of, send
+from tests.unit.store.answering import Answering, body_of, send
 
 PAGE = b"<html><head><title>Sign in</title></head><body><p>Please sign in.</p></body></html>"
 BROKEN_PAGE = b"<!doctype html><title>Sign in<p>Please <br> sign in &nbsp;"

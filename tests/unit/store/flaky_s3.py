@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.unit.storage.answering import Answering, body_of, send
+from tests.unit.store.answering import Answering, body_of, send
 
 LOST = 0  # as a status: do what was asked, then hang up without an answer
 

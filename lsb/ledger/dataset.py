@@ -1,0 +1,90 @@
+"""A version of a data set: the table of its records, under a digest over what they are.
+
+The same files give the same version again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lsb.errors import AlreadyExistsError, NotFoundError
+from lsb.ledger import layout
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.schemas import RECORDS, read_table, write_table
+from lsb.records import Status, dataset_version, sha256
+from lsb.store.store import Store
+
+_VERDICT = ["record_id", "status", "error_code"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One version of a data set."""
+
+    name: str
+    version: str
+    records: int  # every image file, unusable ones too
+    quarantined: int
+    duplicates: int  # usable files whose bytes an earlier record of the set has too
+    key: str  # of records.parquet
+    sha256: str  # of records.parquet
+    left_out: dict[str, int] = field(default_factory=dict)  # entries of the folder that are no records, by kind
+
+
+def write_dataset(store: Store, name: str, rows: list[dict[str, Any]], left_out: dict[str, int]) -> Dataset:
+    """Write the version of `name` that has these records, if it is not there already.
+
+    Args:
+        rows: as `RECORDS` has them, in record-id order.
+        left_out: entries of the source that are no records, by kind.
+    """
+    version = version_of(rows)
+    key = layout.dataset_records(name, version)
+    table = RECORDS.table(rows)
+    data = write_table(table, RECORDS)
+    # A file that is there already describes the same bytes, and somebody may rely on its own. It is taken unless
+    # today's decoding says something else of them.
+    there = _created(store, key, data)
+    if not read_table(there, RECORDS, columns=_VERDICT).equals(table.select(_VERDICT)):
+        key = layout.dataset_records_again(name, version, sha256(data))
+        there = _created(store, key, data)
+    table = read_table(there, RECORDS)
+    return Dataset(
+        name=name,
+        version=version,
+        records=table.num_rows,
+        quarantined=pc.sum(pc.equal(table["status"], Status.QUARANTINED.value)).as_py() or 0,
+        duplicates=table.num_rows - table["duplicate_of"].null_count,
+        key=key,
+        sha256=sha256(there),
+        left_out=left_out,
+    )
+
+
+def read_records(store: Store, dataset: Dataset) -> pa.Table:
+    """The data set's records; TamperedError if the file is missing or differs."""
+    return read_table(read_checked(store, dataset.key, dataset.sha256), RECORDS)
+
+
+def version_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The version of a data set with these records, given by their `record_id`, `sha256`, `bytes` and `etag`."""
+    # Bytes that were not read are told apart by what the listing says about them.
+    return dataset_version((row["record_id"], row.get("sha256") or f"{row['bytes']}:{row['etag']}") for row in rows)
+
+
+def _created(store: Store, key: str, data: bytes) -> bytes:
+    """What is there under a key: `data`, unless somebody was first."""
+    try:
+        return store.read(key)
+    except NotFoundError:
+        pass
+    try:
+        store.create(key, data)
+    except AlreadyExistsError:
+        return store.read(key)
+    return data
