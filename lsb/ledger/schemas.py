@@ -98,7 +98,7 @@ PLAN = _schema(
 
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
-    "lsb.ledger.manifest/1",
+    "lsb.manifest/1",
     [
         ("record_id", pa.string(), False),
         ("shard", pa.string(), True),  # null for what ingest quarantined

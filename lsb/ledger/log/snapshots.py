@@ -14,7 +14,7 @@ from lsb.store.store import Store
 
 SNAPSHOT, CONDEMN = "snapshot", "condemn"
 SNAPSHOT_SCHEMA = "lsb.snapshot/1"
-JOB_SCHEMA = "lsb.jobs.job/1"
+JOB_SCHEMA = "lsb.job/1"
 MANIFEST_NAME = "manifest.parquet"
 METRICS_NAME = "metrics.json"
 ATTESTATION_NAME = "attestation.json"
