@@ -229,8 +229,8 @@ def test_what_was_refused_is_tried_again_once_pictures_are_decoded_in_another_wa
     first = job.plan(read="listing")
     job.finish(first)
     job.add(70)
-    for module in ("job", "parents"):
-        monkeypatch.setattr(f"lsb.jobs.{module}.decoding_version", lambda: "of tomorrow")
+    for module in ("tests.ledger", "lsb.jobs.parents"):
+        monkeypatch.setattr(f"{module}.decoding_version", lambda: "of tomorrow")
     second = job.plan(read="listing")
     assert {key for key, action in job.actions(second).items() if action == "translate"} == {"new-70.png", "bad.png"}
     job.finish(second)

@@ -57,7 +57,8 @@ def test_sixteen_workers_on_one_shard(tmp_path: Path) -> None:
     assert [racer.exitcode for racer in racers] == [0] * 16
 
     entries = open_log(store, run, "00000").entries()
-    assert [sum(entry.counts.values()) for entry in entries] == [2] * 4
+    # One that starts late takes what the others are at for suspect, and runs it one by one.
+    assert sum(sum(entry.counts.values()) for entry in entries) == 8
     assert pending(store, run) == {}
     publish(store, run, {}, b"page")
     verdict = verify(store, run.id)
