@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,7 +9,7 @@ from lsb.audit.erasures import inspect_erased
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.ledger import layout
-from lsb.ledger.carrying import carried_rows, read_manifest, reference
+from lsb.ledger.carrying import SnapshotReference, carried_rows, read_manifest, reference
 from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.manifest import erased_elsewhere
 from lsb.ledger.run import Run, open_log, open_named_run
@@ -66,14 +63,14 @@ def _inspect_origin(seen: Inspection, origin: str, rows: pa.Table, shards: Shard
                     shards.outputs[key] = (digest, row["pixels_sha256"])
 
 
-def _inspect_reference(seen: Inspection, run: Run, named: Mapping[str, Any]) -> None:
+def _inspect_reference(seen: Inspection, run: Run, named: SnapshotReference) -> None:
     """A snapshot of another run must be there as `run.json` names it."""
     with seen.guard(layout.run_file(named["run"])):
         other = open_named_run(seen.store, named["run"])
         history = SnapshotLog(seen.store, other.id, other.sha256).history()
         found = history.find(named["snapshot"], named["snapshot_sha256"])
         key = layout.numbered(layout.snapshot_log(other.id), named["snapshot"])
-        if found is None or any(named[name] != value for name, value in reference(found).items()):
+        if found is None or not reference(found).items() <= named.items():
             seen.find(TAMPERED, key, f"{key} is not the snapshot that {layout.run_file(run.id)} names")
         if named.get("same_decoding", run.decoding == other.decoding) != (run.decoding == other.decoding):
             file = layout.run_file(run.id)

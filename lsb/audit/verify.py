@@ -95,7 +95,7 @@ def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
         seen.checked["plan"] += 1
         inspect_identities(seen, key, plan["record_id"], plan["key"])
         counted = {"records": plan.num_rows, "shards": len(plan["shard"].drop_null().unique())}
-        if counted != {name: run.plan[name] for name in counted}:
+        if counted != {"records": run.plan["records"], "shards": run.plan["shards"]}:
             seen.find(TAMPERED, layout.run_file(run.id), f"{layout.run_file(run.id)} counts {key} in another way")
         if records is not None and not plan.equals(plan_of(seen.store, records, settings_of(run.plan), run.parent)):
             seen.find(TAMPERED, key, f"{key} does not follow from the data set, the parent and the plan's settings")

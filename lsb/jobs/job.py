@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -24,7 +24,7 @@ from lsb.jobs.lineage import learned_with, settled_prompt
 from lsb.jobs.measures import still_hold
 from lsb.jobs.parents import runs_of_job
 from lsb.ledger.attestation import Signer
-from lsb.ledger.carrying import read_manifest, reference
+from lsb.ledger.carrying import Restriction, read_manifest, reference
 from lsb.ledger.dataset import Dataset
 from lsb.ledger.layout import run_file
 from lsb.ledger.log.snapshots import current_run
@@ -62,7 +62,7 @@ def run_spec(
     identity: ModelIdentity,
     *,
     fresh: bool = False,
-    only: Mapping[str, Any] | None = None,
+    only: Restriction | None = None,
 ) -> RunSpec:
     """What is frozen of a job: data set, transform and plan settings. Workers and gates are not."""
     transform = transform_settings(

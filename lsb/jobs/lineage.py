@@ -11,7 +11,7 @@ from lsb.config.job import JobConfig
 from lsb.errors import UsageError
 from lsb.jobs.parents import find_parent, runs_of_job
 from lsb.ledger.attestation import Signer
-from lsb.ledger.carrying import read_manifest, reference
+from lsb.ledger.carrying import Restriction, read_manifest, reference
 from lsb.ledger.layout import run_file
 from lsb.ledger.publish import latest_snapshot
 from lsb.ledger.run import Run, RunSpec, create_run, open_run, run_id
@@ -83,7 +83,7 @@ def planned_as(store: Store, spec: RunSpec, signer: Signer | None = None) -> Run
     return create_run(store, spec)
 
 
-def restriction(store: Store, options: RunOptions) -> dict[str, Any] | None:
+def restriction(store: Store, options: RunOptions) -> Restriction | None:
     """What `run.json` says of a run over some records of another one; None if nothing restricts it.
 
     Raises:

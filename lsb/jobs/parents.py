@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 from lsb.errors import LsbError, TamperedError, UnverifiableError, UsageError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer
-from lsb.ledger.carrying import FINAL, parent_reference, read_manifest, reference, unchanged
+from lsb.ledger.carrying import FINAL, ParentReference, parent_reference, read_manifest, reference, unchanged
 from lsb.ledger.log.seal import well_formed
 from lsb.ledger.log.snapshots import Snapshot, current_run
 from lsb.ledger.manifest import Gates, collect
@@ -63,7 +62,7 @@ def runs_of_job(store: Store, job: str, damaged: Damaged = lambda run_id, error:
     return [run for *_, run in sorted(found, key=lambda item: item[:2], reverse=True) if "only" not in run.plan]
 
 
-def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> dict[str, Any] | None:
+def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> ParentReference | None:
     """What a new run goes on from: of the job's runs over the same data set's name with the same transform the one that
     carries most, then the newest; None without one.
 

@@ -7,7 +7,7 @@ that anybody can work it out again; the rows stand in the parent's manifest and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +22,31 @@ from lsb.store.store import Store
 FINAL = (Status.OK.value, Status.QUARANTINED.value, Status.ERASED.value)  # what is erased stays erased
 
 
-def reference(snapshot: Snapshot) -> dict[str, Any]:
+class SnapshotReference(TypedDict):
+    """How `run.json` names a snapshot of another run."""
+
+    run: str
+    snapshot: int
+    snapshot_sha256: str
+    manifest: str
+    manifest_sha256: str
+
+
+class Restriction(SnapshotReference):
+    """How `run.json` names the records of another run that a run redoes."""
+
+    selection: dict[str, Any]  # what `lsb.ledger.selection.Selection` dumps
+
+
+class ParentReference(SnapshotReference):
+    """How `run.json` names what a run goes on from."""
+
+    plan: str
+    plan_sha256: str
+    same_decoding: NotRequired[bool]  # missing in runs of versions that carried quarantined rows in any case
+
+
+def reference(snapshot: Snapshot) -> SnapshotReference:
     """How `run.json` names a snapshot of another run."""
     return {
         "run": snapshot.run_id,
@@ -33,22 +57,26 @@ def reference(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def parent_reference(snapshot: Snapshot, plan: Mapping[str, Any], *, same_decoding: bool) -> dict[str, Any]:
+def parent_reference(snapshot: Snapshot, plan: Mapping[str, Any], *, same_decoding: bool) -> ParentReference:
     """How `run.json` names its parent, whose own plan says how each source looked in the listing.
 
     Args:
         same_decoding: whether pictures are decoded as they were when the parent was planned.
     """
-    named = {"plan": plan["key"], "plan_sha256": plan["sha256"], "same_decoding": same_decoding}
-    return {**reference(snapshot), **named}
+    return {
+        **reference(snapshot),
+        "plan": plan["key"],
+        "plan_sha256": plan["sha256"],
+        "same_decoding": same_decoding,
+    }
 
 
-def read_manifest(store: Store, named: Mapping[str, Any], *, columns: list[str] | None = None) -> pa.Table:
+def read_manifest(store: Store, named: SnapshotReference, *, columns: list[str] | None = None) -> pa.Table:
     """The manifest of a snapshot that `reference` names; TamperedError if it is missing or differs."""
     return read_table(read_checked(store, named["manifest"], named["manifest_sha256"]), MANIFEST, columns=columns)
 
 
-def carried_by(store: Store, parent: Mapping[str, Any], records: pa.Table) -> pa.Array:
+def carried_by(store: Store, parent: ParentReference, records: pa.Table) -> pa.Array:
     """For each record whether a run with this parent carries it.
 
     Args:
@@ -90,7 +118,7 @@ def unchanged(rows: pa.Table, listed: pa.Table, records: pa.Table, same_decoding
 
 
 def carried_rows(
-    store: Store, parent: Mapping[str, Any] | None, plan: pa.Table, *, columns: list[str] | None = None
+    store: Store, parent: ParentReference | None, plan: pa.Table, *, columns: list[str] | None = None
 ) -> pa.Table:
     """The parent's rows of the records that `plan` carries, each naming the run that dealt with it.
 

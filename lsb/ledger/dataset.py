@@ -5,9 +5,8 @@ The same files give the same version again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 from lsb.errors import AlreadyExistsError, NotFoundError
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import read_checked
-from lsb.ledger.schemas import RECORDS, read_table, write_table
+from lsb.ledger.schemas import RECORDS, RecordRow, read_table, write_table
 from lsb.records import Status, dataset_version, sha256
 from lsb.store.store import Store
 
@@ -36,7 +35,7 @@ class Dataset:
     left_out: dict[str, int] = field(default_factory=dict)  # entries of the folder that are no records, by kind
 
 
-def write_dataset(store: Store, name: str, rows: list[dict[str, Any]], left_out: dict[str, int]) -> Dataset:
+def write_dataset(store: Store, name: str, rows: list[RecordRow], left_out: dict[str, int]) -> Dataset:
     """Write the version of `name` that has these records, if it is not there already.
 
     Args:
@@ -71,7 +70,7 @@ def read_records(store: Store, dataset: Dataset) -> pa.Table:
     return read_table(read_checked(store, dataset.key, dataset.sha256), RECORDS)
 
 
-def version_of(rows: Iterable[Mapping[str, Any]]) -> str:
+def version_of(rows: Iterable[RecordRow]) -> str:
     """The version of a data set with these records, given by their `record_id`, `sha256`, `bytes` and `etag`."""
     # Bytes that were not read are told apart by what the listing says about them.
     return dataset_version((row["record_id"], row.get("sha256") or f"{row['bytes']}:{row['etag']}") for row in rows)

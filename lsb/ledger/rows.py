@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 
 from lsb.ledger.run import Run
-from lsb.ledger.schemas import MANIFEST
+from lsb.ledger.schemas import MANIFEST, ManifestRow, PlanRow
 from lsb.records import Status
 
 
-def ok_row(
-    run: Run, planned: Mapping[str, Any], evidence: Mapping[str, Any], result: Mapping[str, Any]
-) -> dict[str, Any]:
+def ok_row(run: Run, planned: PlanRow, evidence: ManifestRow, result: ManifestRow) -> ManifestRow:
     """The row of a translated record.
 
     Args:
@@ -23,7 +19,7 @@ def ok_row(
         evidence: shard, attempt, tries and the execution's columns.
         result: columns of source as read, output, scores and times.
     """
-    row = {**_base(run, planned), **evidence, **result, "status": Status.OK.value, "retryable": False}
+    row: ManifestRow = {**_base(run, planned), **evidence, **result, "status": Status.OK.value, "retryable": False}
     # A score that is no number says nothing, and would make equal tables differ.
     row["scores"] = [(name, value) for name, value in row.get("scores") or () if math.isfinite(value)]
     return row
@@ -31,28 +27,38 @@ def ok_row(
 
 def failed_row(
     run: Run,
-    planned: Mapping[str, Any],
-    evidence: Mapping[str, Any],
+    planned: PlanRow,
+    evidence: ManifestRow,
     code: str,
     detail: str,
-    read: Mapping[str, Any],
+    read: ManifestRow,
     retryable: bool = True,
-) -> dict[str, Any]:
+) -> ManifestRow:
     """The row of a record that failed though its image is usable; `retryable`: another try makes sense."""
-    problem = {"status": Status.FAILED.value, "retryable": retryable, "error_code": code, "error_detail": detail}
+    problem: ManifestRow = {
+        "status": Status.FAILED.value,
+        "retryable": retryable,
+        "error_code": code,
+        "error_detail": detail,
+    }
     return {**_base(run, planned), **evidence, **read, **problem}
 
 
 def quarantined_row(
     run: Run,
-    planned: Mapping[str, Any],
-    evidence: Mapping[str, Any],
+    planned: PlanRow,
+    evidence: ManifestRow,
     code: str,
     detail: str,
-    read: Mapping[str, Any],
-) -> dict[str, Any]:
+    read: ManifestRow,
+) -> ManifestRow:
     """The row of a record whose image cannot be used, now or later."""
-    problem = {"status": Status.QUARANTINED.value, "retryable": False, "error_code": code, "error_detail": detail}
+    problem: ManifestRow = {
+        "status": Status.QUARANTINED.value,
+        "retryable": False,
+        "error_code": code,
+        "error_detail": detail,
+    }
     return {**_base(run, planned), **evidence, **read, **problem}
 
 
@@ -65,7 +71,7 @@ def unusable_rows(run: Run, planned: pa.Table) -> pa.Table:
     return MANIFEST.table(rows)
 
 
-def _base(run: Run, planned: Mapping[str, Any]) -> dict[str, Any]:
+def _base(run: Run, planned: PlanRow) -> ManifestRow:
     transform = run.transform
     prompts, bridge = transform["prompts"], transform["bridge"]
     return {

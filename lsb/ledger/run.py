@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +24,7 @@ from lsb.errors import (
     UsageError,
 )
 from lsb.ledger import layout
-from lsb.ledger.carrying import carried_by, read_manifest
+from lsb.ledger.carrying import ParentReference, Restriction, carried_by, read_manifest
 from lsb.ledger.dataset import Dataset, read_records
 from lsb.ledger.log.commit_log import ShardLog, read_checked
 from lsb.ledger.log.seal import read_proved, seal, unseal, well_formed
@@ -57,8 +57,41 @@ class RunSpec:
     config: Mapping[str, Any] | None = None  # the job's whole configuration, to go on without its file
     fresh: bool = False  # asked for without a parent
     decoding: str | None = None  # what decides which pictures can be read; not part of the identity
-    only: Mapping[str, Any] | None = None  # some records of another run: what `lsb.jobs.lineage.restriction` returns
-    parent: Mapping[str, Any] | None = None  # what a new run goes on from; not part of the identity
+    only: Restriction | None = None  # some records of another run
+    parent: ParentReference | None = None  # what a new run goes on from; not part of the identity
+
+
+class DatasetReference(TypedDict):
+    """How `run.json` names the version of the data set."""
+
+    name: str
+    version: str
+    key: str
+    sha256: str
+    records: int
+
+
+class ModelReference(TypedDict):
+    """How `run.json` names the model."""
+
+    id: str
+    revision: str | None
+    digest: str
+
+
+class PlanReference(TypedDict):
+    """How `run.json` names the plan, and what was asked of it."""
+
+    key: str
+    sha256: str
+    records: int
+    shards: int
+    carried: NotRequired[int]
+    quarantined: NotRequired[int]
+    schema: str
+    shard_size: int
+    fresh: NotRequired[bool]
+    only: NotRequired[Restriction]
 
 
 @dataclass(frozen=True)
@@ -67,11 +100,11 @@ class Run:
 
     id: str
     job: str
-    dataset: dict[str, Any]  # name, version, key, sha256, records
+    dataset: DatasetReference
     transform: dict[str, Any]
     transform_id: str
-    model: dict[str, str | None]  # id, revision, digest
-    plan: dict[str, Any]  # key, sha256, records, shards, carried, quarantined, and the plan's settings
+    model: ModelReference
+    plan: PlanReference
     prompts: dict[str, str]  # "source" and "target" -> key
     files: dict[str, str]  # SHA-256 of the prompts and of how they were learned, by key
     source: str
@@ -80,7 +113,7 @@ class Run:
     created: str
     sha256: str  # of run.json
     config: dict[str, Any] | None = None  # the job's settings when it was planned; paths, never a secret
-    parent: dict[str, Any] | None = None  # what `lsb.ledger.carrying.parent_reference` returns
+    parent: ParentReference | None = None
     decoding: str | None = None  # the version of decoding then; None in runs of versions that did not say
     left_out: dict[str, int] | None = None  # entries of the source that were no records, by kind; None if not counted
 
@@ -109,7 +142,7 @@ def run_id(spec: RunSpec) -> str:
     return run_id_of(spec.job, spec.dataset.version, transform_id(spec.transform), plan_settings(spec))
 
 
-def plan_of(store: Store, records: pa.Table, settings: Mapping[str, Any], parent: Mapping[str, Any] | None) -> pa.Table:
+def plan_of(store: Store, records: pa.Table, settings: Mapping[str, Any], parent: ParentReference | None) -> pa.Table:
     """The plan that follows from a data set's records, the plan's settings and the parent's snapshot.
 
     Raises:
@@ -331,7 +364,7 @@ def is_due(row: Mapping[str, Any] | None, tries: int) -> bool:
     return row is None or (row["status"] == Status.FAILED and row["tries"] <= tries)
 
 
-def settings_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(plan: PlanReference) -> dict[str, Any]:
     """The settings among what `run.json` says of a plan."""
     return {name: plan[name] for name in ("schema", "shard_size", "fresh", "only") if name in plan}
 

@@ -5,8 +5,10 @@ A file carries its schema's name and version; a reader that does not know them r
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Required, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,13 +26,13 @@ class TableSchema:
     name: str
     arrow: pa.Schema
 
-    def table(self, rows: list[dict[str, Any]]) -> pa.Table:
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         """Rows as a table of this schema; a missing key is null, an unknown one a KeyError."""
         names = set(self.arrow.names)
         for row in rows:
             if unknown := row.keys() - names:
                 raise KeyError(f"{self.name} has no column {sorted(unknown)}")
-        return pa.Table.from_pylist(rows, schema=self.arrow)
+        return pa.Table.from_pylist(list(rows), schema=self.arrow)
 
     def empty(self) -> pa.Table:
         return self.arrow.empty_table()
@@ -51,6 +53,28 @@ _SOURCE = [
     ("orientation", pa.int8(), True),
 ]
 
+
+class SourceColumns(TypedDict, total=False):
+    """What reading a file finds out."""
+
+    sha256: str | None
+    bytes: int
+    etag: str
+    format: str | None
+    mode: str | None
+    width: int | None
+    height: int | None
+    orientation: int | None
+
+
+class Verdict(TypedDict, total=False):
+    """What ingest says of a record. A column that is missing is null."""
+
+    status: Required[str]
+    error_code: str | None
+    error_detail: str | None
+
+
 # One row per source file of a data set, in record-id order.
 RECORDS = _schema(
     "lsb.records/1",
@@ -64,6 +88,15 @@ RECORDS = _schema(
         ("duplicate_of", pa.string(), True),  # the first record id with the same bytes
     ],
 )
+
+
+class RecordRow(SourceColumns, Verdict, total=False):
+    """A row of RECORDS."""
+
+    record_id: Required[str]
+    key: Required[str]
+    duplicate_of: str | None
+
 
 # What is known of a source's files, one row each: a cache.
 KNOWN = _schema(
@@ -81,6 +114,25 @@ KNOWN = _schema(
     ],
 )
 
+
+class KnownFacts(SourceColumns, total=False):
+    """What is known of a file without reading it: all, or where decoding has changed digest and size of its bytes."""
+
+    status: str
+    error_code: str | None
+    error_detail: str | None
+
+
+class KnownRow(KnownFacts):
+    """A row of KNOWN."""
+
+    key: str
+    size: int
+    stamp: str
+    listed: float
+    decoding: str | None
+
+
 # One row per planned record, in record-id order.
 PLAN = _schema(
     "lsb.plan/1",
@@ -95,6 +147,19 @@ PLAN = _schema(
         ("error_detail", pa.string(), True),
     ],
 )
+
+
+class PlanRow(SourceColumns):
+    """A row of PLAN."""
+
+    record_id: str
+    key: str
+    action: str
+    shard: str | None
+    duplicate_of: str | None
+    error_code: str | None
+    error_detail: str | None
+
 
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
@@ -149,6 +214,59 @@ MANIFEST = _schema(
         ("finished", _TIME, True),
     ],
 )
+
+
+class ManifestRow(TypedDict, total=False):
+    """A row of MANIFEST, or the part of it that one step knows. A column that is missing is null."""
+
+    record_id: str
+    shard: str | None
+    attempt: str | None
+    tries: int
+    status: str
+    retryable: bool
+    error_code: str | None
+    error_detail: str | None
+    carried_from: str | None
+    source_key: str
+    source_sha256: str | None
+    source_bytes: int | None
+    source_format: str | None
+    source_mode: str | None
+    source_width: int | None
+    source_height: int | None
+    source_orientation: int | None
+    transform_id: str
+    model_id: str
+    model_revision: str | None
+    model_digest: str
+    source_prompt: str
+    target_prompt: str
+    seed: str
+    method: str
+    nfe: int
+    tau: float
+    t0: float
+    guidance: float
+    device: str | None
+    dtype: str | None
+    batch: int | None
+    instruction_set: str | None
+    code_version: str | None
+    code_commit: str | None
+    packages_sha256: str | None
+    output_key: str | None
+    output_sha256: str | None
+    pixels_sha256: str | None
+    output_bytes: int | None
+    output_format: str | None
+    output_width: int | None
+    output_height: int | None
+    scores: list[tuple[str, float]] | None
+    flags: list[str] | None
+    started: datetime | None
+    finished: datetime | None
+
 
 # Pooled features of the outputs, one row per record of the metric sample.
 FEATURES = _schema(

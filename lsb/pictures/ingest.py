@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
 from lsb.errors import DecodingError, ImageError, SourceError, StoreError
 from lsb.ledger import layout
 from lsb.ledger.dataset import Dataset, write_dataset
+from lsb.ledger.schemas import RecordRow
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
 from lsb.pictures.images import SUFFIXES, decoding_version
@@ -62,7 +62,7 @@ def ingest(
     _refuse_empty(sources, listing)
     known = Knowledge.of(store, name, sources.uri, listing, decoding_version(), anew=read == "anew")
     progress.start(_STEP, len(listing.files))
-    rows = []
+    rows: list[RecordRow] = []
     for file in listing.files:
         rows.append(_row(sources, file, known, read))
         progress.advance(_STEP)
@@ -86,7 +86,7 @@ def _refuse_empty(sources: Store, listing: Listing) -> None:
         logger.warning("left out at %s: %s", sources.uri, found)
 
 
-def _row(sources: Store, file: SourceFile, known: Knowledge, read: str) -> dict[str, Any]:
+def _row(sources: Store, file: SourceFile, known: Knowledge, read: str) -> RecordRow:
     row = _listed(file)
     if row["status"] == Status.QUARANTINED:
         return row
@@ -102,10 +102,10 @@ def _row(sources: Store, file: SourceFile, known: Knowledge, read: str) -> dict[
     return row
 
 
-def _listed(file: SourceFile) -> dict[str, Any]:
+def _listed(file: SourceFile) -> RecordRow:
     """A record of which nothing but the listing is known."""
     key = key_of(file.key)
-    row: dict[str, Any] = {
+    row: RecordRow = {
         "record_id": record_id(key),
         "key": key,
         "sha256": None,
@@ -120,7 +120,7 @@ def _listed(file: SourceFile) -> dict[str, Any]:
     return row
 
 
-def _read(sources: Store, file: SourceFile, row: dict[str, Any]) -> dict[str, Any]:
+def _read(sources: Store, file: SourceFile, row: RecordRow) -> RecordRow:
     try:
         data = sources.read(file.key)
     except StoreError as error:
@@ -136,14 +136,21 @@ def _read(sources: Store, file: SourceFile, row: dict[str, Any]) -> dict[str, An
     except DecodingError as error:
         logger.warning("%s cannot be decoded, which is left to its shard: %s", visible(file.key), error)
         return row
-    return row | asdict(info)
+    return {
+        **row,
+        "format": info.format,
+        "mode": info.mode,
+        "width": info.width,
+        "height": info.height,
+        "orientation": info.orientation,
+    }
 
 
-def _quarantined(row: dict[str, Any], code: str, detail: str) -> dict[str, Any]:
+def _quarantined(row: RecordRow, code: str, detail: str) -> RecordRow:
     return row | {"status": Status.QUARANTINED.value, "error_code": code, "error_detail": redact(detail, row["key"])}
 
 
-def _mark_duplicates(rows: list[dict[str, Any]]) -> None:
+def _mark_duplicates(rows: list[RecordRow]) -> None:
     """Name in each usable row the first record, by id, that has the same bytes. `rows` are in record-id order."""
     first: dict[str, str] = {}
     for row in rows:

@@ -18,11 +18,11 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 from lsb.errors import NotFoundError, UnverifiableError
 from lsb.ledger import layout
-from lsb.ledger.schemas import KNOWN, read_table, write_table
+from lsb.ledger.schemas import KNOWN, KnownFacts, KnownRow, RecordRow, read_table, write_table
 from lsb.pictures.sources import Listing, SourceFile
 from lsb.records import key_of, record_id
 from lsb.store.store import Store
@@ -44,8 +44,8 @@ class Knowledge:
     source: str  # URI
     listing: Listing
     decoding: str  # today's version
-    before: dict[str, dict[str, Any]] = field(default_factory=dict)
-    now: dict[str, dict[str, Any]] = field(default_factory=dict)
+    before: dict[str, KnownRow] = field(default_factory=dict)
+    now: dict[str, KnownRow] = field(default_factory=dict)
     doubts: frozenset[str] = frozenset()
     others: bool = False  # whether another source of the data set's name was ever listed
     saved: float = field(default_factory=time.monotonic)
@@ -61,7 +61,7 @@ class Knowledge:
         known.others = _listed_elsewhere(store, name, source)
         return known
 
-    def trusted(self, file: SourceFile) -> dict[str, Any] | None:
+    def trusted(self, file: SourceFile) -> KnownFacts | None:
         """What is known of a file as it is now, by the record's column names; None if nothing is that can be trusted.
 
         Where another version of the decoding found it out, only the bytes' digest and number are.
@@ -72,7 +72,7 @@ class Knowledge:
         if not self._shows_changes(file, row["listed"]):
             return None
         self.now[file.key] = row
-        found = {name: value for name, value in row.items() if name not in _OF_THE_FILE}
+        found = cast(KnownFacts, {name: value for name, value in row.items() if name not in _OF_THE_FILE})
         if row["decoding"] not in (None, self.decoding):
             return {"sha256": found["sha256"], "bytes": found["bytes"]}
         return found
@@ -92,7 +92,7 @@ class Knowledge:
         # Size and time are the same although the stamp is not, or may be those of a file of the other source.
         return self.others if row is None else bool(row["etag"] == file.etag)
 
-    def learn(self, file: SourceFile, row: Mapping[str, Any], *, read: bool) -> None:
+    def learn(self, file: SourceFile, row: RecordRow, *, read: bool) -> None:
         """Note what is said of a file, and whether its bytes were read for it."""
         names = [name for name in KNOWN.arrow.names if name not in _OF_THE_FILE]
         self.now[file.key] = {
@@ -101,7 +101,7 @@ class Knowledge:
             "stamp": file.stamp,
             "listed": -math.inf if self.listing.one_time else self.listing.since,
             "decoding": self.decoding if read else None,
-            **{name: row.get(name) for name in names},
+            **cast(KnownFacts, {name: row.get(name) for name in names}),
         }
         if time.monotonic() - self.saved >= SAVE_SECONDS:
             self._write({**self.before, **self.now})
@@ -121,7 +121,7 @@ class Knowledge:
             return False
         return file.changed + GRAIN_SECONDS < since
 
-    def _write(self, rows: Mapping[str, dict[str, Any]]) -> None:
+    def _write(self, rows: Mapping[str, KnownRow]) -> None:
         table = KNOWN.table([rows[key] for key in sorted(rows)])
         self.store.write(layout.known_file(self.name, self.source), write_table(table, KNOWN))
         self.saved = time.monotonic()
@@ -138,7 +138,7 @@ def _listed_elsewhere(store: Store, name: str, source: str) -> bool:
     return any(entry.key.endswith("/known.parquet") and entry.key != here for entry in entries)
 
 
-def _read(store: Store, key: str) -> dict[str, dict[str, Any]]:
+def _read(store: Store, key: str) -> dict[str, KnownRow]:
     try:
         return {row["key"]: row for row in read_table(store.read(key), KNOWN).to_pylist()}
     except NotFoundError:

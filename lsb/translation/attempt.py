@@ -18,7 +18,7 @@ from lsb.ledger.layout import new_attempt
 from lsb.ledger.log.chain import Link
 from lsb.ledger.rows import failed_row, ok_row, quarantined_row
 from lsb.ledger.run import Run, is_due, open_log
-from lsb.ledger.schemas import FEATURES, MANIFEST, write_table
+from lsb.ledger.schemas import FEATURES, MANIFEST, ManifestRow, PlanRow, write_table
 from lsb.pictures.images import decode, encode, pixels_sha256, reduction
 from lsb.records import sha256
 from lsb.redaction import redact
@@ -35,7 +35,7 @@ class Attempt:
     store: Store
     run: Run
     shard: str
-    execution: Mapping[str, Any]
+    execution: ManifestRow
     feature_limit: str  # the largest record id whose features are kept
     committed: Callable[[str, Mapping[str, int]], None]  # told shard and rows by status after each commit
     chosen: Mapping[str, int] | None = None  # see `lsb.translation.shard.run_shard`
@@ -44,7 +44,7 @@ class Attempt:
     head: Link | None = None  # the last entry of the shard's log that this call has seen
     done: dict[str, str] = field(default_factory=dict)  # record id -> committed status
     tries: dict[str, int] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)  # made, not committed
+    rows: list[ManifestRow] = field(default_factory=list)  # made, not committed
     objects: dict[str, str] = field(default_factory=dict)  # output key -> SHA-256
     features: dict[str, Any] = field(default_factory=dict)  # record id -> vector
     translated: int = 0
@@ -91,7 +91,7 @@ class Attempt:
         self.store.write(key, data)
         self.objects[key] = sha256(data)
         self.translated += 1
-        result = {
+        result: ManifestRow = {
             **picture.read,
             "batch": batch,
             "started": started,
@@ -117,10 +117,10 @@ class Attempt:
 
     def failed(
         self,
-        planned: Mapping[str, Any],
+        planned: PlanRow,
         code: str,
         detail: str,
-        read: Mapping[str, Any] | None = None,
+        read: ManifestRow | None = None,
         retryable: bool = True,
     ) -> None:
         """Make the row of a record that is not the input's fault."""
@@ -128,9 +128,10 @@ class Attempt:
         detail = redact(detail, planned["key"])
         self.rows.append(failed_row(self.run, planned, evidence, code, detail, read or {}, retryable))
 
-    def quarantined(self, planned: Mapping[str, Any], digest: str, error: ImageError) -> None:
+    def quarantined(self, planned: PlanRow, digest: str, error: ImageError) -> None:
         """Make the row of a record whose file is no usable image."""
-        read, evidence = {"source_sha256": digest}, self._evidence(planned)
+        read: ManifestRow = {"source_sha256": digest}
+        evidence = self._evidence(planned)
         self.rows.append(quarantined_row(self.run, planned, evidence, error.code, redact(error.message), read))
 
     def commit(self) -> None:
@@ -177,13 +178,13 @@ class Attempt:
         self.rows.sort(key=lambda row: row["record_id"])
         key = layout.rows_file(self.run.id, self.shard, self.id, self.part)
         rows = put(key, write_table(MANIFEST.table(self.rows), MANIFEST))
-        for key in {row["output_key"] for row in self.rows if row.get("output_key")}:
-            files[key.removeprefix(layout.shard_folder(self.run.id, self.shard) + "/")] = self.objects[key]
+        for output in {output for row in self.rows if (output := row.get("output_key"))}:
+            files[output.removeprefix(layout.shard_folder(self.run.id, self.shard) + "/")] = self.objects[output]
         self.part += 1
         counts = Counter(row["status"] for row in self.rows)
         return {"files": files, "rows": rows, "features": features, "counts": counts}
 
-    def _evidence(self, planned: Mapping[str, Any]) -> dict[str, Any]:
+    def _evidence(self, planned: PlanRow) -> ManifestRow:
         tries = self.tries.get(planned["record_id"], 0) + 1
         return {"shard": self.shard, "attempt": self.id, "tries": tries, **self.execution}
 
@@ -191,7 +192,7 @@ class Attempt:
 def _scores(output: Image.Image, score: Any, picture: Picture) -> list[tuple[str, float]]:
     # Known without any network, so that an empty picture is flagged in every run.
     values = {"output_contrast": float(np.asarray(output, np.float32).std() / 255)}
-    factor = reduction(picture.read["source_width"], picture.read["source_height"]) or 1
+    factor = reduction(picture.read["source_width"] or 0, picture.read["source_height"] or 0) or 1
     if factor > 1:
         values["source_reduction"] = float(factor)
     return sorted({**(score.values if score else {}), **values}.items())

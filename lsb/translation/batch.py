@@ -12,11 +12,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
 from lsb.errors import LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
+from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.redaction import redact
 from lsb.translation.equipment import Translates
 from lsb.translation.model_process import CannotStartError, is_out_of_memory
@@ -30,16 +30,15 @@ DEATHS = 2  # a record that has ended so many processes is not tried again
 class Picture:
     """A readable source: one image, and every planned record that has these bytes."""
 
-    members: list[dict[str, Any]]
+    members: list[PlanRow]
     digest: str
-    read: dict[str, Any]  # what is now known of the source, by the manifest's column names
+    read: ManifestRow  # what is now known of the source, by the manifest's column names
     image: Image.Image
 
     @property
     def leader(self) -> str:
         """The record whose id stands for all."""
-        record: str = self.members[0]["record_id"]
-        return record
+        return self.members[0]["record_id"]
 
 
 @dataclass(frozen=True)

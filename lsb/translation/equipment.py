@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 from PIL import Image
 
+from lsb.ledger.schemas import ManifestRow
 from lsb.metrics.truths import Truths, usable_truths
 from lsb.pictures.decoder import Decoder, shared_decoder
 from lsb.store.store import Store
@@ -39,7 +40,7 @@ class Equipment:
 
     translator: Translates
     sources: Store
-    execution: Mapping[str, Any]  # what lsb.translation.execution.describe returns
+    execution: ManifestRow  # what lsb.translation.execution.describe returns
     truth: Store | None = None
     scorer: ScoresImages | None = None
     feature_sample: int = 10_000  # features are kept for this many of the smallest record ids

@@ -7,14 +7,14 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from lsb.ledger.schemas import ManifestRow
 from lsb.records import digest_of
 
 
-def describe(device: str, dtype: str, batch: int) -> dict[str, Any]:
+def describe(device: str, dtype: str, batch: int) -> ManifestRow:
     """The execution columns of the manifest, for a worker's whole life.
 
     Args:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UnfinishedError, UsageError
 from lsb.ledger.run import Run, read_plan
+from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.pictures.knowledge import doubt
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
@@ -32,7 +33,7 @@ from lsb.translation.hints import Hints
 
 logger = logging.getLogger(__name__)
 
-Group = list[dict[str, Any]]  # planned records with equal bytes
+Group = list[PlanRow]  # planned records with equal bytes
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class _ShardJob:
         self.hints = Hints(attempt.store, attempt.run.id, attempt.shard, attempt.id)
         self.model = Batches(self.worker.translator, Counter(), about_to=self._about_to, died=self._died)
 
-    def batches(self, planned: list[dict[str, Any]]) -> Iterator[list[Picture]]:
+    def batches(self, planned: list[PlanRow]) -> Iterator[list[Picture]]:
         """Readable pictures of what is due, as many as the model takes at a time, or fewer.
 
         Records that another attempt may have died of come last and one by one, the least suspect first, and what is
@@ -205,10 +206,10 @@ class _ShardJob:
             except DecodingError as error:
                 # Equal bytes would cost as much again.
                 for row in members[index:]:
-                    seen = {"source_sha256": digest, "source_bytes": len(data)}
+                    seen: ManifestRow = {"source_sha256": digest, "source_bytes": len(data)}
                     self.attempt.failed(row, error.code, error.message, seen)
                 return None
-            read = {
+            read: ManifestRow = {
                 "source_sha256": digest,
                 "source_bytes": len(data),
                 "source_format": info.format,

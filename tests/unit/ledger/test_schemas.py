@@ -1,12 +1,26 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import get_type_hints
 
 import pyarrow as pa
 import pytest
 
 from lsb.errors import UnverifiableError
-from lsb.ledger.schemas import FEATURES, MANIFEST, PLAN, RECORDS, read_table, write_table
+from lsb.ledger.schemas import (
+    FEATURES,
+    KNOWN,
+    MANIFEST,
+    PLAN,
+    RECORDS,
+    KnownRow,
+    ManifestRow,
+    PlanRow,
+    RecordRow,
+    TableSchema,
+    read_table,
+    write_table,
+)
 
 ROW = {"record_id": "0" * 32, "features": [1.0, 2.5]}
 
@@ -50,3 +64,12 @@ def test_a_table_with_other_columns_is_not_written() -> None:
 def test_an_unknown_column_is_an_error() -> None:
     with pytest.raises(KeyError, match="colour"):
         FEATURES.table([{**ROW, "colour": 1}])
+
+
+@pytest.mark.parametrize(
+    ("row", "schema"),
+    [(RecordRow, RECORDS), (KnownRow, KNOWN), (PlanRow, PLAN), (ManifestRow, MANIFEST)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_type_of_a_row_has_the_columns_of_its_table(row: type, schema: TableSchema) -> None:
+    assert get_type_hints(row).keys() == set(schema.arrow.names)
