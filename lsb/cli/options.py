@@ -64,7 +64,8 @@ SampleSeed = Annotated[str, Option(help="Any text: chooses another sample.")]
 Before = Annotated[str, Argument(metavar="A", help="<root>/runs/<run> or <root>/datasets/<name>/<version>.")]
 After = Annotated[str, Argument(metavar="B", help="Another of the same kind.")]
 Image = Annotated[
-    str, Argument(help="URI, path or key of an output; or a record id, a source's key or any image file.")
+    str,
+    Argument(metavar="OUTPUT", help="URI, path or key of an output; or a record id, a source's key or any image file."),
 ]
 RunToLookIn = Annotated[
     str | None, Option(metavar="RUN", help="The run to look in; not needed for an output's path in a store.")
