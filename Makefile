@@ -18,7 +18,7 @@ export PREFECT_HOME ?= $(CURDIR)/out/prefect
 export HF_HOME ?= $(CURDIR)/out/cache/huggingface
 export MPLCONFIGDIR ?= $(CURDIR)/out/cache/matplotlib
 
-.PHONY: help install demo test test-long nightly chaos check format quality data train clean
+.PHONY: help install demo test test-long coverage nightly chaos check docs reference format quality data train clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing the packages named in constraints.txt (a few minutes the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
-		-e '.[s3,dev,examples]'
+		-e '.[run,s3,dev,docs,examples]'
 	@touch $@
 
 demo: $(STAMP)  ## unpack the emoji, learn both prompts, translate the validation split, write the page (STORE=s3: on S3)
@@ -47,6 +47,9 @@ test: $(STAMP)  ## run the tests
 test-long: $(STAMP)  ## run the tests that take more than a minute, and only those
 	@$(BIN)/python -m pytest -m long
 
+coverage: $(STAMP)  ## run the tests and show which lines they miss (what child processes run is not counted)
+	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
+
 nightly: $(STAMP)  ## fifteen nights, one a minute, with Prefect's server, worker and schedule, while things go wrong
 	@PYTHONPATH=. $(BIN)/python benchmarks/nightly.py
 
@@ -59,6 +62,13 @@ check: $(STAMP)  ## format, lint, types, import contracts: what continuous integ
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: $(STAMP)  ## build the documentation as a site in out/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "out/site/index.html"
+
+reference: $(STAMP)  ## write docs/commands.md anew from the commands
+	@$(BIN)/python -m lsb.cli.reference > docs/commands.md
 
 format: $(STAMP)  ## let ruff format and mend the code
 	@$(BIN)/ruff format .
@@ -74,5 +84,5 @@ train: $(STAMP)  ## train the embedded model (hours on a CPU; goes on where it s
 	@$(BIN)/python examples/emoji/train.py all
 
 clean:  ## remove what can be made again: caches and the demo's outputs, not .venv nor a training in out/train
-	rm -rf out/store out/objects out/emoji out/cache out/prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf out/site out/coverage .coverage out/store out/objects out/emoji out/cache out/prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -14,11 +14,17 @@ from typer.exceptions import TyperException
 
 from lsb.cli import render
 from lsb.cli.terminal import tamed
-from lsb.errors import LsbError
+from lsb.errors import LsbError, ResourceError
 
 EXIT_BUG = 1
 EXIT_UNFINISHED = 5
 EXIT_INTERRUPTED = 130
+
+# What a plain `pip install lsb` leaves out; see pyproject.toml.
+EXTRAS = {
+    **dict.fromkeys(("accelerate", "diffusers", "transformers"), "models"),
+    **dict.fromkeys(("fastapi", "prefect", "rich", "sqlalchemy"), "run"),
+}
 
 
 def exit_code(command: Callable[[], Any], *, verbose: bool) -> int:
@@ -38,6 +44,9 @@ def exit_code(command: Callable[[], Any], *, verbose: bool) -> int:
     except KeyboardInterrupt:
         return _interrupted(verbose)
     except Exception as error:  # noqa: BLE001 the last boundary: nobody gets a traceback unasked
+        if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+            needed = f"this command needs the package {error.name}; pip install 'lsb[{EXTRAS[error.name]}]'"
+            return _complain(needed, ResourceError.exit_code, verbose)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return _complain(f"unexpected {reason}; this is a bug, --verbose shows where", EXIT_BUG, verbose)
     except BaseException as error:
