@@ -67,8 +67,9 @@ docs: $(STAMP)  ## build the documentation as a site in out/site; a broken link 
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "out/site/index.html"
 
-reference: $(STAMP)  ## write docs/commands.md anew from the commands
+reference: $(STAMP)  ## write docs/commands.md and docs/configuration.md anew, from the commands and the settings
 	@$(BIN)/python -m lsb.cli.reference > docs/commands.md
+	@$(BIN)/python -m lsb.config.reference > docs/configuration.md
 
 format: $(STAMP)  ## let ruff format and mend the code
 	@$(BIN)/ruff format .

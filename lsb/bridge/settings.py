@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from lsb.errors import BridgeError
+from lsb.fields import RANGE_ERRORS, Frozen, range_in_words
+from lsb.redaction import shortened
 
 Preset = Literal["default", "published"]
 NoisePredictor = Literal["switch", "mix"]
@@ -19,49 +21,80 @@ GridName = Literal["uniform", "theta", "logit", "tuned"]
 EVALUATIONS_PER_STEP: dict[str, int] = {"euler": 1, "heun": 2, "adams_moulton": 1}
 
 
-class BridgeSettings(BaseModel):
+class BridgeSettings(Frozen):
     """What fixes the path of an image, apart from model and prompts. Part of the transform id.
 
-    Defaults are the paper's: tau 2.3, t0 0.2, guidance 11, NFE 8 (for 64x64 latents).
-
-    Attributes:
-        preset: `published` is the paper's code to the letter and fixes everything but tau, t0, guidance and nfe.
-        tau: standard deviation of the reference Brownian motion, above 0 (the paper's sqrt(tau)).
-        t0: where on the bridge the image enters, within (0, 1).
-        t_end: where the ODE ends, within (t0, 1); from there one clean prediction. Unused by `published`.
-        guidance: w, the strength of the difference of the two prompts, above 0.
-        nfe: network evaluations, the last one included, of two prompts each; the last one of `euler` and `heun` asks
-            the target's alone. `heun` needs an odd number.
-        noise: eps_hat is eps_0 up to t = 1/2 and then eps_1 (`switch`), or (1-t) eps_0 + t eps_1 (`mix`).
-        start: (1-t0) x_0 + sigma eps (`published`), or x_0 + sigma eps (`centred`).
-        solver: `euler`; `heun` (order 2, two evaluations a step); `adams_moulton` (order 3, one evaluation a step),
-            which reuses earlier evaluations.
-        grid: steps uniform in t; in theta, t = sin²(theta), with the ODE that has no singular ends; in logit t;
-            or `tuned`: at `times`, integrated in t.
-        times: of the `tuned` grid: t0 = first < ... < last = t_end, one more than there are steps. The last evaluation
-            of `adams_moulton` may come before t_end.
-        gamma: 0 is the ODE, 1 the bridge's SDE, between them the stochastic family; only with `euler`.
-        partial: stop at this t, within (t0, t_end], and return the clean part x_t - sigma(t) eps_hat.
+    Defaults are the paper's, for latents of 64 x 64. What the letters mean: docs/mathematics.md.
 
     Raises:
         BridgeError: a value outside what is allowed; `field` names it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    preset: Preset = "default"
-    tau: float = 2.3
-    t0: float = 0.2
-    t_end: float = 0.98
-    guidance: float = 11.0
-    nfe: int = 8
-    noise: NoisePredictor = "switch"
-    start: Start = "published"
-    solver: SolverName = "euler"
-    grid: GridName = "uniform"
-    times: tuple[float, ...] | None = None
-    gamma: float = 0.0
-    partial: float | None = None
+    preset: Preset = Field(
+        default="default",
+        description="`published` is the paper's code to the letter. It fixes all but `tau`, `t0`, `guidance`, `nfe`.",
+    )
+    tau: float = Field(
+        default=2.3,
+        gt=0,
+        description="Standard deviation of the reference Brownian motion, in units of the scaled latents. The paper's "
+        "sqrt(tau). At most twice the largest sigma of the model's schedule.",
+    )
+    t0: float = Field(
+        default=0.2, gt=0, lt=1, description="Time on the bridge, from 0 to 1, at which the image enters."
+    )
+    t_end: float = Field(
+        default=0.98,
+        gt=0,
+        le=1,
+        description="Time at which the ODE ends, above `t0` and below 1. From there one clean prediction. Unused by "
+        "`published`.",
+    )
+    guidance: float = Field(
+        default=11.0, gt=0, description="Strength w of the difference of the two prompts, a factor."
+    )
+    nfe: int = Field(
+        default=8,
+        ge=2,
+        description="Evaluations of the network, the last one included, of two prompts each. The last one of `euler` "
+        "and `heun` asks the target's alone. `heun` needs an odd number.",
+    )
+    noise: NoisePredictor = Field(
+        default="switch",
+        description="`switch`: eps_hat is eps_0 up to t = 1/2, then eps_1. `mix`: (1-t) eps_0 + t eps_1.",
+    )
+    start: Start = Field(
+        default="published",
+        description="Where the path starts. `published`: (1-t0) x_0 + sigma eps; `centred`: x_0 + sigma eps.",
+    )
+    solver: SolverName = Field(
+        default="euler",
+        description="`euler`; `heun` (order 2, two evaluations a step); `adams_moulton` (order 3, one a step). The "
+        "last one reuses earlier evaluations.",
+    )
+    grid: GridName = Field(
+        default="uniform",
+        description="Steps even in t (`uniform`), in `theta` or in `logit` t, or `tuned`. In theta, t = sin²(theta), "
+        "the ODE has no singular ends. `tuned`: at `times`, integrated in t.",
+    )
+    times: tuple[float, ...] | None = Field(
+        default=None,
+        description="Times of the `tuned` grid, rising from `t0` to `t_end`, one more than there are steps. With "
+        "`adams_moulton` the last one may come before `t_end`.",
+    )
+    gamma: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the SDE's noise: 0 is the ODE, 1 the bridge's SDE. Above 0 only with `euler`.",
+    )
+    partial: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Time at which to stop, above `t0` and at most `t_end`. What is returned then is the clean part "
+        "x_t - sigma(t) eps_hat.",
+    )
 
     @property
     def t_n(self) -> float:
@@ -73,13 +106,24 @@ class BridgeSettings(BaseModel):
         """Steps of the ODE: one evaluation of `nfe` is kept for the end."""
         return (self.nfe - 1) // EVALUATIONS_PER_STEP[self.solver]
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_ranges(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            first, *others = error.errors()
+            if any(found["type"] not in RANGE_ERRORS for found in (first, *others)):
+                raise
+            name = str(first["loc"][0])
+            allowed = range_in_words(cls.model_json_schema()["properties"][name])
+            if first["type"] == "finite_number":
+                allowed = f"a finite number {allowed}".rstrip()
+            message = f"{name} is {shortened(str(first['input']), 80)}; it must be {allowed}"
+            raise BridgeError(message, field=name, value=first["input"]) from error
+
     @model_validator(mode="after")
-    def _check(self) -> BridgeSettings:
-        _require(math.isfinite(self.tau) and self.tau > 0, "tau", self.tau, "a finite number above 0")
-        _require(0 < self.t0 < 1, "t0", self.t0, "within (0, 1)")
-        _require(math.isfinite(self.guidance) and self.guidance > 0, "guidance", self.guidance, "above 0 and finite")
-        _require(self.nfe >= 2, "nfe", self.nfe, "at least 2")
-        _require(0 <= self.gamma <= 1, "gamma", self.gamma, "within [0, 1]")
+    def _check_together(self) -> Self:
         if self.preset == "published":
             self._check_published()
             return self

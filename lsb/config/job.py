@@ -14,8 +14,8 @@ environment, never from here.
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +24,9 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from lsb.bridge.settings import BridgeSettings
-from lsb.config.file import SettingsFile, named, read_settings
+from lsb.config.file import Place, SettingsFile, named, read_settings
 from lsb.errors import BridgeError, ConfigError
-from lsb.fields import Count, Frozen, Location, Name, Seconds
+from lsb.fields import Count, Fraction, Frozen, Location, ModelLocation, Name, Seconds
 from lsb.prompts.settings import DomainPrompt, LearningConfig, PromptRequest, Side
 from lsb.redaction import without_secrets
 
@@ -37,71 +37,122 @@ _LONGEST_SHOWN = 80
 class SourceConfig(Frozen):
     """The images to translate."""
 
-    domain: Name
-    path: Location
-    read: Literal["full", "listing"] = "full"
+    domain: Name = Field(
+        description="What the images show, in a word. Their data set is kept under it, and their prompt unless "
+        "`prompts.source.domain` says otherwise."
+    )
+    path: Location = Field(description="The folder of the images, or an `s3://` URI.")
+    read: Literal["full", "listing"] = Field(
+        default="full",
+        description="What is read when images are taken in. `full`: each file whose size or times are new, or say "
+        "nothing. `listing`: only those whose size and time could not show a change; what is wrong with the others is "
+        "found when they are translated.",
+    )
 
 
 class PromptsConfig(Frozen):
+    """How the two looks are named to the model."""
+
     source: DomainPrompt
     target: DomainPrompt
 
 
 class ExecutionConfig(Frozen):
-    """How the work is carried out. Only dtype is part of the transform; another batch may move a value by a level.
-
-    A batch that takes longer than `hang_seconds` counts as hanging.
+    """How the work is carried out. Of these only `dtype` is part of what fixes the pixels; another `batch` may move a
+    value by a level.
     """
 
-    device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch: Count = 8
-    shard_size: Count = 1000
-    workers: Count = 1
-    commit_seconds: Seconds = 120
-    hang_seconds: Seconds = 1800
+    device: str = Field(
+        default="auto",
+        description="A device of torch's, such as `cpu` or `cuda:1`. `auto` is CUDA where there is one, else the CPU.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="The type of the numbers that the network calculates with."
+    )
+    batch: Count = Field(default=8, description="Images that are translated at once.")
+    shard_size: Count = Field(default=1000, description="Records in a shard, the part of a run that one worker does.")
+    workers: Count = Field(
+        default=1,
+        description="Workers of one command, each with a process for the model. More than one pays on several "
+        "accelerators.",
+    )
+    commit_seconds: Seconds = Field(
+        default=120, description="Seconds after which a worker commits what it has made of its shard."
+    )
+    hang_seconds: Seconds = Field(
+        default=1800,
+        description="Seconds after which a batch counts as hanging. Well above what one takes, the first included.",
+    )
 
 
 class EvaluateConfig(Frozen):
-    """What the translations are compared with: target and truth are folders laid out like the source.
+    """What the translations are compared with."""
 
-    With `measure` off nothing is measured, neither with each picture nor at the end; what is published says so.
-    """
-
-    measure: bool = True
-    target: Location | None = None
-    truth: Location | None = None
-    sample: Count = 10_000
+    measure: bool = Field(
+        default=True,
+        description="Whether anything is measured, with each picture and at the end. What is published says if not.",
+    )
+    target: Location | None = Field(
+        default=None, description="A folder of pictures of the target look, or an `s3://` URI."
+    )
+    truth: Location | None = Field(
+        default=None,
+        description="A folder laid out like the source, or an `s3://` URI. It holds what a perfect translation of each "
+        "source would be, under the source's own name with any picture's suffix.",
+    )
+    sample: Count = Field(default=10_000, description="Images that are compared at most, and as many of the target's.")
 
 
 class BudgetConfig(Frozen):
-    """What a run may lose: failed records of the usable ones, quarantined records of all, and, before it is planned, of
-    the records that the job's last snapshot had those that are no longer in the source.
-    """
+    """What a run may lose before it ends with exit code 4."""
 
-    max_failed_fraction: float = Field(default=0.01, ge=0, le=1)
-    max_quarantined_fraction: float = Field(default=1.0, ge=0, le=1)
-    max_vanished_fraction: float = Field(default=0.5, ge=0, le=1)
+    max_failed_fraction: Fraction = Field(
+        default=0.01, description="Fraction of the usable records that may have failed."
+    )
+    max_quarantined_fraction: Fraction = Field(
+        default=1.0, description="Fraction of all records that may be quarantined."
+    )
+    max_vanished_fraction: Fraction = Field(
+        default=0.5,
+        description="Fraction of the records of the job's last snapshot that the source may lack. Looked at before "
+        "anything is read or written.",
+    )
 
 
 class OutputConfig(Frozen):
-    format: Literal["png", "webp", "jpeg"] = "png"
+    """What the translations are written as."""
+
+    format: Literal["png", "webp", "jpeg"] = Field(default="png", description="The images' format.")
 
 
 class JobConfig(Frozen):
     """One translation job from end to end."""
 
-    name: Name
-    store: Location
-    model: Location
-    revision: str | None = None  # of a hub id
-    strict: bool = False  # demand that the revision is a full commit
-    loras: tuple[Location, ...] = ()  # .safetensors files, added to the model's weights in this order
+    name: Name = Field(description="What the job is called. Its runs are named by it.")
+    store: Location = Field(
+        description="Where data sets, prompts, runs and manifests are kept. A folder, made if missing, or "
+        "`s3://bucket/prefix`. It and the folders of pictures must not lie within one another."
+    )
+    model: ModelLocation = Field(
+        description="A diffusers folder, a `.safetensors` file, an `s3://` URI of either, or a hub id `owner/name`. A "
+        "file is in the original layout, with configuration and tokenizer in a folder of its name beside it."
+    )
+    revision: str | None = Field(default=None, description="Of a hub id: a branch, a tag or, better, a commit.")
+    strict: bool = Field(default=False, description="Whether `revision` must be a full commit of 40 hex digits.")
+    loras: tuple[Location, ...] = Field(
+        default=(),
+        description="`.safetensors` files with LoRA weights. Added to the model's in this order, at strength 1.",
+    )
     source: SourceConfig
     prompts: PromptsConfig
     learning: LearningConfig = LearningConfig()
     bridge: BridgeSettings = BridgeSettings()
-    seed: str = Field(default="0", pattern=r"^[0-9]{1,20}$", coerce_numbers_to_str=True)
+    seed: str = Field(
+        default="0",
+        pattern=r"^[0-9]{1,20}$",
+        coerce_numbers_to_str=True,
+        description="Of all randomness: a whole number of at most 20 digits.",
+    )
     execution: ExecutionConfig = ExecutionConfig()
     output: OutputConfig = OutputConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -128,43 +179,45 @@ def load_config(path: str | Path) -> JobConfig:
         ConfigError: no such file, not YAML, or a field outside what is allowed; `field` names it.
     """
     found = read_settings(Path(path))
+    config = job_of(found.values, found.path.resolve().parent, found.at)
+    _refuse_octal(found, config)
+    return config
+
+
+def job_of(
+    settings: Mapping[str, Any], folder: Path | None = None, at: Callable[[Place], str] | None = None
+) -> JobConfig:
+    """A job of settings.
+
+    Args:
+        settings: names and values, as they stand in a file.
+        folder: what relative paths are relative to; without one they are refused. A model may be a hub id.
+        at: where the value at a place stands, for messages.
+
+    Raises:
+        ConfigError: a field outside what is allowed; `field` names it.
+    """
     try:
-        config = JobConfig.model_validate(found.values)
+        return JobConfig.model_validate(settings, context={"folder": folder})
     except ValidationError as error:
         first, *others = error.errors()
-        field = named(first["loc"])
-        more = f"; wrong as well: {', '.join(named(other['loc']) for other in others)}" if others else ""
-        raise ConfigError(f"{found.at(first['loc'])}: {field}: {_reason(first)}{more}", field=field) from error
+        place, reason = first["loc"], _reason(first)
+        if others:
+            reason += f"; wrong as well: {', '.join(named(other['loc']) for other in others)}"
+        cause: Exception = error
     except BridgeError as error:
-        place = ("bridge", error.field)
-        raise ConfigError(f"{found.at(place)}: {named(place)}: {error}", field=named(place)) from error
-    _refuse_octal(found, config)
-    return _anchored(config, found.path.resolve().parent)
+        place, reason, cause = ("bridge", error.field), str(error), error
+    where = f"{at(place)}: " if at else ""
+    raise ConfigError(f"{where}{named(place)}: {reason}", field=named(place)) from cause
 
 
 def refuse_relative(config: JobConfig) -> None:
     """For settings that did not come out of a file, such as a deployment's: there is nothing to be relative to.
 
     Raises:
-        ConfigError: a path is relative; `field` names it. A model may be a hub id.
+        ConfigError: a path is relative; `field` names it.
     """
-    prompts = {side: getattr(config.prompts, side) for side in ("source", "target")}
-    places = {
-        "store": config.store,
-        "source.path": config.source.path,
-        **{
-            f"prompts.{side}.{name}": getattr(prompt, name)
-            for side, prompt in prompts.items()
-            for name in ("file", "images")
-        },
-        "evaluate.target": config.evaluate.target,
-        "evaluate.truth": config.evaluate.truth,
-        **{named(("loras", number)): lora for number, lora in enumerate(config.loras)},
-        "model": config.model if config.model.startswith(".") else None,
-    }
-    for field, path in places.items():
-        if path is not None and "://" not in path and not os.path.isabs(path):
-            raise ConfigError(f"{field}: {path} is relative; give an absolute path or a URI", field=field)
+    job_of(config.model_dump())
 
 
 def _reason(error: ErrorDetails) -> str:
@@ -204,33 +257,3 @@ def _refuse_octal(found: SettingsFile, config: JobConfig) -> None:
             raise ConfigError(
                 f"{found.at(place)}: {named(place)}: {text} begins with 0; leave it out", field=named(place)
             )
-
-
-def _anchored(config: JobConfig, folder: Path) -> JobConfig:
-    """Relative paths made absolute against the configuration's folder; URIs and hub ids stay."""
-
-    def path(value: str) -> str:
-        return value if "://" in value else os.path.normpath(folder / value)
-
-    def anchor(value: str | None) -> str | None:
-        return None if value is None else path(value)
-
-    def anchor_model(value: str) -> str:
-        # A hub id (`owner/name`) is told from a path by whether the path exists.
-        anchored = Path(os.path.normpath(folder / value))
-        return str(anchored) if os.path.exists(anchored) or value.startswith((".", "/")) else value
-
-    def domain(prompt: DomainPrompt) -> DomainPrompt:
-        return prompt.model_copy(update={"file": anchor(prompt.file), "images": anchor(prompt.images)})
-
-    update: dict[str, Any] = {
-        "store": anchor(config.store),
-        "model": anchor_model(config.model),
-        "loras": tuple(path(lora) for lora in config.loras),
-        "source": config.source.model_copy(update={"path": anchor(config.source.path)}),
-        "prompts": PromptsConfig(source=domain(config.prompts.source), target=domain(config.prompts.target)),
-        "evaluate": config.evaluate.model_copy(
-            update={"target": anchor(config.evaluate.target), "truth": anchor(config.evaluate.truth)}
-        ),
-    }
-    return config.model_copy(update=update)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from lsb.config.job import JobConfig
 from lsb.errors import UsageError
+from lsb.fields import Frozen
 from lsb.jobs.parents import find_parent, runs_of_job
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import Restriction, read_manifest, reference
@@ -23,16 +24,16 @@ from lsb.prompts.settings import Side
 from lsb.store.store import Store
 
 
-class RunOptions(BaseModel):
+class RunOptions(Frozen):
     """What a command asks of a run beyond the job's configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    fresh: bool = False  # carry nothing: translate every record
-    refit: bool = False  # learn prompts from today's images instead of using those of the runs before
-    reread: bool = False  # read every file, whatever is known of it from listings before
-    accept_vanished: bool = False  # go on however many records the source has lost
-    records_from: str | None = None  # only records of this run, chosen by `selection`
+    fresh: bool = Field(default=False, description="Carry nothing from the runs before: translate every record.")
+    refit: bool = Field(
+        default=False, description="Learn prompts from today's images instead of using those of the runs before."
+    )
+    reread: bool = Field(default=False, description="Read every file, whatever is known of it from listings before.")
+    accept_vanished: bool = Field(default=False, description="Go on however many records the source has lost.")
+    records_from: str | None = Field(default=None, description="Only records of this run, chosen by `selection`.")
     selection: Selection = Selection()
 
 

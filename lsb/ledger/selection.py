@@ -9,31 +9,36 @@ from glob import escape
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from lsb.errors import UsageError
+from lsb.fields import Frozen
 from lsb.records import RECORD_ID_HEX, key_of
 
 _RECORD_ID = re.compile(rf"[0-9a-f]{{{RECORD_ID_HEX}}}")
 
 
-class Selection(BaseModel):
+class Selection(Frozen):
     """Records by what is known of them; each list that is not empty narrows the choice, an empty one does not.
 
     `names` and `match` narrow it together: what either means is chosen. They are what somebody asks for; a run freezes
     them as `records`, in the words that runs have always been frozen with, so that the same choice gives the same id.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    shards: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()  # record ids or source keys: each means itself and nothing else
-    match: tuple[str, ...] = ()  # patterns of source keys, in which * also stands for slashes
-    records: tuple[str, ...] = ()  # both, as they are frozen: record ids or patterns
-    statuses: tuple[str, ...] = ()
-    codes: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    include_terminal: bool = False  # failures that are not retryable, too
+    shards: tuple[str, ...] = Field(default=(), description="Numbers of shards, such as 00003.")
+    names: tuple[str, ...] = Field(
+        default=(), description="Record ids or source keys: each means itself and nothing else."
+    )
+    match: tuple[str, ...] = Field(
+        default=(), description="Patterns of source keys, in which * also stands for slashes."
+    )
+    records: tuple[str, ...] = Field(
+        default=(), description="Names and patterns as they are frozen: record ids or patterns."
+    )
+    statuses: tuple[str, ...] = Field(default=(), description="Statuses of rows: `failed`, `pending`.")
+    codes: tuple[str, ...] = Field(default=(), description="Error codes of rows.")
+    flags: tuple[str, ...] = Field(default=(), description="Flags of rows, such as flat_output.")
+    include_terminal: bool = Field(default=False, description="Failures that are not retryable, too.")
 
     def settled(self, rows: pa.Table, among: str) -> Selection:
         """The same choice with names and patterns as `records`.

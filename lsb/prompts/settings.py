@@ -14,19 +14,30 @@ SIDES: tuple[Side, Side] = ("source", "target")
 
 
 class DomainPrompt(Frozen):
-    """How a domain is named to the model: plain `text`, an embedding `file`, or learned from `images`.
+    """How a look is named to the model: by exactly one of `text`, an embedding `file`, and `images` to learn from."""
 
-    `token` is the new word of what is learned, or of a file that names none.
-    """
-
-    domain: Name | None = None
-    text: str | None = None
-    file: Location | None = None
-    images: Location | None = None
-    token: str = Field(default="<domain>", pattern=r"^<[a-z0-9-]+>$")
-    initial: str = "picture"
-    vectors: int = Field(default=1, ge=1, le=16)
-    prefix: str = ""
+    domain: Name | None = Field(
+        default=None, description="The name under which the prompt is kept; left out, the source's domain, or `target`."
+    )
+    text: str | None = Field(default=None, description="The prompt itself, such as `a flat icon`.")
+    file: Location | None = Field(
+        default=None,
+        description="An embedding that lsb learned, or a common `learned_embeds.safetensors`; a file or a URI.",
+    )
+    images: Location | None = Field(
+        default=None,
+        description="A folder of pictures to learn the prompt from, or an `s3://` URI.",
+    )
+    token: str = Field(
+        default="<domain>",
+        pattern=r"^<[a-z0-9-]+>$",
+        description="The new word of what is learned, or of a file that names none.",
+    )
+    initial: str = Field(
+        default="picture", description="A word or two that come near: the new word's vectors begin as theirs."
+    )
+    vectors: int = Field(default=1, ge=1, le=16, description="Vectors that take the new word's place.")
+    prefix: str = Field(default="", description="A text that is put before the prompt as it is.")
 
     @model_validator(mode="after")
     def _one_origin(self) -> DomainPrompt:
@@ -36,18 +47,30 @@ class DomainPrompt(Frozen):
 
 
 class LearningConfig(Frozen):
-    """Textual inversion: the new token's vectors are trained, nothing else."""
+    """How prompts are learned from images. Textual inversion: the new word's vectors are trained, nothing else."""
 
-    steps: Count = 500
-    batch: Count = 8
-    learning_rate: float = Field(default=5e-3, gt=0)
-    templates: tuple[str, ...] = ("{token}", "a {token}", "a picture of {token}", "a picture in the style of {token}")
-    sigma_min: float = Field(default=0.3, gt=0)
-    sigma_max: float = Field(default=4.0, gt=0)
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    validate_every: Count = 50
-    patience: Count = 5
-    max_images: int = Field(default=1000, ge=2, le=10**9)
+    steps: Count = Field(default=500, description="Training steps at most.")
+    batch: Count = Field(default=8, description="Images in a training step.")
+    learning_rate: float = Field(default=5e-3, gt=0, description="Step size of Adam, in units of the vectors.")
+    templates: tuple[str, ...] = Field(
+        default=("{token}", "a {token}", "a picture of {token}", "a picture in the style of {token}"),
+        description="Texts around the new word, each with `{token}` in it. One is drawn for each step; the first is "
+        "the prompt that is used.",
+    )
+    sigma_min: float = Field(
+        default=0.3, gt=0, description="Smallest standard deviation of the noise, in units of the scaled latents."
+    )
+    sigma_max: float = Field(
+        default=4.0,
+        gt=0,
+        description="Largest standard deviation of the noise, in the same units. At most the model's largest.",
+    )
+    validation_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="Fraction of the images that is held out, one at least."
+    )
+    validate_every: Count = Field(default=50, description="Steps from one look at the held-out images to the next.")
+    patience: Count = Field(default=5, description="Looks without a better loss after which learning stops.")
+    max_images: int = Field(default=1000, ge=2, le=10**9, description="Images that are learned from at most.")
 
     @model_validator(mode="after")
     def _templates_name_the_token(self) -> LearningConfig:

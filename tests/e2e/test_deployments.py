@@ -140,6 +140,8 @@ class TestTheFileAsItIs:
             {"budget": {"max_failed_fraction": 2}},
             {"name": "Not A Name"},
             {"bridge": {"tau": "wide"}},
+            {"bridge": {"tau": 0}},
+            {"learning": {"validation_fraction": 1}},
             {"store": None},
         ],
         ids=json.dumps,

@@ -21,6 +21,8 @@ from lsb.errors import BridgeError
         ({"t0": 0.0}, "t0", r"within \(0, 1\)"),
         ({"t0": 1.0}, "t0", r"within \(0, 1\)"),
         ({"t0": float("nan")}, "t0", r"within \(0, 1\)"),
+        ({"partial": 1.5}, "partial", r"within \(0, 1\)"),
+        ({"times": (0.2, float("nan"))}, "times", "a finite number$"),
         ({"t_end": 1.0}, "t_end", r"within \(t0, 1\)"),
         ({"t0": 0.5, "t_end": 0.4}, "t_end", r"\(0.5, 1\)"),
         ({"nfe": 1}, "nfe", "at least 2"),
@@ -58,6 +60,10 @@ def test_value_outside_what_is_allowed(given: dict[str, object], field: str, all
 def test_the_value_is_named() -> None:
     with pytest.raises(BridgeError, match=r"-3\.5"):
         BridgeSettings(tau=-3.5)
+
+
+def test_what_a_preset_does_not_use_may_stand_where_it_would_end() -> None:
+    assert BridgeSettings(preset="published", t_end=1.0).t_end == 1.0
 
 
 def test_unknown_fields_and_names_are_refused() -> None:
