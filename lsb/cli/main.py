@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -31,6 +32,43 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lsb {version('lsb')}")
+        raise typer.Exit
+
+
+@app.callback()
+def lsb(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    source: opt.SourceFolder,
+    target: opt.TargetFolder,
+    model: opt.Model,
+    out: opt.NewFile = Path("job.yaml"),
+    store: opt.NewStore = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Write a job's file for two folders and a model, with all other settings in it as comments.
+
+    Example: lsb init photos/cats photos/dogs --model models/stable-diffusion
+    """
+    from lsb.jobs.init import write_job
+
+    job = write_job(out, source, target, model, store)
+    render.show(
+        {"job": str(out), "name": job.name, "store": job.store, "next": f"lsb run {out} --dry-run"}, as_json=json
+    )
 
 
 @app.command()

@@ -14,6 +14,22 @@ Json = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 Verbose = Annotated[bool, Option("--verbose", "-v", help="Tracebacks of errors, and Prefect's log lines.")]
 Resume = Annotated[str | None, Option(metavar="RUN", help="This run and no other: refuse if settings differ.")]
 
+# init
+SourceFolder = Annotated[
+    str, Argument(metavar="SOURCE", help="Folder or s3:// URI of the pictures to translate.", show_default=False)
+]
+TargetFolder = Annotated[
+    str, Argument(metavar="TARGET", help="Folder or s3:// URI of pictures of the target look.", show_default=False)
+]
+Model = Annotated[
+    str,
+    Option(help="A diffusers folder, a .safetensors file, an s3:// URI of either, or a hub id.", show_default=False),
+]
+NewFile = Annotated[Path, Option("--out", metavar="FILE", help="The file to write; it must not exist.")]
+NewStore = Annotated[
+    str | None, Option(metavar="ROOT", help="Where runs are to be kept; left out, `store` beside the file.")
+]
+
 # Which records
 Records = Annotated[
     list[str], Option(metavar="NAME", help="Only this record: its id or its source key, letter by letter. Repeatable.")

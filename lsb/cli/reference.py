@@ -12,6 +12,7 @@ from lsb.cli.main import app
 HEAD = """# Commands
 
 What `lsb --help` and `lsb COMMAND --help` say, on one page. It is made from the commands (`make reference`).
+`lsb --version` says which lsb is installed.
 What a command ends with is in [operations](operations.md#stopping-and-going-on).
 """
 

@@ -67,6 +67,11 @@ def locate(model: str, *, revision: str | None = None, strict: bool = False, lor
     return dataclasses.replace(files, loras=tuple(check_lora(_on_disk(lora)) for lora in loras))
 
 
+def is_hub_id(model: str) -> bool:
+    """Whether a name that is no path here may be a model of the hub."""
+    return bool(_HUB_ID.fullmatch(model)) and Path(model).suffix.lower() not in PICKLES | {".safetensors"}
+
+
 def _locate(model: str, revision: str | None, strict: bool) -> ModelFiles:
     path = _on_disk(model)
     if path.exists():
@@ -80,7 +85,7 @@ def _locate(model: str, revision: str | None, strict: bool) -> ModelFiles:
             # The copy's place in the cache would tell the user nothing.
             message = error.message.replace(str(path.parent), model.rstrip("/").rpartition("/")[0])
             raise type(error)(message, **error.details) from error
-    if _HUB_ID.fullmatch(model) and Path(model).suffix.lower() not in PICKLES | {".safetensors"}:
+    if is_hub_id(model):
         return _from_hub(model, revision, strict)
     raise ModelError(f"no model {model}: there is no such folder or file, and it is no hub id (owner/name)")
 

@@ -59,7 +59,7 @@ def ingest(
     """
     listing = list_sources(sources)
     listed({record_id(key_of(file.key)) for file in listing.files})
-    _refuse_empty(sources, listing)
+    refuse_empty(sources, listing)
     known = Knowledge.of(store, name, sources.uri, listing, decoding_version(), anew=read == "anew")
     progress.start(_STEP, len(listing.files))
     rows: list[RecordRow] = []
@@ -74,7 +74,12 @@ def ingest(
     return write_dataset(store, name, rows, listing.left_out)
 
 
-def _refuse_empty(sources: Store, listing: Listing) -> None:
+def refuse_empty(sources: Store, listing: Listing) -> None:
+    """Refuse a source without pictures, and log what is left out.
+
+    Raises:
+        SourceError: says what is there instead.
+    """
     found = described(listing.left_out)
     if not listing.files:
         kinds = ", ".join(sorted(SUFFIXES))

@@ -47,6 +47,19 @@ def test_a_dry_run_of_a_finished_job_names_its_run(finished: Job, capsys: pytest
     assert finished.files() == before
 
 
+def test_a_file_that_init_wrote_can_be_run(
+    job: Job, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, file = job.source.with_name("3d"), tmp_path / "new" / "job.yaml"
+    answer = lsb(capsys, "init", job.source, target, "--model", model, "--out", file, "--json")
+    assert (answer.code, answer.json["job"], answer.json["name"]) == (0, str(file), "flat-to-3d")
+    resolved = lsb(capsys, "run", file, "--dry-run", "--json")
+    assert (resolved.code, resolved.json["records"]) == (0, PICTURES)
+    assert resolved.json["prompts_to_learn"] == ["flat", "3d"]
+    again = lsb(capsys, "init", job.source, target, "--model", model, "--out", file)
+    assert (again.code, "exists" in again.complaint) == (2, True)
+
+
 def test_a_dry_run_of_a_new_job_writes_nothing(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     answer = lsb(capsys, "run", job.config, "--dry-run", "--json")
     assert answer.code == 0, answer.err

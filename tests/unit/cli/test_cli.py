@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from lsb.cli import main as cli
 from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, UsageError
 
 COMMANDS = {
-    "run", "ingest", "optimise", "plan", "translate", "evaluate", "publish",
+    "init", "run", "ingest", "optimise", "plan", "translate", "evaluate", "publish",
     "status", "rerun", "diff", "verify", "export", "report", "gc", "erase", "trace",
 }  # fmt: skip
 
@@ -134,6 +135,12 @@ def test_wrong_arguments_are_one_line(arguments: list[str], complaint: str, caps
     assert cli.run_command(arguments) == 2
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", f"lsb: error: {complaint}\n")
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["--version"]) == 0
+    declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["version"]
+    assert capsys.readouterr().out == f"lsb {declared}\n"
 
 
 def test_without_arguments_there_is_the_help(capsys: pytest.CaptureFixture[str]) -> None:
