@@ -28,7 +28,7 @@ def describe(device: str, dtype: str, batch: int) -> ManifestRow:
         "batch": batch,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "code_version": _version(),
-        "code_commit": _commit(),
+        "code_commit": checkout_commit(Path(__file__).resolve().parents[2]),
         "packages_sha256": packages_digest(),
     }
 
@@ -58,9 +58,8 @@ def _version() -> str:
 
 
 @cache
-def _commit() -> str | None:
-    """Commit of the checkout this package is imported from, `-dirty` if files differ; None if it is no checkout."""
-    root = Path(__file__).resolve().parent.parent
+def checkout_commit(root: Path) -> str | None:
+    """Commit of the checkout at `root`, followed by `-dirty` if files differ from it; None if it is no checkout."""
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None

@@ -1,9 +1,20 @@
 from __future__ import annotations
 
-import re
+import json
+import subprocess
+import sys
+from pathlib import Path
 
+import lsb
 from lsb.ledger.schemas import MANIFEST
-from lsb.translation.execution import describe, packages_digest
+from lsb.records import digest_of
+from lsb.translation.execution import checkout_commit, describe, packages_digest
+
+
+def git(root: Path, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(["git", "-C", str(root), *who, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def test_the_facts_are_columns_of_the_manifest() -> None:
@@ -12,15 +23,36 @@ def test_the_facts_are_columns_of_the_manifest() -> None:
     assert facts["device"].startswith("cpu: ")
     assert (facts["dtype"], facts["batch"]) == ("float32", 8)
     assert facts["instruction_set"]
-    assert re.fullmatch(r"[0-9a-f]{64}", facts["packages_sha256"])
+    assert facts["packages_sha256"] == packages_digest()
 
 
-def test_the_packages_digest_is_stable() -> None:
-    first = packages_digest()
-    packages_digest.cache_clear()
-    assert packages_digest() == first
+def test_the_packages_digest_is_that_of_what_is_installed_in_whatever_order() -> None:
+    listed = (
+        "import json; from importlib.metadata import distributions as d;"
+        "print(json.dumps(sorted({f'{x.name.lower()}=={x.version}' for x in d() if x.name})))"
+    )
+    environment = {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(lsb.__file__).parents[1])}
+    answer = subprocess.run([sys.executable, "-c", listed], check=True, capture_output=True, env=environment)
+    assert packages_digest() == digest_of(json.loads(answer.stdout))
 
 
-def test_a_checkout_names_its_commit() -> None:
+def test_a_checkout_names_its_commit_and_whether_files_differ(tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    root.mkdir()
+    assert checkout_commit(root) is None
+    checkout_commit.cache_clear()
+    git(root, "init", "--quiet")
+    (root / "a.py").write_text("a = 1\n")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "a")
+    assert checkout_commit(root) == git(root, "rev-parse", "HEAD")
+    checkout_commit.cache_clear()
+    (root / "a.py").write_text("a = 2\n")
+    assert checkout_commit(root) == git(root, "rev-parse", "HEAD") + "-dirty"
+
+
+def test_a_row_names_the_commit_of_the_checkout_that_this_package_lies_in() -> None:
+    root = Path(__file__).resolve().parents[3]
+    assert (root / "lsb" / "__init__.py").is_file()
     commit = describe("cpu", "float32", 8)["code_commit"]
-    assert commit is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", commit)
+    assert (commit or "").removesuffix("-dirty") == (git(root, "rev-parse", "HEAD") if (root / ".git").exists() else "")
