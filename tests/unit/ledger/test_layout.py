@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+
 import pytest
 
 from lsb.errors import UsageError
@@ -35,18 +38,39 @@ def test_numbers_of_log_entries() -> None:
     assert layout.number_of("jobs/a/log/00000012.json.bak") is None
 
 
-def test_every_key_may_be_written() -> None:
-    digest = "a" * 64
-    for key in [
-        layout.dataset_records("flat", digest),
-        layout.prompt_file("flat", digest, learned=True),
-        layout.prompt_file("flat", digest, learned=False),
-        layout.prompt_provenance("flat", digest),
-        layout.run_file(RUN),
-        layout.plan_file(RUN, digest),
-        layout.output_file(RUN, "00000", "ab", "cd", "jpeg"),
-        layout.rows_file(RUN, "00000", "ab", 0),
-        layout.features_file(RUN, "00000", "ab", 0),
-        layout.numbered(layout.snapshot_log(RUN), 0),
-    ]:
-        validate_key(key)
+ARGUMENTS = {
+    "name": "flat",
+    "domain": "flat",
+    "job": "cats-to-dogs",
+    "run_id": RUN,
+    "shard": "00000",
+    "attempt": "0123456789abcdef",
+    "record_id": "0" * 32,
+    "image_format": "jpeg",
+    "learned": True,
+    "part": 0,
+    "number": 0,
+    "log": layout.snapshot_log(RUN),
+    **dict.fromkeys(["version", "digest", "source", "prompt_id"], "a" * 64),
+}
+MAKERS = {
+    name: maker
+    for name, maker in vars(layout).items()
+    if inspect.isfunction(maker) and inspect.signature(maker).return_annotation == "str" and name != "new_attempt"
+}
+
+
+def made(maker: Callable[..., str]) -> str:
+    return maker(**{name: ARGUMENTS[name] for name in inspect.signature(maker).parameters})
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_key_may_be_written(name: str) -> None:
+    validate_key(made(MAKERS[name]))
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if not name.endswith(("_folder", "_log", "runs_of_job"))])
+def test_every_file_is_known_by_its_key_to_clean_up(name: str) -> None:
+    key = made(MAKERS[name])
+    seen = layout.is_hint(key), layout.is_of_a_listing(key), layout.makes_a_store(key)
+    assert sum(seen) == 1
