@@ -1,4 +1,4 @@
-"""The bridge's settings, and the preset of the paper."""
+"""The bridge's settings, and the preset of the paper (Kim, Kim and Ye 2024, see `lsb.bridge.velocity`)."""
 
 from __future__ import annotations
 

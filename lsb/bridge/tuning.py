@@ -20,7 +20,7 @@ def tune(settings: BridgeSettings, error: Callable[[BridgeSettings], float], tri
     """The settings with the times that make `error` smallest, found by a pattern search; `adams_moulton` only.
 
     Args:
-        settings: the path; its nfe says how many times there are, its grid is of no account.
+        settings: the path; its nfe says how many times there are; its grid is ignored.
         error: of a path; best the RMS distance to a fine-step solution on some tens of latents of the job's own
             domain, other ones than those on which the result is to be judged.
         trials: how many paths are tried at most.

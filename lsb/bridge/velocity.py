@@ -8,7 +8,8 @@
 
     v(x_t, t) = w (x_1_hat - x_0_hat) + sigma'(t) eps_hat
 
-Source: Latent Schrödinger Bridge (LSB).
+Source: J. Kim, B. Kim, J. C. Ye, "Latent Schrödinger Bridge: Prompting Latent Diffusion for Fast Unpaired
+Image-to-Image Translation", 2024, arXiv:2411.14863.
 """
 
 from __future__ import annotations

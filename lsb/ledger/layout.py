@@ -7,7 +7,7 @@ prompts/<domain>/<prompt id>.json                           how it was learned
 runs/<run>/run.json, plan-<sha256>.parquet
 runs/<run>/shards/<shard>/<attempt>/                        images, rows, features
 runs/<run>/shards/<shard>/log/<generation>.json
-runs/<run>/shards/<shard>/hints/<attempt>.json              what an attempt is at; no result, named by nothing
+runs/<run>/shards/<shard>/hints/<attempt>.json              what an attempt works on; named by nothing
 runs/<run>/snapshots/<n>/                                   manifest, metrics, attestation, report
 runs/<run>/snapshots/log/<n>.json
 jobs/<job>/log/<n>.json

@@ -1,4 +1,4 @@
-"""What attempts at a shard are at, and which records they may have died of.
+"""Which records attempts at a shard are working on, and which records they may have died of.
 
 Before each batch an attempt writes down its records. It is a hint and never a result: readers do not look at it, no
 log names it, and a wrong or missing one costs time but no correctness. Whoever begins an attempt finds there
@@ -42,7 +42,7 @@ class Hints:
     _last: dict[str, Any] | None = None
 
     def write(self, records: Iterable[str], tries: Mapping[str, int]) -> None:
-        """Say that the attempt is at `records` from now on.
+        """Say that the attempt works on `records` from now on.
 
         Args:
             tries: of records that failed before. What is written of a record ends with its row: it does not count
