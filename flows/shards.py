@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from flows.watching.display import PartProgress
 from flows.watching.interruption import interruptible
 from lsb.config.job import BudgetConfig, JobConfig
-from lsb.errors import LsbError, UnfinishedError
+from lsb.errors import LsbError, ShardsFailedError, UnfinishedError
 from lsb.jobs.budget import Tally
 from lsb.jobs.loading import release_models, workers_for
 from lsb.ledger.run import open_run
@@ -31,10 +31,6 @@ Todo = Mapping[str, Mapping[str, int]]  # by shard the records to do, each with 
 # A function, not its result: Prefect walks through every parameter and keeps it, and these may be a million records.
 Left = Callable[[], Todo]
 Results = Iterator[tuple[str, ShardOutcome | Exception]]
-
-
-class ShardsFailedError(UnfinishedError):
-    """`failures` maps shards to reasons."""
 
 
 @dataclass

@@ -16,6 +16,7 @@
     │       └── StoreBusyError              transient: same request again
     ├── BudgetExceededError        exit 4   more failed or quarantined records than allowed
     ├── UnfinishedError            exit 5   planned records lack rows: run again
+    │   └── ShardsFailedError               because of what is wrong with some shards
     ├── TamperedError              exit 10  something that a log or a snapshot names is missing or differs
     ├── IncompleteError            exit 11  intact, but rows or the snapshot are missing
     ├── UnverifiableError          exit 12  cannot be read, or unknown schema
@@ -23,6 +24,8 @@
     │   ├── OutOfMemoryError                it did not fit
     │   ├── ModelDiedError                  the process with the model ended meanwhile
     │   └── ModelHungError                  it gave no answer in time and was ended
+    ├── CannotStartError                    the model's process; `reason` is raised instead
+    ├── ReportedError                       any error, as Prefect's pages may show it
     ├── DecodingError                       one image, here and now: no time, no memory; becomes a row, too
     └── ImageError                          one image's fault; becomes a row, never ends a run
 
@@ -128,6 +131,10 @@ class UnfinishedError(LsbError):
     exit_code = 5
 
 
+class ShardsFailedError(UnfinishedError):
+    """`failures` maps shards to reasons."""
+
+
 class TamperedError(LsbError):
     """`key` names the object that is missing, differs or leaves a gap."""
 
@@ -160,6 +167,18 @@ class ModelDiedError(TranslationError):
 
 class ModelHungError(TranslationError):
     code = "timed_out"
+
+
+class CannotStartError(LsbError):
+    """The model cannot be loaded, which is no image's fault. `reason` is the error to raise instead."""
+
+
+class ReportedError(LsbError):
+    """An error as Prefect may see it."""
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message, transient=transient)
+        self.transient = transient  # type: ignore[misc]
 
 
 class DecodingError(LsbError):

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from lsb.errors import LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
+from lsb.errors import CannotStartError, LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
 from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.redaction import redact
 from lsb.translation.equipment import Translates
-from lsb.translation.model_process import CannotStartError, is_out_of_memory
+from lsb.translation.model_process import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from lsb.errors import (
+    CannotStartError,
     LsbError,
     ModelDiedError,
     ModelError,
@@ -48,10 +49,6 @@ class Model:
 
     translator: Translates
     scorer: ScoresImages | None = None
-
-
-class CannotStartError(LsbError):
-    """The model cannot be loaded, which is no image's fault. `reason` is the error to raise instead."""
 
 
 class ModelProcess:

@@ -9,8 +9,9 @@ from prefect import Flow
 from prefect.serializers import Serializer
 from prefect.states import Failed
 
+from lsb.errors import ReportedError
 from tasks.guarded.connection import guard
-from tasks.guarded.outcome import ReportedError, carry_out, kept
+from tasks.guarded.outcome import carry_out, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -14,20 +14,12 @@ from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
 
 from prefect.states import State
 
-from lsb.errors import LsbError
+from lsb.errors import LsbError, ReportedError
 from lsb.redaction import redact
 from tasks.guarded.connection import hurry, is_of_server, lose, lost
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class ReportedError(LsbError):
-    """An error as Prefect may see it."""
-
-    def __init__(self, message: str, *, transient: bool = False) -> None:
-        super().__init__(message, transient=transient)
-        self.transient = transient  # type: ignore[misc]
 
 
 class _Outcome(Generic[R]):

@@ -12,8 +12,8 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from lsb.errors import LsbError
-from tasks.guarded.outcome import ReportedError, carry_out, kept
+from lsb.errors import LsbError, ReportedError
+from tasks.guarded.outcome import carry_out, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")

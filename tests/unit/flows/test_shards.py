@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from flows import shards
-from flows.shards import ShardsFailedError, ShardsOutcome, raise_what_failed
-from lsb.errors import LsbError, ModelError, StoreBusyError, StoreError, UnfinishedError
+from flows.shards import ShardsOutcome, raise_what_failed
+from lsb.errors import LsbError, ModelError, ShardsFailedError, StoreBusyError, StoreError, UnfinishedError
 from lsb.translation.shard import ShardOutcome
 
 PENDING = {"00001": ["a", "b"]}

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lsb.errors import (
+    CannotStartError,
     ModelDiedError,
     ModelError,
     ModelHungError,
@@ -17,7 +18,6 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.translation.batch import Batches, Picture, Result
-from lsb.translation.model_process import CannotStartError
 
 IMAGE = Image.new("RGB", (2, 2))
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from lsb.errors import (
+    CannotStartError,
     ModelDiedError,
     ModelError,
     ModelHungError,
@@ -24,7 +25,7 @@ from lsb.errors import (
     TranslationError,
     UnfinishedError,
 )
-from lsb.translation.model_process import CannotStartError, Model, ModelProcess, is_out_of_memory
+from lsb.translation.model_process import Model, ModelProcess, is_out_of_memory
 from tests.ledger import picture
 
 
