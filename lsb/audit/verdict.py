@@ -14,9 +14,10 @@ from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.seal import well_formed
 from lsb.store.store import Store
 
-TAMPERED, UNVERIFIABLE, INCOMPLETE = "tampered", "unverifiable", "incomplete"
+INTACT, TAMPERED, UNVERIFIABLE, INCOMPLETE = "intact", "tampered", "unverifiable", "incomplete"
 REPLAY_DIFFERS = "replay differs"
-_EXIT_CODES = {
+# By kind of finding, the worst first.
+EXIT_CODES = {
     TAMPERED: TamperedError.exit_code,
     REPLAY_DIFFERS: 13,
     UNVERIFIABLE: UnverifiableError.exit_code,
@@ -26,7 +27,7 @@ _EXIT_CODES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong: `kind` is one of the four constants above, `key` names the object."""
+    """Something wrong: `kind` is one of those in `EXIT_CODES`, `key` names the object."""
 
     kind: str
     key: str
@@ -71,10 +72,15 @@ class Verdict:
     erased: tuple[str, ...] = ()  # files that were deleted on request, as a log says
 
     @property
-    def exit_code(self) -> int:
-        """0 if all is well; of several 10 (tampered) before 13 (replay differs), 12 (unverifiable), 11 (incomplete)."""
+    def word(self) -> str:
+        """The kind of finding that gives the exit code; `intact` if there is none."""
         found = {finding.kind for finding in self.findings}
-        return next((code for kind, code in _EXIT_CODES.items() if kind in found), 0)
+        return next((kind for kind in EXIT_CODES if kind in found), INTACT)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all is well; of several the one that comes first in `EXIT_CODES`."""
+        return EXIT_CODES.get(self.word, 0)
 
 
 @dataclass

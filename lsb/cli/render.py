@@ -147,10 +147,9 @@ def status(counted: RunStatus) -> dict[str, Any]:
 
 def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
     """As text only the number of findings: each is a complaint of its own."""
-    words = {0: "intact", 10: "tampered", 11: "incomplete", 12: "unverifiable", 13: "replay differs"}
     return {
         "run": found.run_id,
-        "verdict": words[found.exit_code],
+        "verdict": found.word,
         "assurance": found.assurance,
         "snapshot": found.snapshot,
         "checked": found.checked,
