@@ -37,9 +37,9 @@ def rerun_records(config: JobConfig, run_id: str, selection: Selection = Selecti
         named = not pending(store, run) and may_take_the_name(store, run)
         snapshot = measured_snapshot(config, run, partial=True, named=named)
     result = conclude(config, run, snapshot, done.translated)
-    if missing := snapshot.planned - sum(snapshot.counts.values()):
+    if snapshot.missing:
         raise UnfinishedError(
-            f"what was chosen is done and published; {missing} other records of run {run.id} have no row yet, "
+            f"what was chosen is done and published; {snapshot.missing} other records of run {run.id} have no row yet, "
             "`lsb rerun` on the run without a selection does them"
         )
     return result

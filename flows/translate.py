@@ -145,11 +145,10 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
     rows = read_manifest(store, reference(snapshot), columns=list(COLUMNS))
     show_report(run.id, result.report, result.counts, result.left_out, problem_groups(rows, result.run, NAMED))
     if excess := over_budget(config.budget, result.counts, snapshot.planned):
-        left = snapshot.planned - sum(result.counts.values())
         raise BudgetExceededError(
-            (f"stopped with {left} records left: " if left else "")
+            (f"stopped with {snapshot.missing} records left: " if snapshot.missing else "")
             + f"{excess}; everything so far is published, see {result.report}"
-            + ("; with a larger budget, run again to go on" if left else "")
+            + ("; with a larger budget, run again to go on" if snapshot.missing else "")
         )
     if failed := result.counts.get("failed", 0):
         # Prefect shows the state and hands the caller its data.

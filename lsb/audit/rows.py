@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
 from lsb.ledger.log.commit_log import LogEntry
 from lsb.ledger.run import Run
+from lsb.ledger.schemas import places
 from lsb.records import Status, record_id
 
 
@@ -32,8 +33,8 @@ def row_problems(run: Run, entry: LogEntry, rows: pa.Table, planned: pa.Table | 
     if planned is not None:
         yield from _unplanned(rows, planned, made)
     digests = entry.digests()
-    keys = pa.array(digests.keys(), pa.string())
-    listed = pa.array(digests.values(), pa.string()).take(_places(rows["output_key"], keys))
+    keys = pa.chunked_array([pa.array(digests.keys(), pa.string())])
+    listed = pa.array(digests.values(), pa.string()).take(places(rows["output_key"], keys))
     if record := _first(records, pc.and_(made, _differ(rows["output_sha256"], listed))):
         yield f"record {record} names an output that its log entry does not"
 
@@ -50,7 +51,7 @@ def inspect_identities(seen: Inspection, place: str, records: pa.ChunkedArray, k
 
 def _unplanned(rows: pa.Table, planned: pa.Table, made: pa.ChunkedArray) -> Iterator[str]:
     records = rows["record_id"]
-    place = _places(records, planned["record_id"].combine_chunks())
+    place = places(records, planned["record_id"])
     there = pc.is_valid(place)
     if record := _first(records, pc.invert(there)):
         yield f"record {record} is not planned in this shard"
@@ -61,10 +62,6 @@ def _unplanned(rows: pa.Table, planned: pa.Table, made: pa.ChunkedArray) -> Iter
     known = pc.and_(made, pc.is_valid(digest))
     if record := _first(records, pc.and_(known, _differ(rows["source_sha256"], digest))):
         yield f"record {record} was made from other bytes than planned"
-
-
-def _places(values: pa.ChunkedArray, among: pa.Array) -> pa.Array:
-    return pa.chunked_array(pc.index_in(values, among)).combine_chunks()
 
 
 def _differ(column: pa.ChunkedArray, expected: pa.ChunkedArray | pa.Array | pa.Scalar) -> pa.ChunkedArray:

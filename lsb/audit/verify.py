@@ -122,5 +122,5 @@ def _inspect_completeness(seen: Inspection, run: Run, snapshots: Sequence[Snapsh
     with seen.guard(key):
         if not snapshots:
             seen.find(INCOMPLETE, key, "no snapshot is published; run it again to finish")
-        elif missing := snapshots[-1].planned - sum(snapshots[-1].counts.values()):
+        elif missing := snapshots[-1].missing:
             seen.find(INCOMPLETE, key, f"{missing} planned records have no row in the last snapshot; run it again")

@@ -222,9 +222,8 @@ def current_snapshot(
     snapshot = latest_snapshot(store, run)
     if snapshot is None or current_heads(store, run) != snapshot.heads:
         return None
-    missing = snapshot.planned - sum(snapshot.counts.values())
     metrics = json.loads(store.read(snapshot.metrics_key))
-    if missing and not (partial or snapshot.stopped):
+    if snapshot.missing and not (partial or snapshot.stopped):
         return None
 
     def made() -> list[str]:
@@ -244,7 +243,7 @@ def current_snapshot(
             erasures=snapshot.erasures,
             partial=partial,
             stopped=snapshot.stopped,
-            named=named and not missing,
+            named=named and not snapshot.missing,
             signer=signer,
         )
     except (NotFoundError, UnfinishedError):  # an erasure took the page, or is about to

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from lsb.errors import TamperedError
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.snapshots import MANIFEST_NAME, Snapshot
-from lsb.ledger.schemas import MANIFEST, PLAN, read_table
+from lsb.ledger.schemas import MANIFEST, PLAN, places, read_table
 from lsb.records import Action, Status
 from lsb.store.store import Store
 
@@ -104,8 +104,8 @@ def unchanged(rows: pa.Table, listed: pa.Table, records: pa.Table, same_decoding
         same_decoding: see `parent_reference`; None in runs of versions that carried quarantined rows in any case.
     """
     rows = rows.filter(pc.is_in(rows["status"], pa.array(FINAL)))
-    place = _places(records["record_id"], rows["record_id"])
-    seen = _places(records["record_id"], listed["record_id"])
+    place = places(records["record_id"], rows["record_id"])
+    seen = places(records["record_id"], listed["record_id"])
     same_digest = pc.equal(records["sha256"], rows["source_sha256"].take(place))
     same_listing = pc.and_(
         pc.equal(records["bytes"], listed["bytes"].take(seen)), pc.equal(records["etag"], listed["etag"].take(seen))
@@ -141,7 +141,3 @@ def carried_rows(
         origin = pc.fill_null(rows["carried_from"], parent["run"])
         rows = rows.set_column(place, MANIFEST.arrow.field("carried_from"), origin)
     return rows
-
-
-def _places(values: pa.ChunkedArray, among: pa.ChunkedArray) -> pa.Array:
-    return pa.chunked_array(pc.index_in(values, among.combine_chunks())).combine_chunks()

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Required, TypedDict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lsb.errors import UnverifiableError
@@ -273,6 +274,11 @@ FEATURES = _schema(
     "lsb.features/1",
     [("record_id", pa.string(), False), ("features", pa.list_(pa.float32()), False)],
 )
+
+
+def places(values: pa.ChunkedArray, among: pa.ChunkedArray) -> pa.Array:
+    """Where each of `values` stands in `among`, null where it does not; for `take`."""
+    return pa.chunked_array(pc.index_in(values, among.combine_chunks())).combine_chunks()
 
 
 def write_table(table: pa.Table, schema: TableSchema) -> bytes:

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lsb.pictures.images import centred
+
 SIDE = 64  # pixel measures are taken at 64 x 64
-WHITE = (255, 255, 255)
 
 
 def square(image: Image.Image, side: int) -> Image.Image:
@@ -21,9 +22,7 @@ def square(image: Image.Image, side: int) -> Image.Image:
     image = image if image.mode == "RGB" else image.convert("RGB")
     longer = max(image.size)
     if image.width != image.height:
-        ground = Image.new("RGB", (longer, longer), WHITE)
-        ground.paste(image, ((longer - image.width) // 2, (longer - image.height) // 2))
-        image = ground
+        image, _ = centred(image, longer)
     return image if longer == side else image.resize((side, side), Image.Resampling.BICUBIC)
 
 

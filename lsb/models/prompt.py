@@ -19,6 +19,7 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from lsb.errors import PromptError, StoreError, UnsafeWeightsError
+from lsb.models.files import PICKLES
 from lsb.records import canonical_json, sha256
 from lsb.store.store import open_store
 
@@ -26,7 +27,6 @@ SLOT = "{token}"
 # All metadata in one value: the order of several is not fixed, and a prompt's id must be.
 _METADATA_KEY = "lsb"
 _MAX_HEADER = 1_000_000
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ def load_prompt(path: str | Path, *, token: str | None = None) -> Prompt:
         PromptError: see `from_bytes`, the file cannot be read, or it names another token or none at all.
     """
     file = PurePosixPath(path)
-    if file.suffix.lower() in _PICKLES:
+    if file.suffix.lower() in PICKLES:
         raise UnsafeWeightsError(f"embedding {file.name} is a pickle, which can run code; convert it to safetensors")
     data = _read(str(path))
     try:

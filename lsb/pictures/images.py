@@ -168,10 +168,14 @@ def to_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
     """
     longer = max(image.size)
     width, height = (max(1, (side * size + longer // 2) // longer) for side in image.size)
-    box = Box((size - width) // 2, (size - height) // 2, width, height)
-    fitted = image.resize((width, height), Image.Resampling.LANCZOS)
-    square = Image.new("RGB", (size, size), _WHITE)
-    square.paste(fitted, (box.left, box.top))
+    return centred(image.resize((width, height), Image.Resampling.LANCZOS), size)
+
+
+def centred(image: Image.Image, side: int) -> tuple[Image.Image, Box]:
+    """An RGB image in the middle of a white square of `side` pixels, at least as long as it, and its place there."""
+    box = Box((side - image.width) // 2, (side - image.height) // 2, *image.size)
+    square = Image.new("RGB", (side, side), _WHITE)
+    square.paste(image, (box.left, box.top))
     return square, box
 
 

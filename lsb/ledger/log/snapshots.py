@@ -40,6 +40,11 @@ class Snapshot:
     stated: dict[str, Any]  # what the entry says apart from what the log itself adds: the snapshot attests to this
 
     @property
+    def missing(self) -> int:
+        """How many planned records have no row in it."""
+        return self.planned - sum(self.counts.values())
+
+    @property
     def manifest_key(self) -> str:
         return f"{self.folder}/{MANIFEST_NAME}"
 

@@ -20,6 +20,7 @@ from lsb.pictures import images
 from lsb.pictures.images import (
     Box,
     ImageInfo,
+    centred,
     decode,
     encode,
     from_square,
@@ -334,3 +335,14 @@ def test_pixel_digest_is_of_the_pixels_alone() -> None:
     assert pixels_sha256(picture) == expected
     assert pixels_sha256(decode(saved(picture, "PNG"))[0]) == pixels_sha256(decode(saved(picture, "BMP"))[0])
     assert pixels_sha256(picture.transpose(Image.Transpose.ROTATE_90)) != expected
+
+
+@pytest.mark.parametrize(("size", "place"), [((3, 8), (2, 0)), ((8, 3), (0, 2)), ((5, 2), (1, 3)), ((8, 8), (0, 0))])
+def test_a_picture_in_the_middle_of_a_square_keeps_its_pixels_and_an_odd_rest_is_right_and_below(
+    size: tuple[int, int], place: tuple[int, int]
+) -> None:
+    square, box = centred(Image.new("RGB", size, (9, 8, 7)), 8)
+    assert (box.left, box.top, box.width, box.height) == (*place, *size)
+    assert set(from_square(square, box).get_flattened_data()) == {(9, 8, 7)}
+    pixels = np.asarray(square)
+    assert (pixels == 255).all(axis=2).sum() == 64 - size[0] * size[1]
