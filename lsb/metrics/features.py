@@ -19,7 +19,7 @@ from lsb.records import sha256
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIDE = 224
-STRIDE_8_BLOCK = 4  # the last block whose output is 28 x 28
+STRIDE_8_BLOCK = "_blocks.4"  # the last block whose output is 28 x 28
 
 
 class Features(NamedTuple):
@@ -91,12 +91,8 @@ class EfficientNetLite0:
 
     @torch.no_grad()
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        network = self._network
-        x = network._swish(network._bn0(network._conv_stem(x)))
-        layout = x
-        for index, block in enumerate(network._blocks):
-            x = block(x)
-            if index == STRIDE_8_BLOCK:
-                layout = x
-        x = network._swish(network._bn1(network._conv_head(x)))
-        return x.mean((2, 3)), layout
+        seen: list[Tensor] = []
+        block = self._network.get_submodule(STRIDE_8_BLOCK)
+        with block.register_forward_hook(lambda module, inputs, output: seen.append(output)):
+            pooled = self._network.extract_features(x).mean((2, 3))
+        return pooled, seen[0]
