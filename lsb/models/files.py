@@ -14,13 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lsb.errors import ModelError, UnsafeWeightsError
 from lsb.ledger.transform import ModelIdentity
+from lsb.pictures.knowledge import GRAIN_SECONDS
 from lsb.records import digest_of
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
@@ -67,7 +70,7 @@ class ModelFiles:
         return _read_json(self.folder / component / _CONFIGS[component])
 
     def identity(self) -> ModelIdentity:
-        """Name and digests. Reads every byte of the weights once."""
+        """Name and digests. Reads every byte of the weights, once per process unless they change."""
         files = {name: _file_sha256(path) for name, path in sorted(self._files().items())}
         return ModelIdentity(self.id, self.revision, digest_of(files), files)
 
@@ -211,5 +214,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _file_sha256(path: Path) -> str:
+    """Read once per process, and again whenever the file may be another one."""
+    found = path.stat()
+    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    # Right after a change another one may bear the same times.
+    settled = max(found.st_mtime, found.st_ctime) < time.time() - GRAIN_SECONDS
+    return (_read_sha256 if settled else _read_sha256.__wrapped__)(path, stamp)
+
+
+@lru_cache(maxsize=1024)
+def _read_sha256(path: Path, stamp: tuple[int, ...]) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +53,49 @@ def test_identity_names_every_file_that_matters(folder: Path, tiny_backbone: Sta
     }
     name = "vae/diffusion_pytorch_model.safetensors"
     assert identity.files[name] == sha256((folder / name).read_bytes())
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files whose bytes are read for a digest, from here on."""
+    names: list[str] = []
+    digest = hashlib.file_digest
+
+    def counting(handle: Any, name: str) -> Any:
+        names.append(Path(handle.name).name)
+        return digest(handle, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    return names
+
+
+def test_weights_are_read_once_for_all_who_ask_in_a_process(
+    folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)  # the copy is no new one any more
+    first = identify(str(folder))
+    assert len(read) == len(first.files) == 9
+    assert identify(str(folder)) == first
+    assert load_backbone(str(folder), device="cpu").identity == first
+    assert len(read) == 9
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    times = (weights.stat().st_atime_ns, weights.stat().st_mtime_ns)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=times)
+    assert identify(str(folder)).digest != first.digest
+    assert read[9:] == [weights.name]
+
+
+def test_weights_that_have_just_been_written_are_not_believed_to_stay(folder: Path, read: list[str]) -> None:
+    for name in ("vae", "unet"):
+        weights = folder / name / "diffusion_pytorch_model.safetensors"
+        weights.write_bytes(weights.read_bytes())
+    identify(str(folder))
+    identify(str(folder))
+    assert read.count("diffusion_pytorch_model.safetensors") == 4
 
 
 def test_identity_changes_with_a_byte_and_not_with_what_is_not_loaded(folder: Path) -> None:
