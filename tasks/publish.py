@@ -11,8 +11,7 @@ from lsb.ledger.publish import Snapshot, publish
 from lsb.ledger.run import open_run
 from lsb.pictures.optional import pictures_to_show
 from lsb.store.store import open_store
-from lsb.views.page_contents import gather_report
-from lsb.views.page_html import render_report
+from lsb.views.page_contents import page_of
 from tasks.guarded.step import step
 
 
@@ -29,13 +28,11 @@ def publish_run(
     store = open_store(config.store)
     run = open_run(store, run_id)
     truth = pictures_to_show(config.evaluate.truth) if config.evaluate.truth else None
-    page = gather_report(store, run, metrics, pictures_to_show(config.source.path), truth, stopped)
     return publish(
         store,
         run,
         metrics,
-        render_report(page).encode(),
-        erasures=page.erasures,
+        page_of(store, run, metrics, pictures_to_show(config.source.path), truth, stopped),
         partial=partial,
         stopped=stopped,
         named=named,

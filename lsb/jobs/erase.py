@@ -31,8 +31,7 @@ from lsb.pictures.optional import pictures_to_show
 from lsb.records import Status, sha256
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Store
-from lsb.views.page_contents import gather_report
-from lsb.views.page_html import render_report
+from lsb.views.page_contents import page_of
 
 LONGEST_REASON = 200
 _COLUMNS = ["record_id", "source_key", "source_sha256", "status", "output_key"]
@@ -223,13 +222,12 @@ def _publish_again(
         run = open_run(store, run_id)
         metrics = json.loads(read_checked(store, last.metrics_key, last.digests()[last.metrics_key]))
         truth = pictures_to_show(run.truth) if run.truth else None
-        page = gather_report(store, run, metrics, pictures_to_show(run.source), truth)
+        page = page_of(store, run, metrics, pictures_to_show(run.source), truth)
         snapshot = publish(
             store,
             run,
             metrics,
-            render_report(page).encode(),
-            erasures=page.erasures,
+            page,
             partial=True,
             gates=Gates(**last.gates),
             signer=signer,

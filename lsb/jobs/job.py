@@ -28,6 +28,7 @@ from lsb.ledger.carrying import Restriction, read_manifest, reference
 from lsb.ledger.dataset import Dataset
 from lsb.ledger.layout import run_file
 from lsb.ledger.log.snapshots import current_run
+from lsb.ledger.manifest import Collected
 from lsb.ledger.publish import Snapshot, current_heads, latest_snapshot, publish
 from lsb.ledger.run import (
     Run,
@@ -231,6 +232,11 @@ def current_snapshot(
         keys: list[str] = rows.filter(pc.equal(rows["status"], Status.OK.value))["source_key"].to_pylist()
         return keys
 
+    def page(collected: Collected) -> bytes:
+        if collected.erasures.keys() - snapshot.erasures.keys():
+            raise UnfinishedError(f"an image of run {run.id} was erased meanwhile, which its page may show")
+        return store.read(snapshot.report_key)
+
     if not still_hold(metrics, config, made):
         return None
     try:
@@ -239,8 +245,7 @@ def current_snapshot(
             store,
             run,
             metrics,
-            store.read(snapshot.report_key),
-            erasures=snapshot.erasures,
+            page,
             partial=partial,
             stopped=snapshot.stopped,
             named=named and not snapshot.missing,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pyarrow as pa
@@ -29,8 +29,7 @@ from lsb.pictures.images import decoding_version
 from lsb.records import Status
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Store
-from lsb.views.page_contents import gather_report
-from lsb.views.page_html import render_report
+from lsb.views.page_contents import page_of
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +190,5 @@ def _decoded_as_now(run: Run) -> bool:
 
 def _publish_what_is_committed(store: Store, run: Run, signer: Signer | None) -> Snapshot:
     # A page without pictures: whoever plans shows none, needs no sources, and gets in the way of no erasure.
-    page = gather_report(store, run, None, ScratchStore(None), stopped=CUT_OFF)
-    report = render_report(replace(page, erasures={})).encode()
-    return publish(store, run, {}, report, partial=True, named=False, signer=signer)
+    page = page_of(store, run, None, ScratchStore(None), stopped=CUT_OFF)
+    return publish(store, run, {}, page, partial=True, named=False, signer=signer)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from lsb.errors import AlreadyExistsError, IncompleteError, UnfinishedError
+from lsb.errors import AlreadyExistsError, IncompleteError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer, attest, open_envelope
 from lsb.ledger.log.commit_log import LogEntry
@@ -48,9 +48,8 @@ def publish(
     store: Store,
     run: Run,
     metrics: Mapping[str, Any],
-    report: bytes,
+    report: bytes | Callable[[Collected], bytes],
     *,
-    erasures: Mapping[str, str] | None = None,
     partial: bool = False,
     stopped: str | None = None,
     gates: Gates = Gates(),
@@ -64,8 +63,8 @@ def publish(
 
     Args:
         metrics: JSON values only; no NaN, no infinity.
-        report: the HTML page.
-        erasures: those that were known when the page was made; None if it shows no images.
+        report: the HTML page, or what makes it of the rows that are published: one that shows images, which must be
+            made anew should one of them be erased meanwhile.
         partial: publish although planned records lack rows.
         stopped: why they do, for those who read the snapshot; implies `partial`.
         signer: signs the attestation.
@@ -74,7 +73,6 @@ def publish(
 
     Raises:
         IncompleteError: they do, and `partial` is off.
-        UnfinishedError: an image was erased since the page was made, which may show it.
         TamperedError: a log or a file of the run is not what was written.
     """
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
@@ -83,15 +81,14 @@ def publish(
         # In this order: whoever erases an image writes to the shard's log first and then to this one.
         history = log.history()
         collected = _collected(store, run, partial or stopped is not None, gates)
-        if erasures is not None and collected.erasures.keys() - erasures.keys():
-            raise UnfinishedError(f"an image of run {run.id} was erased meanwhile; run it again to publish without it")
         heads = {shard: _head(entry) for shard, entry in collected.heads.items()}
         last = history.snapshots[-1] if history.snapshots else None
         if last and _same(last, heads, collected, sha256(text.encode()), gates) and _signed(store, last, signer):
             break
+        page = report(collected) if callable(report) else report
         manifest = write_table(collected.rows, MANIFEST)
         folder = _claim_folder(store, run, history, manifest)
-        files = {MANIFEST_NAME: manifest, METRICS_NAME: text.encode(), REPORT_NAME: report}
+        files = {MANIFEST_NAME: manifest, METRICS_NAME: text.encode(), REPORT_NAME: page}
         digests = {name: sha256(data) for name, data in files.items()}
         document = snapshot_document(
             folder,

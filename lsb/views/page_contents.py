@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 from PIL import Image
 
 from lsb.ledger.layout import run_folder
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.manifest import Collected
 from lsb.ledger.run import Run
 from lsb.metrics.truths import Truths, usable_truths
 from lsb.pictures.optional import find_picture
 from lsb.pictures.sources import described
 from lsb.records import Status
 from lsb.store.store import Store
-from lsb.views.page_html import GRID, WORST, Command, Example, ReportInput, report_image
+from lsb.views.page_html import GRID, WORST, Command, Example, ReportInput, render_report, report_image
 from lsb.views.problems import problem_groups
 
 NAMED = 50  # pictures of one status and code that are named; the manifest has them all
@@ -25,15 +25,32 @@ FARTHEST = "structure_distance"
 TONE = "tone_distance"
 
 
+def page_of(
+    store: Store,
+    run: Run,
+    metrics: Mapping[str, Any] | None,
+    sources: Store,
+    truth: Store | None = None,
+    stopped: str | None = None,
+) -> Callable[[Collected], bytes]:
+    """What `lsb.ledger.publish.publish` makes the page with, of what it publishes; arguments as `gather_report`'s."""
+
+    def page(collected: Collected) -> bytes:
+        return render_report(gather_report(store, run, collected, metrics, sources, truth, stopped)).encode()
+
+    return page
+
+
 def gather_report(
     store: Store,
     run: Run,
-    metrics: dict[str, Any] | None,
+    collected: Collected,
+    metrics: Mapping[str, Any] | None,
     sources: Store,
     truth: Store | None = None,
     stopped: str | None = None,
 ) -> ReportInput:
-    """Everything on the page of what is committed of `run`.
+    """Everything on the page of what was collected of `run`.
 
     Args:
         metrics: the content of metrics.json, None where nothing was measured.
@@ -41,7 +58,6 @@ def gather_report(
         truth: each source's truth under the source's own name, with any suffix.
         stopped: why some records have no row.
     """
-    collected = collect(store, run, gates=Gates())
     rows = collected.rows.to_pylist()
     uri = f"{store.uri.rstrip('/')}/{run_folder(run.id)}"
     counts = {status.value: sum(row["status"] == status for row in rows) for status in Status}
@@ -75,7 +91,6 @@ def gather_report(
             Command(f"lsb status {uri}", "counts by status"),
         ),
         version=metadata.version("lsb"),
-        erasures=collected.erasures,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class ReportInput:
     counts: dict[str, int]
     examples: tuple[Example, ...]
     worst: tuple[Example, ...] = ()
-    metrics: dict[str, Any] | None = None
+    metrics: Mapping[str, Any] | None = None
     problems: tuple[ProblemGroup, ...] = ()
     not_shown: tuple[int, int] = (0, 0)  # of the examples, and of the worst: their pictures cannot be read
     stopped: str = ""
@@ -90,7 +91,6 @@ class ReportInput:
     digests: tuple[tuple[str, str], ...] = ()
     commands: tuple[Command, ...] = ()
     version: str = ""
-    erasures: dict[str, str] = field(default_factory=dict)  # not shown: what `lsb.ledger.publish.publish` has to know
 
     @property
     def unmeasured(self) -> str:
@@ -154,7 +154,7 @@ def render_report(report: ReportInput) -> str:
     )
 
 
-def _rows(metrics: dict[str, Any] | None) -> list[_TableRow]:
+def _rows(metrics: Mapping[str, Any] | None) -> list[_TableRow]:
     """The measured rows in the table's order."""
     measured = {row["key"]: row for row in metrics["rows"]} if metrics else {}
     table = []
@@ -168,7 +168,7 @@ def _rows(metrics: dict[str, Any] | None) -> list[_TableRow]:
     return table
 
 
-def _reasons(metrics: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _reasons(metrics: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Why the translation lacks a number: (column, reason)."""
     for row in metrics["rows"] if metrics else ():
         if row["key"] == "translation":
@@ -176,7 +176,7 @@ def _reasons(metrics: dict[str, Any] | None) -> list[tuple[str, str]]:
     return []
 
 
-def _left_out(metrics: dict[str, Any] | None) -> list[str]:
+def _left_out(metrics: Mapping[str, Any] | None) -> list[str]:
     """What the measures had to do without, and what is doubtful about the truths."""
     sample = (metrics or {}).get("sample", {})
     counts = {**sample.get("left_out", {}), "ambiguous": sample.get("ambiguous_truths", 0)}
@@ -190,7 +190,7 @@ def _left_out(metrics: dict[str, Any] | None) -> list[str]:
     return [f"{counts[name]:,} {meaning}" for name, meaning in meanings.items() if counts.get(name)]
 
 
-def _truths(metrics: dict[str, Any] | None) -> int | None:
+def _truths(metrics: Mapping[str, Any] | None) -> int | None:
     """How many pictures of the sample were compared with a truth; None where no truth was given, or nobody knows."""
     sample, compared = ((metrics or {}).get(name, {}) for name in ("sample", "compared_with"))
     return sample.get("truths") if compared.get("truth") else None

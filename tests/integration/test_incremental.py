@@ -15,7 +15,7 @@ from lsb.errors import UsageError
 from lsb.jobs.lineage import RunOptions, planned_as, restriction
 from lsb.ledger.carrying import reference
 from lsb.ledger.log.snapshots import current_run
-from lsb.ledger.manifest import collect_features
+from lsb.ledger.manifest import Gates, collect, collect_features
 from lsb.ledger.publish import latest_snapshot, publish
 from lsb.ledger.run import Run, open_run, pending
 from lsb.ledger.selection import Selection
@@ -99,7 +99,7 @@ def test_everything_downstream_sees_carried_records(job: Pipeline, first: Run, t
     assert {name: n for name, n in found.records.items() if n} == {"ok": 8, "quarantined": 1}
     done = export(job.store, second, tmp_path / "out")
     assert (done.written, done.without_output) == (8, 1)
-    page = gather_report(job.store, second, None, job.sources)
+    page = gather_report(job.store, second, collect(job.store, second, gates=Gates()), None, job.sources)
     assert ("carried", f"6 from snapshot 0 of {first.id}") in page.settings
     assert len(page.examples) == 8
     snapshot = latest_snapshot(job.store, second)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from lsb.records import sha256
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
+from lsb.views.page_contents import page_of
 from tests.ledger import make_images, start, translate_all, worker
 
 METRICS = {"kid": 1.5, "fid": None}
@@ -199,3 +201,20 @@ def test_gates_fire_on_scores() -> None:
         [],
         [],
     ]
+
+
+def test_publishing_reads_rows_and_plan_once_for_manifest_and_page(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    run, sources = begun
+    translate_all(store, run, sources)
+    reads: Counter[str] = Counter()
+
+    class Counting(LocalStore):
+        def read(self, key: str) -> bytes:
+            reads[key] += 1
+            return super().read(key)
+
+    counting = Counting(store.root)
+    snapshot = publish(counting, run, METRICS, page_of(counting, run, None, sources))
+    assert b"<img " in store.read(snapshot.report_key)
+    tables = {key: number for key, number in reads.items() if "/rows-" in key or "/plan-" in key}
+    assert (len(tables), set(tables.values())) == (3, {1})

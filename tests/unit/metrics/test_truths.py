@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from lsb.errors import StoreBusyError
+from lsb.ledger.manifest import Gates, collect
 from lsb.metrics.truths import Truths
 from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
@@ -82,7 +83,10 @@ def test_whoever_can_do_without_does_where_the_folder_has_gone(
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 2))
     translate_all(store, run, sources)
-    assert all(example.truth is None for example in gather_report(store, run, None, sources, folder).examples)
+    assert all(
+        example.truth is None
+        for example in gather_report(store, run, collect(store, run, gates=Gates()), None, sources, folder).examples
+    )
 
 
 def test_a_folder_that_cannot_be_listed_now_is_asked_again(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from lsb.errors import SourceError, StoreBusyError, StoreError
 from lsb.ledger.dataset import read_records
+from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.publish import manifest_table
 from lsb.pictures import sources as sources_module
 from lsb.pictures.images import encode
@@ -84,7 +85,7 @@ def test_every_other_picture_is_ok_beside_one_of_each_odd_entry(folder: Path, tm
     assert [row["status"] for row in rows] == ["ok"] * 4
     assert run.left_out == expected
     assert described(run.left_out).startswith("3 pipes, sockets and devices, 2 links to nowhere, 2 of other suffixes, ")
-    page = gather_report(store, run, None, sources)
+    page = gather_report(store, run, collect(store, run, gates=Gates()), None, sources)
     assert described(run.left_out) in render_report(page)
 
 
