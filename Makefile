@@ -44,7 +44,7 @@ endif
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest
 
-test-long: $(STAMP)  ## run the tests that take more than a minute, and only those
+test-long: $(STAMP)  ## run the tests that kill, plant and wait much, and only those
 	@$(BIN)/python -m pytest -m long
 
 coverage: $(STAMP)  ## run the tests and show which lines they miss (what child processes run is not counted)

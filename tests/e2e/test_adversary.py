@@ -39,6 +39,7 @@ def test_the_commands_do_their_work_where_nothing_is_planted(scene: Scene, capsy
     assert lsb(capsys, "verify", scene.store / "runs" / scene.run).code == 0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["a copy of it", "an empty folder", "the folder above", "itself", "nowhere"])
 def test_links_in_place_of_each_folder(
@@ -77,6 +78,7 @@ def layout_of(name: str) -> str:
     return "/".join(parts)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "kind", ["a link to a copy", "a link to nowhere", "itself", "zero", "pipe", "socket", "folder"]
@@ -129,6 +131,7 @@ def next_names(scene: Scene) -> list[str]:
     return [*entries, *manifests]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["a link to nowhere", "a link to a file", "itself", "pipe", "folder"])
 def test_odd_things_where_something_is_about_to_be_made(

@@ -169,6 +169,7 @@ class TestTheFileAsItIs:
             assert path.startswith("/") or "://" in path
 
 
+@pytest.mark.long
 def test_a_cron_of_every_minute_is_scheduled(server: PrefectServer, job: Job) -> None:
     with deployed(server, job, "* * * * *") as deployment:
         runs = wait_until(

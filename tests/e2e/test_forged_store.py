@@ -252,6 +252,7 @@ PLANTS: dict[str, Plant] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(4))
 def test_forged_documents_and_odd_names(
@@ -279,6 +280,7 @@ def a_link(form: str) -> Plant:
     return plant
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
     ("plant", "code"),

@@ -20,6 +20,7 @@ def wait_for_commits(process: subprocess.Popen[str], store: Path, number: int) -
         time.sleep(0.05)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("server")
 def test_what_is_committed_survives_and_is_not_done_again(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     # One picture a batch and a commit for each, slow enough to be hit in the middle.

@@ -77,6 +77,7 @@ def check_published(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     assert lsb(capsys, "verify", run).code == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("blow", BLOWS)
 def test_our_own(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], blow: str) -> None:
     hit = slow(job, execution__workers=2)
@@ -99,6 +100,7 @@ def named(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, s
         local_server._stop(process)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("blow", BLOWS)
 def test_one_that_the_user_named(
     job: Job,
@@ -115,6 +117,7 @@ def test_one_that_the_user_named(
     check(process, hit, capsys)
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_a_run_without_its_server(job: Job, tmp_path: Path) -> None:
     hit = slow(job)
     process = start(hit, tmp_path / "prefect")
@@ -127,6 +130,7 @@ def test_ctrl_c_ends_a_run_without_its_server(job: Job, tmp_path: Path) -> None:
     assert "run again to go on" in err.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_does_not_wait_long_for_a_server_that_hangs(job: Job, tmp_path: Path, times: int) -> None:
     hit = slow(job, execution__workers=2)
@@ -157,6 +161,7 @@ def test_no_error_is_pickled_or_shown_to_prefect_as_it_is(
     assert pickles(home) == before
 
 
+@pytest.mark.long
 def test_of_a_run_of_a_deployment(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hit = slow(job)
     with PrefectServer(tmp_path / "prefect") as server:

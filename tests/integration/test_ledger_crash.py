@@ -42,6 +42,8 @@ IMAGES = 4
 BATCH = 2
 METRICS: dict[str, Any] = {"rows": []}
 
+pytestmark = pytest.mark.long
+
 
 class Mortal:
     """A store whose process is killed right after so many changes."""

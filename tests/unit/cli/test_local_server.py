@@ -90,7 +90,7 @@ def run(home: Path, *command: str, **variables: str) -> subprocess.CompletedProc
 PROXIES = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9", "no_proxy": "example.org"}
 
 
-@pytest.mark.parametrize("proxies", [{}, PROXIES], ids=["direct", "proxies"])
+@pytest.mark.parametrize("proxies", [{}, pytest.param(PROXIES, marks=pytest.mark.long)], ids=["direct", "proxies"])
 def test_it_leaves_nothing_behind_and_keeps_every_task_run(tmp_path: Path, proxies: dict[str, str]) -> None:
     done = run(tmp_path, **proxies)
     assert (done.returncode, done.stdout, done.stderr) == (0, "401\n", "")  # the answer to one without the secret
