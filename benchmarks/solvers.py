@@ -36,8 +36,9 @@ from lsb.bridge.clock import THETA, Clock
 from lsb.bridge.flow import Flow, LsbFlow
 from lsb.bridge.grid import even, grid_of
 from lsb.bridge.settings import BridgeSettings
-from lsb.bridge.solve import STEPS, finish, forwards, integrate
-from lsb.bridge.solvers.adams_moulton import adams_moulton
+from lsb.bridge.solve import forwards, integrate
+from lsb.bridge.solvers import SOLVERS
+from lsb.bridge.solvers.adams_moulton import adams_moulton, finish
 from lsb.bridge.tuning import tune
 from lsb.bridge.velocity import LsbPredictors, sigma
 
@@ -58,10 +59,11 @@ def solve(problem: Problem, settings: BridgeSettings) -> Tensor:
     """The clean result of one path, of the shape of the problem's start."""
     grid = grid_of(settings)
     flow = flow_of(problem, grid.clock)
-    x, history = integrate(problem.start, grid, STEPS[settings.solver], flow)
-    if settings.solver == "adams_moulton":
+    x, history = integrate(problem.start, grid, SOLVERS[settings.solver].step, flow)
+    ending = SOLVERS[settings.solver].finish
+    if ending is not None:
         end = grid.clock.position(settings.t_n)
-        x, answers = finish(x, grid.nodes[-1], end, flow, history)
+        x, answers = ending(x, grid.nodes[-1], end, flow, history)
         return flow.clean(x, end, answers)
     return clean(problem, x)
 
@@ -104,14 +106,18 @@ def tuned(problem: Problem, fine_steps: int, nfe: int = TUNED_NFE) -> BridgeSett
     """The best times for `nfe` evaluations on the problem's tuning starts, which are not the ones measured."""
     other = replace(problem, start=problem.tuning)
     fine = solve_finely(other, fine_steps)
-    return tune(path(problem, nfe=nfe), lambda settings: rms(other, solve(other, settings), fine), trials=80)
+    return tune(
+        path(problem, nfe=nfe, solver="adams_moulton"),
+        lambda settings: rms(other, solve(other, settings), fine),
+        trials=80,
+    )
 
 
 def paths(problem: Problem, budgets: Sequence[int], best: BridgeSettings) -> list[BridgeSettings]:
     """Every solver and grid at every number of evaluations, and the tuned one."""
     found = []
     for nfe, grid in product(budgets, ("uniform", "theta", "logit")):
-        solvers = ("euler", "heun", "adams_moulton") if nfe % 2 else ("euler", "adams_moulton")
+        solvers = [name for name, solver in SOLVERS.items() if (nfe - 1) % solver.evaluations == 0]
         found += [path(problem, nfe=nfe, grid=grid, solver=solver) for solver in solvers]
     return [*found, best]
 

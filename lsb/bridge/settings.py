@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
+from lsb.bridge.solvers import SOLVERS
 from lsb.errors import BridgeError
 from lsb.fields import RANGE_ERRORS, Frozen, range_in_words
 from lsb.redaction import shortened
@@ -15,10 +16,11 @@ from lsb.redaction import shortened
 Preset = Literal["default", "published"]
 NoisePredictor = Literal["switch", "mix"]
 Start = Literal["published", "centred"]
-SolverName = Literal["euler", "heun", "adams_moulton"]
 GridName = Literal["uniform", "theta", "logit", "tuned"]
-
-EVALUATIONS_PER_STEP: dict[str, int] = {"euler": 1, "heun": 2, "adams_moulton": 1}
+if TYPE_CHECKING:
+    SolverName = str
+else:
+    SolverName = Literal[tuple(SOLVERS)]
 
 
 class BridgeSettings(Frozen):
@@ -104,7 +106,7 @@ class BridgeSettings(Frozen):
     @property
     def steps(self) -> int:
         """Steps of the ODE: one evaluation of `nfe` is kept for the end."""
-        return (self.nfe - 1) // EVALUATIONS_PER_STEP[self.solver]
+        return (self.nfe - 1) // SOLVERS[self.solver].evaluations
 
     @model_validator(mode="wrap")
     @classmethod
@@ -132,10 +134,12 @@ class BridgeSettings(Frozen):
             allowed = f"within (t0, t_end] = ({self.t0}, {self.t_end}]"
             _require(self.t0 < self.partial <= self.t_end, "partial", self.partial, allowed)
         if self.gamma > 0:
-            _require(self.solver == "euler", "solver", self.solver, "euler where gamma is above 0")
-        if EVALUATIONS_PER_STEP[self.solver] == 2:
-            odd = f"odd with {self.solver}: two evaluations a step and one at the end"
-            _require(self.nfe % 2 == 1, "nfe", self.nfe, odd)
+            stochastic = " or ".join(name for name, solver in SOLVERS.items() if solver.stochastic)
+            _require(SOLVERS[self.solver].stochastic, "solver", self.solver, f"{stochastic} where gamma is above 0")
+        a_step = SOLVERS[self.solver].evaluations
+        which = "odd" if a_step == 2 else f"one more than a multiple of {a_step}"
+        allowed = f"{which} with {self.solver}: {a_step} evaluations a step and one at the end"
+        _require(self.nfe > a_step and (self.nfe - 1) % a_step == 0, "nfe", self.nfe, allowed)
         self._check_times()
         return self
 
@@ -153,7 +157,9 @@ class BridgeSettings(Frozen):
         if times is None or len(times) != count:
             raise BridgeError(f"times is {times}; it must hold {count} values for nfe {self.nfe}", field="times")
         rising = all(early < late for early, late in pairwise(times))
-        arrives = math.isclose(times[-1], self.t_n) or (self.solver == "adams_moulton" and times[-1] < self.t_n)
+        arrives = math.isclose(times[-1], self.t_n) or (
+            SOLVERS[self.solver].finish is not None and times[-1] < self.t_n
+        )
         ends = math.isclose(times[0], self.t0) and arrives
         _require(rising and ends, "times", times, f"rising from {self.t0} to {self.t_n}")
 

@@ -8,19 +8,15 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from lsb.bridge.flow import Answers, Flow, LsbFlow
+from lsb.bridge.flow import Flow, LsbFlow
 from lsb.bridge.grid import Grid, grid_of
 from lsb.bridge.noise import Noise
 from lsb.bridge.schedule import NoiseSchedule
-from lsb.bridge.settings import EVALUATIONS_PER_STEP, BridgeSettings
-from lsb.bridge.solvers.adams_moulton import adams_moulton, answers_at
-from lsb.bridge.solvers.euler import euler
-from lsb.bridge.solvers.heun import heun
-from lsb.bridge.solvers.step import History, Step
+from lsb.bridge.settings import BridgeSettings
+from lsb.bridge.solvers import SOLVERS
+from lsb.bridge.solvers.solver import History, Step
 from lsb.bridge.velocity import LsbPredictors, Predict, sigma
 from lsb.errors import BridgeError
-
-STEPS: dict[str, Step] = {"euler": euler, "heun": heun, "adams_moulton": adams_moulton}
 
 
 def translate_latents(
@@ -43,7 +39,7 @@ def translate_latents(
     Raises:
         BridgeError: preset `published` without a schedule, or a sigma outside it.
     """
-    grid = grid_of(settings)
+    grid, solver = grid_of(settings), SOLVERS[settings.solver]
     published = settings.preset == "published"
     if published and schedule is None:
         raise BridgeError("preset published needs the network's noise schedule and got none; use preset default")
@@ -53,13 +49,13 @@ def translate_latents(
     x, history = integrate(
         enter(x_0, settings, noise),
         grid,
-        STEPS[settings.solver],
+        solver.step,
         flow,
         kicks(grid, settings.tau, settings.gamma, noise),
     )
-    if settings.solver == "adams_moulton":
+    if solver.finish is not None:
         end = grid.clock.position(settings.t_n)
-        x, answers = finish(x, grid.nodes[-1], end, flow, history)
+        x, answers = solver.finish(x, grid.nodes[-1], end, flow, history)
         return (flow.clean if settings.partial is None else flow.clean_part)(x, end, answers)
     if published and schedule is not None:
         # The ODE's last step ends on t = 1; the network is asked once more at the sigma of that step's beginning.
@@ -74,21 +70,12 @@ def translate_latents(
 
 def forwards(settings: BridgeSettings) -> int:
     """Network forwards per image: two an evaluation, but one for a last one that only cleans (NFE 8 of Euler: 15)."""
-    if settings.solver == "adams_moulton":
-        return 2 * settings.nfe
-    evaluations = settings.steps * EVALUATIONS_PER_STEP[settings.solver]
+    solver = SOLVERS[settings.solver]
+    evaluations = settings.steps * solver.evaluations
+    if solver.finish is not None:
+        return 2 * (evaluations + 1)
     last = 2 if settings.partial is not None and settings.noise == "mix" else 1
     return 2 * evaluations + last
-
-
-def finish(x: Tensor, s: float, s_end: float, flow: Flow, history: History) -> tuple[Tensor, Answers]:
-    """The last evaluation of `adams_moulton`, at s: it corrects x, carries it on to s_end, and gives the answers there.
-
-    Returns:
-        x at s_end, and its answers: the ones found if s is s_end, else on the line through the last two nodes.
-    """
-    x, history = adams_moulton(x, s, s_end, flow, history)
-    return x, answers_at(s_end, history)
 
 
 def enter(x_0: Tensor, settings: BridgeSettings, noise: Noise) -> Tensor:

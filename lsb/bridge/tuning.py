@@ -9,6 +9,8 @@ from itertools import pairwise
 from lsb.bridge.clock import THETA
 from lsb.bridge.grid import even
 from lsb.bridge.settings import BridgeSettings
+from lsb.bridge.solvers import SOLVERS
+from lsb.errors import BridgeError
 
 _LEAST_GAP = 0.01
 _WARPS = (0.7, 1.0, 1.4)
@@ -17,14 +19,20 @@ _FIRST_STEP, _LAST_STEP = 0.08, 0.004
 
 
 def tune(settings: BridgeSettings, error: Callable[[BridgeSettings], float], trials: int = 100) -> BridgeSettings:
-    """The settings with the times that make `error` smallest, found by a pattern search; `adams_moulton` only.
+    """The settings with the times that make `error` smallest, found by a pattern search.
 
     Args:
-        settings: the path; its nfe says how many times there are; its grid is ignored.
+        settings: the path; its solver and nfe say how many times there are, its grid and times do not matter.
         error: of a path; best the RMS distance to a fine-step solution on some tens of latents of the job's own
             domain, other ones than those on which the result is to be judged.
         trials: how many paths are tried at most.
+
+    Raises:
+        BridgeError: the solver's last evaluation cannot stand before the end, as the search tries.
     """
+    if SOLVERS[settings.solver].finish is None:
+        allowed = ", ".join(name for name, solver in SOLVERS.items() if solver.finish is not None)
+        raise BridgeError(f"times are not tuned for solver {settings.solver}; use {allowed}", field="solver")
     asked = 0
 
     def cost(times: tuple[float, ...]) -> float:
@@ -53,7 +61,7 @@ def tune(settings: BridgeSettings, error: Callable[[BridgeSettings], float], tri
 
 
 def _with(settings: BridgeSettings, times: tuple[float, ...]) -> BridgeSettings:
-    changed = {"solver": "adams_moulton", "grid": "tuned", "times": times}
+    changed = {"grid": "tuned", "times": times}
     return BridgeSettings.model_validate(settings.model_dump() | changed)
 
 
@@ -63,7 +71,7 @@ def _starts(settings: BridgeSettings) -> list[tuple[float, ...]]:
     for warp in _WARPS:
         for last in _LAST:
             t_last = settings.t0 + (settings.t_n - settings.t0) * last
-            nodes = even(THETA, settings.t0, t_last, settings.nfe - 1).nodes
+            nodes = even(THETA, settings.t0, t_last, settings.steps).nodes
             first, length = nodes[0], nodes[-1] - nodes[0]
             warped = [first + length * ((node - first) / length) ** warp for node in nodes[1:]]
             starts.append((settings.t0, *(THETA.time(node) for node in warped)))

@@ -17,6 +17,7 @@ from lsb.bridge.noise import BatchNoise, unit_noise
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.bridge.settings import BridgeSettings
 from lsb.bridge.solve import forwards, translate_latents
+from lsb.bridge.solvers import SOLVERS
 from lsb.bridge.velocity import Domain, LsbPredictors, sigma
 from lsb.records import sha256
 
@@ -35,9 +36,9 @@ def schedules(draw: st.DrawFn) -> NoiseSchedule:
 def bridge_settings(draw: st.DrawFn) -> BridgeSettings:
     t0 = draw(st.floats(0.01, 0.5))
     t_end = draw(st.floats(0.6, 0.99))
-    solver = draw(st.sampled_from(["euler", "heun", "adams_moulton"]))
+    solver = draw(st.sampled_from(list(SOLVERS)))
     steps = draw(st.integers(1, 6))
-    nfe = 2 * steps + 1 if solver == "heun" else steps + 1
+    nfe = SOLVERS[solver].evaluations * steps + 1
     grid = draw(st.sampled_from(["uniform", "theta", "logit", "tuned"]))
     tuned = tuple(float(t) for t in np.linspace(t0, t_end, steps + 1)) if grid == "tuned" else None
     return BridgeSettings(
@@ -51,7 +52,7 @@ def bridge_settings(draw: st.DrawFn) -> BridgeSettings:
         solver=solver,
         grid=grid,
         times=tuned,
-        gamma=draw(st.sampled_from([0.0, 0.5, 1.0])) if solver == "euler" else 0.0,
+        gamma=draw(st.sampled_from([0.0, 0.5, 1.0])) if SOLVERS[solver].stochastic else 0.0,
         partial=None if tuned else draw(st.sampled_from([None, 0.55])),
     )
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from lsb.bridge.clock import THETA
-from lsb.bridge.flow import Answers, Flow
-from lsb.bridge.solvers.step import History, Past
+from lsb.bridge.solvers.solver import History, Past, Solver
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lsb.bridge.flow import Answers, Flow
 
 _PLACES, _SHARES = (values.tolist() for values in np.polynomial.legendre.leggauss(12))
 _JUMP = THETA.position(0.5)
@@ -38,6 +42,16 @@ def adams_moulton(x: Tensor, s: float, s_next: float, flow: Flow, history: Histo
     known = (*history[-1:], here)
     y_next = _carry(y, s, s_next, flow, [(past.s, past.answers) for past in known])
     return flow.rho(s_next) * y_next, known
+
+
+def finish(x: Tensor, s: float, s_end: float, flow: Flow, history: History) -> tuple[Tensor, Answers]:
+    """The last evaluation, at s: it corrects x, carries it on to s_end, and gives the answers there.
+
+    Returns:
+        x at s_end, and its answers: the ones found if s is s_end, else on the line through the last two nodes.
+    """
+    x, history = adams_moulton(x, s, s_end, flow, history)
+    return x, answers_at(s_end, history)
 
 
 def answers_at(s: float, history: History) -> Answers:
@@ -78,3 +92,6 @@ def _combine(factors: Sequence[float], rows: Sequence[Answers]) -> Answers:
         sum((factor * value for factor, value in zip(factors[1:], column[1:], strict=True)), factors[0] * column[0])
         for column in columns
     )
+
+
+ADAMS_MOULTON = Solver(order=3, evaluations=1, step=adams_moulton, finish=finish)

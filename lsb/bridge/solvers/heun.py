@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from lsb.bridge.flow import Flow
-from lsb.bridge.solvers.step import History
+from lsb.bridge.solvers.solver import History, Solver
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lsb.bridge.flow import Flow
 
 
 def heun(x: Tensor, s: float, s_next: float, flow: Flow, history: History) -> tuple[Tensor, History]:
@@ -14,3 +18,6 @@ def heun(x: Tensor, s: float, s_next: float, flow: Flow, history: History) -> tu
     first = flow.slope(x, s)
     second = flow.slope(x + h * first, s_next)
     return x + 0.5 * h * (first + second), history
+
+
+HEUN = Solver(order=2, evaluations=2, step=heun)

@@ -16,16 +16,16 @@ from lsb.bridge.gaussian import GaussianBridge
 from lsb.bridge.grid import Grid, even
 from lsb.bridge.mixture import MixtureBridge
 from lsb.bridge.settings import NoisePredictor
-from lsb.bridge.solve import finish, integrate
-from lsb.bridge.solvers.adams_moulton import adams_moulton
+from lsb.bridge.solve import integrate
+from lsb.bridge.solvers import SOLVERS
+from lsb.bridge.solvers.adams_moulton import ADAMS_MOULTON, adams_moulton
 from lsb.bridge.solvers.euler import euler
-from lsb.bridge.solvers.heun import heun
-from lsb.bridge.solvers.step import History, Step
+from lsb.bridge.solvers.solver import History, Solver
 from lsb.bridge.velocity import LsbPredictors, Predictors
 
 NEAR = 1e-6
 STEPS = (32, 64, 128, 256)
-SOLVERS = [(euler, 1), (heun, 2), (adams_moulton, 3)]
+EVERY = [pytest.param(solver, id=name) for name, solver in SOLVERS.items()]
 
 
 def columns(bridge: GaussianBridge, t: float) -> Tensor:
@@ -33,59 +33,59 @@ def columns(bridge: GaussianBridge, t: float) -> Tensor:
     return torch.cat([mean[None], mean + torch.linalg.cholesky(covariance).T])
 
 
-def run(flow: Flow, start: Tensor, step: Step, grid: Grid) -> Tensor:
-    x, history = integrate(start, grid, step, flow)
-    return finish(x, grid.nodes[-1], grid.nodes[-1], flow, history)[0] if step is adams_moulton else x
+def run(flow: Flow, start: Tensor, solver: Solver, grid: Grid) -> Tensor:
+    x, history = integrate(start, grid, solver.step, flow)
+    return x if solver.finish is None else solver.finish(x, grid.nodes[-1], grid.nodes[-1], flow, history)[0]
 
 
-def fitted_order(bridge: GaussianBridge, step: Step, clock: Clock, t_first: float, t_last: float) -> float:
+def fitted_order(bridge: GaussianBridge, solver: Solver, clock: Clock, t_first: float, t_last: float) -> float:
     """Slope of log error against log step, against a fine solution of the same ODE."""
     start = columns(bridge, t_first)
-    fine = run(Flow(bridge.predictors, THETA, bridge.tau), start, adams_moulton, even(THETA, t_first, t_last, 4096))
+    fine = run(Flow(bridge.predictors, THETA, bridge.tau), start, ADAMS_MOULTON, even(THETA, t_first, t_last, 4096))
     flow = Flow(bridge.predictors, clock, bridge.tau)
-    counts = [n * (4 if step is adams_moulton else 1) for n in STEPS]  # it settles into its order later
-    errors = [float((run(flow, start, step, even(clock, t_first, t_last, n)) - fine).norm()) for n in counts]
+    counts = [n * (4 if solver.order > 2 else 1) for n in STEPS]  # a high order shows later
+    errors = [float((run(flow, start, solver, even(clock, t_first, t_last, n)) - fine).norm()) for n in counts]
     return float(-np.polyfit(np.log(counts), np.log(errors), 1)[0])
 
 
-@pytest.mark.parametrize(("step", "order"), SOLVERS)
-def test_order_over_the_whole_bridge_in_theta(gaussian: GaussianBridge, step: Step, order: int) -> None:
-    assert fitted_order(gaussian, step, THETA, NEAR, 1 - NEAR) == pytest.approx(order, abs=0.15)
+@pytest.mark.parametrize("solver", EVERY)
+def test_order_over_the_whole_bridge_in_theta(gaussian: GaussianBridge, solver: Solver) -> None:
+    assert fitted_order(gaussian, solver, THETA, NEAR, 1 - NEAR) == pytest.approx(solver.order, abs=0.15)
 
 
 @pytest.mark.parametrize("clock", [TIME, LOGIT], ids=["time", "logit"])
-@pytest.mark.parametrize(("step", "order"), SOLVERS)
-def test_order_inside_in_the_other_clocks(gaussian: GaussianBridge, step: Step, order: int, clock: Clock) -> None:
-    assert fitted_order(gaussian, step, clock, 0.2, 0.9) == pytest.approx(order, abs=0.15)
+@pytest.mark.parametrize("solver", EVERY)
+def test_order_inside_in_the_other_clocks(gaussian: GaussianBridge, solver: Solver, clock: Clock) -> None:
+    assert fitted_order(gaussian, solver, clock, 0.2, 0.9) == pytest.approx(solver.order, abs=0.15)
 
 
 def test_order_of_the_multistep_solver_with_uneven_steps(gaussian: GaussianBridge) -> None:
     flow, start = Flow(gaussian.predictors, THETA, gaussian.tau), columns(gaussian, 0.1)
-    fine = run(flow, start, adams_moulton, even(THETA, 0.1, 0.9, 2048))
+    fine = run(flow, start, ADAMS_MOULTON, even(THETA, 0.1, 0.9, 2048))
     first, last = THETA.position(0.1), THETA.position(0.9)
     errors = []
     for n in STEPS:
         places = [(i / n) ** 1.5 + 0.3 * math.sin(math.pi * i / n) ** 2 * (i / n) for i in range(n + 1)]
         places[-1] = 1.0
         grid = Grid(THETA, tuple(first + (last - first) * place for place in places))
-        errors.append(float((run(flow, start, adams_moulton, grid) - fine).norm()))
+        errors.append(float((run(flow, start, ADAMS_MOULTON, grid) - fine).norm()))
     assert -np.polyfit(np.log(STEPS), np.log(errors), 1)[0] == pytest.approx(3, abs=0.15)
 
 
 @pytest.mark.parametrize("noise", ["mix", "switch"])
-@pytest.mark.parametrize(("step", "order"), SOLVERS)
-def test_order_with_lsb_s_predictors(gaussian: GaussianBridge, step: Step, order: int, noise: NoisePredictor) -> None:
+@pytest.mark.parametrize("solver", EVERY)
+def test_order_with_lsb_s_predictors(gaussian: GaussianBridge, solver: Solver, noise: NoisePredictor) -> None:
     """Also where the kink of `switch` at t = 1/2 lies between two nodes: order 3 integrates it exactly."""
     flow = LsbFlow(LsbPredictors(gaussian.predict, gaussian.tau, noise), TIME, gaussian.tau, 2.0)
     start = columns(gaussian, 0.2)
 
     def solve(n: int) -> Tensor:
-        return run(flow, start, step, even(TIME, 0.2, 0.9, n))
+        return run(flow, start, solver, even(TIME, 0.2, 0.9, n))
 
-    exact = run(flow, start, adams_moulton, even(TIME, 0.2, 0.9, 2047))
+    exact = run(flow, start, ADAMS_MOULTON, even(TIME, 0.2, 0.9, 2047))
     errors = [float((solve(n - 1) - exact).norm()) for n in STEPS]
     fitted = -np.polyfit(np.log(np.array(STEPS) - 1), np.log(errors), 1)[0]
-    assert fitted == pytest.approx(order, abs=0.15)
+    assert fitted == pytest.approx(solver.order, abs=0.15)
 
 
 def test_a_broken_second_order_step_is_found(gaussian: GaussianBridge) -> None:
@@ -95,7 +95,7 @@ def test_a_broken_second_order_step_is_found(gaussian: GaussianBridge) -> None:
         first = flow.slope(x, s)
         return x + (s_next - s) * flow.slope(x + 0.8 * (s_next - s) * first, s_next), history
 
-    assert fitted_order(gaussian, misplaced, THETA, NEAR, 1 - NEAR) == pytest.approx(1, abs=0.15)
+    assert fitted_order(gaussian, Solver(2, 2, misplaced), THETA, NEAR, 1 - NEAR) == pytest.approx(1, abs=0.15)
 
 
 class Counted(Flow):
@@ -114,16 +114,17 @@ class Counted(Flow):
         return (x, x)
 
 
-def test_evaluations_per_step() -> None:
+@pytest.mark.parametrize("solver", EVERY)
+def test_evaluations_per_step(solver: Solver) -> None:
+    """Those of a first step and of later ones, the first of each at the step's beginning."""
     grid = Grid(TIME, (0.1, 0.3, 0.6, 0.9))
-    for step, places in (
-        (euler, [0.1, 0.3, 0.6]),
-        (heun, [0.1, 0.3, 0.3, 0.6, 0.6, 0.9]),
-        (adams_moulton, [0.1, 0.3, 0.6]),
-    ):
-        flow = Counted()
-        integrate(torch.ones(1), grid, step, flow)
-        assert flow.seen == places
+    flow = Counted()
+    _, history = integrate(torch.ones(1), grid, solver.step, flow)
+    assert len(flow.seen) == 3 * solver.evaluations
+    assert flow.seen[:: solver.evaluations] == [0.1, 0.3, 0.6]
+    if solver.finish is not None:
+        solver.finish(torch.ones(1), 0.9, 0.95, flow, history)
+        assert flow.seen[3 * solver.evaluations :] == [0.9]
 
 
 class Parabola(Flow):
