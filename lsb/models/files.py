@@ -71,10 +71,10 @@ class ModelFiles:
 
     def identity(self) -> ModelIdentity:
         """Name and digests. Reads every byte of the weights, once per process unless they change."""
-        files = {name: _file_sha256(path) for name, path in sorted(self._files().items())}
+        files = {name: _file_sha256(path) for name, path in sorted(self.files().items())}
         return ModelIdentity(self.id, self.revision, digest_of(files), files)
 
-    def _files(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """Relative name -> path of every file that can change a pixel."""
         found: dict[str, Path] = {}
         for component in _CONFIGS:
@@ -129,6 +129,17 @@ def of_checkpoint(checkpoint: Path) -> ModelFiles:
         )
     _check_configuration(folder)
     return ModelFiles(checkpoint.name, None, folder, checkpoint=checkpoint)
+
+
+def class_name(folder: Path) -> str | None:
+    """What a folder's model_index.json says that it is; None if there is none, or it says nothing.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    index = folder / "model_index.json"
+    name = _read_json(index).get("_class_name") if index.is_file() else None
+    return name if isinstance(name, str) else None
 
 
 def is_part(name: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,11 +14,32 @@ from lsb.errors import ModelError, UnsafeWeightsError
 from lsb.ledger.transform import ModelIdentity
 from lsb.models.device import usable_device
 from lsb.models.download import download
-from lsb.models.files import COMPONENTS, PICKLES, ModelFiles, check_lora, of_checkpoint, of_folder
-from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from lsb.models.files import COMPONENTS, PICKLES, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
+from lsb.models.protocol import Backbone
+from lsb.models.stable_diffusion import load_stable_diffusion
 from lsb.redaction import redact
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one kind.
+
+    Attributes:
+        files: which files of a folder fix the pixels, checked without reading weights; its errors are ModelErrors.
+        load: the backbone of such files on a device, in a dtype.
+    """
+
+    files: Callable[[Path], ModelFiles]
+    load: Callable[[ModelFiles, str, str], Backbone]
+
+
+STABLE_DIFFUSION = Family(of_folder, load_stable_diffusion)
+# By `_class_name` in a folder's model_index.json. What is not here is taken for Stable Diffusion, which refuses others.
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": STABLE_DIFFUSION,
+}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -33,7 +55,7 @@ def load_backbone(
     dtype: str = "float32",
     strict: bool = False,
     loras: Sequence[str] = (),
-) -> StableDiffusion:
+) -> Backbone:
     """Load a frozen model.
 
     Args:
@@ -51,7 +73,8 @@ def load_backbone(
         ModelError: nothing there, or nothing that lsb can load; the message names what was tried.
     """
     place = usable_device(device)  # before anything is fetched
-    return load_stable_diffusion(locate(model, revision=revision, strict=strict, loras=loras), place, dtype)
+    files = locate(model, revision=revision, strict=strict, loras=loras)
+    return _family(files.folder).load(files, place, dtype)
 
 
 def identify(
@@ -78,7 +101,7 @@ def _locate(model: str, revision: str | None, strict: bool) -> ModelFiles:
         if revision is not None:
             raise ModelError(f"{model} is no hub id and has no revisions; leave revision out")
         try:
-            return of_folder(path) if path.is_dir() else of_checkpoint(path)
+            return _family(path).files(path) if path.is_dir() else of_checkpoint(path)
         except ModelError as error:
             if not model.startswith("s3://"):
                 raise
@@ -88,6 +111,10 @@ def _locate(model: str, revision: str | None, strict: bool) -> ModelFiles:
     if is_hub_id(model):
         return _from_hub(model, revision, strict)
     raise ModelError(f"no model {model}: there is no such folder or file, and it is no hub id (owner/name)")
+
+
+def _family(folder: Path) -> Family:
+    return FAMILIES.get(class_name(folder) or "", STABLE_DIFFUSION)
 
 
 def _on_disk(uri: str) -> Path:

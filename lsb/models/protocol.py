@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.ledger.transform import ModelIdentity
@@ -32,11 +32,6 @@ class Backbone(Protocol):
     @property
     def sigma_max(self) -> float:
         """The schedule's largest sigma; `predict` refuses a larger one."""
-        ...
-
-    @property
-    def schedule(self) -> NoiseSchedule | None:
-        """The table behind the network's time; None for a family without one, which knows no preset `published`."""
         ...
 
     @property
@@ -75,18 +70,29 @@ class Backbone(Protocol):
         """What the text encoder's embedding table holds for the n tokens of `text`: (n, D) float32 on the CPU."""
         ...
 
-    def predict(
-        self, x_t: Tensor, sigma: float | Sequence[float], condition: Tensor, *, published: bool = False
-    ) -> Tensor:
+    def predict(self, x_t: Tensor, sigma: float | Sequence[float], condition: Tensor) -> Tensor:
         """eps_hat (B, C, h, w) in x_t's dtype: the predicted unit noise, so that x_hat = x_t - sigma eps_hat.
 
         Args:
             x_t: (B, C, h, w).
             sigma: of the batch, or one a row.
             condition: (1, L, D) for all rows, or (B, L, D).
-            published: the integer time of the published LSB code instead of the fractional one.
 
         Raises:
             BridgeError: a sigma above `sigma_max`; it names the largest tau.
         """
+        ...
+
+
+@runtime_checkable
+class Timed(Backbone, Protocol):
+    """A backbone whose network is told a time, behind which there is a table of noise levels."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The table; `predict` asks at `schedule.network_time(sigma)`."""
+        ...
+
+    def predict_at(self, x_t: Tensor, sigmas: Sequence[float], times: Sequence[float], condition: Tensor) -> Tensor:
+        """`predict` at network times that are given; sigmas and times of the batch, or one a row."""
         ...

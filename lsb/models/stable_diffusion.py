@@ -35,7 +35,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class StableDiffusion:
-    """A `Backbone` around a frozen UNet, VAE and text encoder. Build it with `load_backbone`."""
+    """A `Timed` backbone around a frozen UNet, VAE and text encoder. Build it with `load_backbone`."""
 
     def __init__(
         self,
@@ -93,17 +93,17 @@ class StableDiffusion:
     def table_vectors(self, text: str) -> Tensor:
         return self._text.table_vectors(text)
 
-    def predict(
-        self, x_t: Tensor, sigma: float | Sequence[float], condition: Tensor, *, published: bool = False
-    ) -> Tensor:
+    def predict(self, x_t: Tensor, sigma: float | Sequence[float], condition: Tensor) -> Tensor:
         sigmas = [sigma] if isinstance(sigma, int | float) else list(sigma)
+        return self.predict_at(x_t, sigmas, [self.schedule.network_time(value) for value in sigmas], condition)
+
+    def predict_at(self, x_t: Tensor, sigmas: Sequence[float], times: Sequence[float], condition: Tensor) -> Tensor:
         if len(sigmas) not in (1, len(x_t)):
             raise BridgeError(f"{len(sigmas)} sigmas for {len(x_t)} rows; give one, or one a row")
-        time_of = self.schedule.published_time if published else self.schedule.network_time
-        times = torch.tensor([time_of(value) for value in sigmas], dtype=torch.float32, device=x_t.device)
         alpha_bar = alpha_bar_of(sigmas, x_t)
         y = network_state(x_t, alpha_bar)
-        output = self._network(y, times.expand(len(x_t)), condition.expand(len(x_t), -1, -1))
+        asked = torch.tensor(times, dtype=torch.float32, device=x_t.device)
+        output = self._network(y, asked.expand(len(x_t)), condition.expand(len(x_t), -1, -1))
         return eps_from_v(output, y, alpha_bar) if self._predicts_v else output
 
     def _network(self, y: Tensor, times: Tensor, condition: Tensor) -> Tensor:

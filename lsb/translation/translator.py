@@ -25,6 +25,7 @@ from lsb.bridge.velocity import Domain
 from lsb.errors import BridgeError, ModelError
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
+from lsb.models.published import Published
 from lsb.pictures.images import from_square, pixels_sha256, to_images, to_rgb, to_square, to_tensor
 
 PUBLISHED_PREFIX = "ugly, blurry, black, low res, unrealistic, "
@@ -67,8 +68,6 @@ class Translator:
                 field="tau",
                 tau_max=largest,
             )
-        if self._published and self.backbone.schedule is None:
-            raise BridgeError("preset published needs a model with a noise schedule; use preset default")
         self._conditions  # noqa: B018  a prompt that does not fit must be known before any image is read
 
     @property
@@ -139,15 +138,17 @@ class Translator:
         noise = BatchNoise(self.backbone.latent_shape(), seed=self.seed, digests=digests)
         with torch.inference_mode(), _repeatable():
             x_0 = self.backbone.encode(pixels, noise("vae", 0) if self._published else None)
-            x_1 = translate_latents(x_0, self._predict, self.settings, noise, self.backbone.schedule)
+            schedule = self._published.schedule if self._published else None
+            x_1 = translate_latents(x_0, self._predict, self.settings, noise, schedule)
             return self.backbone.decode(x_1)
 
     def _predict(self, x_t: Tensor, sigma: float, domain: Domain, /) -> Tensor:
-        return self.backbone.predict(x_t, sigma, self._conditions[domain], published=self._published)
+        return (self._published or self.backbone).predict(x_t, sigma, self._conditions[domain])
 
-    @property
-    def _published(self) -> bool:
-        return self.settings.preset == "published"
+    @cached_property
+    def _published(self) -> Published | None:
+        """The backbone as preset `published` asks it; None with another preset."""
+        return Published(self.backbone) if self.settings.preset == "published" else None
 
     @cached_property
     def _conditions(self) -> dict[Domain, Tensor]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from lsb.errors import ModelError, UsageError
 from lsb.models.load import load_backbone
 from lsb.models.prompt import Prompt
+from lsb.models.published import Published
 from lsb.models.stable_diffusion import StableDiffusion
 from tests.tiny import tiny_model
 from tests.unit.models.contract import BackboneContract, noise, pictures
@@ -74,7 +75,7 @@ def test_published_time_is_the_integer_step(folder: Path, backbone: StableDiffus
         output = unet(y, time, encoder_hidden_states=condition).sample
     if KINDS[folder.name].get("prediction_type") == "v_prediction":
         output = (output + sigma * y) / (1 + sigma**2) ** 0.5
-    published = backbone.predict(x_t, sigma, condition, published=True)
+    published = Published(backbone).predict(x_t, sigma, condition)
     assert torch.allclose(published, output, atol=1e-5)
     assert not torch.allclose(published, backbone.predict(x_t, sigma, condition), atol=1e-6)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lsb.bridge.schedule import NoiseSchedule
 from lsb.config.job import LearningConfig
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
 from lsb.ledger.transform import ModelIdentity
@@ -62,7 +61,6 @@ class Line:
 
     identity = ModelIdentity("line", None, "0" * 64, {})
     image_size, sigma_max, device, dtype = 4, 10.0, "cpu", "float32"
-    schedule: NoiseSchedule | None = None
 
     def __init__(self, broken: frozenset[int] = frozenset()) -> None:
         self.broken, self.calls = broken, 0
@@ -83,7 +81,7 @@ class Line:
     def table_vectors(self, text: str) -> torch.Tensor:
         return torch.zeros(len(text.split()), 3)
 
-    def predict(self, x_t: torch.Tensor, sigma: Any, condition: torch.Tensor, *, published: bool = False) -> Any:
+    def predict(self, x_t: torch.Tensor, sigma: Any, condition: torch.Tensor) -> Any:
         if torch.is_grad_enabled():
             self.calls += 1
         bad = torch.nan if torch.is_grad_enabled() and self.calls in self.broken else 0.0
