@@ -23,6 +23,7 @@ from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.run import Run
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import decode, encode, pixels_sha256
+from lsb.pictures.sources import Source
 from lsb.records import Status, sha256
 from lsb.store.store import Store
 from lsb.translation.equipment import Translates
@@ -59,7 +60,7 @@ class Bench:
 def replay(
     store: Store,
     run: Run,
-    sources: Store,
+    sources: Source,
     bench: Callable[[Mapping[str, Any]], Bench],
     count: int,
     seed: str = "",
@@ -92,7 +93,7 @@ def _rows(store: Store, run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _replay_alike(
-    store: Store, run: Run, sources: Store, bench: Bench, rows: Sequence[Mapping[str, Any]]
+    store: Store, run: Run, sources: Source, bench: Bench, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[Replayed]:
     """Replay rows that were made under the same conditions."""
     differing = tuple(name for name in CONDITIONS if bench.conditions[name] != rows[0][name])
@@ -111,7 +112,7 @@ def _replay_alike(
         yield _compare(store, row, decode(encode(output, "jpeg"))[0] if lossy else output, differing)
 
 
-def _source(sources: Store, row: Mapping[str, Any]) -> Image.Image:
+def _source(sources: Source, row: Mapping[str, Any]) -> Image.Image:
     try:
         data = sources.read(row["source_key"])
     except StoreError as error:

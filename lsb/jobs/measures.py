@@ -10,8 +10,7 @@ from lsb.errors import SourceError, StoreError
 from lsb.metrics.table import SCHEMA
 from lsb.metrics.truths import Truths
 from lsb.pictures.optional import listed_pictures, listing_digest
-from lsb.pictures.sources import open_sources
-from lsb.store.store import Store
+from lsb.pictures.sources import Source, open_sources
 
 
 def evaluation_settings(config: JobConfig) -> dict[str, Any]:
@@ -27,12 +26,12 @@ def unmeasured(config: JobConfig, reason: str) -> dict[str, Any]:
     return {"schema": SCHEMA, "rows": [], "unmeasured": reason, "settings": evaluation_settings(config)}
 
 
-def open_target(config: JobConfig) -> Store | None:
+def open_target(config: JobConfig) -> Source | None:
     """The target look's pictures, None where none are given; SourceError if they are missing or not readable."""
     return open_sources(config.evaluate.target) if config.evaluate.target else None
 
 
-def open_truth(config: JobConfig) -> Store | None:
+def open_truth(config: JobConfig) -> Source | None:
     """The sources' truths, None where none are given; SourceError if they are missing or not readable."""
     return open_sources(config.evaluate.truth) if config.evaluate.truth else None
 

@@ -12,12 +12,13 @@ from PIL import Image
 
 from lsb.errors import SourceError, StoreError
 from lsb.pictures.optional import find_picture, listed_pictures, listing_digest
-from lsb.store.store import Entry, Store
+from lsb.pictures.sources import Source
+from lsb.store.store import Entry
 
 logger = logging.getLogger(__name__)
 
 
-def usable_truths(folder: Store | None) -> Truths | None:
+def usable_truths(folder: Source | None) -> Truths | None:
     """The truths of a folder, for those who can do without: None, and one warning, if it cannot be listed.
 
     Raises:
@@ -44,7 +45,7 @@ def _warn_once(message: str) -> None:
 class Truths:
     """Truths of a folder laid out like the sources: the same key, or the same key with another picture's suffix."""
 
-    def __init__(self, folder: Store) -> None:
+    def __init__(self, folder: Source) -> None:
         self.folder = folder
 
     def key_of(self, source_key: str) -> str | None:

@@ -17,7 +17,7 @@ from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
 from lsb.pictures.images import SUFFIXES, decoding_version
 from lsb.pictures.knowledge import Knowledge
-from lsb.pictures.sources import MAX_BYTES, Listing, SourceFile, described, list_sources
+from lsb.pictures.sources import MAX_BYTES, Listing, Source, SourceFile, described, list_sources
 from lsb.progress import NoProgress, Progress
 from lsb.records import Status, canonical_json, key_of, record_id, sha256
 from lsb.redaction import redact, visible
@@ -34,7 +34,7 @@ _STEP = "ingest"
 
 
 def ingest(
-    sources: Store,
+    sources: Source,
     name: str,
     store: Store,
     *,
@@ -74,7 +74,7 @@ def ingest(
     return write_dataset(store, name, rows, listing.left_out)
 
 
-def refuse_empty(sources: Store, listing: Listing) -> None:
+def refuse_empty(sources: Source, listing: Listing) -> None:
     """Refuse a source without pictures, and log what is left out.
 
     Raises:
@@ -91,7 +91,7 @@ def refuse_empty(sources: Store, listing: Listing) -> None:
         logger.warning("left out at %s: %s", sources.uri, found)
 
 
-def _row(sources: Store, file: SourceFile, known: Knowledge, read: str) -> RecordRow:
+def _row(sources: Source, file: SourceFile, known: Knowledge, read: str) -> RecordRow:
     row = _listed(file)
     if row["status"] == Status.QUARANTINED:
         return row
@@ -125,7 +125,7 @@ def _listed(file: SourceFile) -> RecordRow:
     return row
 
 
-def _read(sources: Store, file: SourceFile, row: RecordRow) -> RecordRow:
+def _read(sources: Source, file: SourceFile, row: RecordRow) -> RecordRow:
     try:
         data = sources.read(file.key)
     except StoreError as error:
@@ -165,7 +165,7 @@ def _mark_duplicates(rows: list[RecordRow]) -> None:
             row["duplicate_of"] = None if leader == row["record_id"] else leader
 
 
-def _account(store: Store, name: str, sources: Store, listing: Listing) -> None:
+def _account(store: Store, name: str, sources: Source, listing: Listing) -> None:
     """Keep what was left out beside the data set."""
     key = layout.left_out_file(name, sources.uri)
     document = canonical_json({"schema": "lsb.left-out/1", "source": sources.uri, "left_out": listing.left_out})

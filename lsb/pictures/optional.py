@@ -10,16 +10,16 @@ from PIL import Image
 
 from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError
 from lsb.pictures.decoder import shared_decoder
-from lsb.pictures.sources import MAX_BYTES, list_sources, open_sources
+from lsb.pictures.sources import MAX_BYTES, Source, list_sources, open_sources
 from lsb.records import sha256
 from lsb.redaction import redact, visible
 from lsb.store.scratch import ScratchStore
-from lsb.store.store import Entry, Store
+from lsb.store.store import Entry
 
 logger = logging.getLogger(__name__)
 
 
-def pictures_to_show(uri: str) -> Store:
+def pictures_to_show(uri: str) -> Source:
     """The folder of pictures at `uri` for a page, which does without them: an empty one if it is not there."""
     try:
         return open_sources(uri)
@@ -27,7 +27,7 @@ def pictures_to_show(uri: str) -> Store:
         return ScratchStore(None)
 
 
-def listed_pictures(folder: Store) -> list[Entry]:
+def listed_pictures(folder: Source) -> list[Entry]:
     """The files that by name and size may be pictures, in key order; captions, hidden files and the like are none."""
     return [file for file in list_sources(folder).files if file.size <= MAX_BYTES]
 
@@ -37,7 +37,7 @@ def listing_digest(pictures: Iterable[Entry]) -> str:
     return sha256(json.dumps(sorted((entry.key, entry.size, entry.etag) for entry in pictures)).encode())
 
 
-def find_picture(folder: Store, key: str, digest: str | None = None) -> Image.Image | None:
+def find_picture(folder: Source, key: str, digest: str | None = None) -> Image.Image | None:
     """The picture as 8-bit sRGB; None if it is missing or cannot be read or decoded, in time.
 
     Args:
@@ -58,7 +58,7 @@ def find_picture(folder: Store, key: str, digest: str | None = None) -> Image.Im
         return None
 
 
-def refuse_absence(folder: Store) -> None:
+def refuse_absence(folder: Source) -> None:
     """Tell a folder in which some pictures are missing from one that is away, such as a disk that is not mounted.
 
     Raises:

@@ -12,15 +12,18 @@ import re
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import PurePosixPath
+from typing import Protocol
 
-from lsb.errors import SourceError, StoreError
+from lsb.errors import SourceError, StoreError, UsageError
 from lsb.pictures.images import SUFFIXES
+from lsb.redaction import holds_secret
+from lsb.store.kinds import STORES
 from lsb.store.local import LocalStore
-from lsb.store.store import Entry, Store, open_store
+from lsb.store.store import Entries, Entry, open_store, scheme_of
 
 MAX_BYTES = 1 << 30
 HIDDEN = "hidden"
@@ -34,6 +37,39 @@ KINDS = 20  # suffixes that are counted one by one
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 _ODD = {errno.EACCES: UNREADABLE, errno.EPERM: UNREADABLE, errno.ENAMETOOLONG: TOO_LONG, errno.ELOOP: LINKS_TO_NOWHERE}
 _ALWAYS = float("-inf")
+
+
+class Source(Protocol):
+    """Files that are read and never written. A store is one, too."""
+
+    @property
+    def uri(self) -> str:
+        """By which it is opened again, and named in messages."""
+        ...
+
+    def list(self) -> Entries:
+        """Every file; StoreError if it cannot be listed. An etag changes whenever the file's bytes may have."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The bytes of a file of the listing.
+
+        Raises:
+            NotFoundError: it is not there any more.
+            StoreError: it cannot be read; with `key` set if it is this file's fault alone.
+            StoreBusyError: nothing can be read, now.
+        """
+        ...
+
+
+def _in_store(uri: str) -> Source:
+    return open_store(uri, largest=MAX_BYTES)
+
+
+# By the scheme of a URI.
+SOURCES: dict[str, Callable[[str], Source]] = {
+    **dict.fromkeys(STORES, _in_store),
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -67,17 +103,28 @@ class Listing:
     one_time: bool
 
 
-def open_sources(uri: str) -> Store:
-    """The folder of images at `uri`, for reading; SourceError if it is missing or not readable."""
+def open_sources(uri: str) -> Source:
+    """The images at `uri`, such as a folder.
+
+    Raises:
+        SourceError: missing or not readable.
+        UsageError: a scheme that is not supported, or a URI with credentials or a signed query in it.
+    """
+    if holds_secret(uri):
+        raise UsageError("the URI of images must not hold credentials or a signed query")
+    scheme = scheme_of(uri)
+    if scheme not in SOURCES:
+        allowed = ", ".join(f"{name}://" for name in SOURCES if name)
+        raise UsageError(f"{scheme}:// is an unsupported scheme of images; use a path, {allowed}")
     try:
-        return open_store(uri, largest=MAX_BYTES)
+        return SOURCES[scheme](uri)
     except StoreError as error:
         if error.transient:
             raise
         raise SourceError(f"cannot use the images at {uri}: {error}") from error
 
 
-def list_sources(sources: Store) -> Listing:
+def list_sources(sources: Source) -> Listing:
     """The pictures of a source. Links to files are followed, links to folders are not.
 
     Left out and counted are files without a picture's suffix, by suffix; what has a name that begins with a dot, a

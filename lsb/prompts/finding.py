@@ -23,7 +23,7 @@ from lsb.models.protocol import Backbone
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import to_square
 from lsb.pictures.ingest import ingest
-from lsb.pictures.sources import open_sources
+from lsb.pictures.sources import Source, open_sources
 from lsb.progress import NoProgress, Progress
 from lsb.prompts.learning import LearnedPrompt, learn_prompt
 from lsb.prompts.settings import DomainPrompt, PromptRequest
@@ -125,7 +125,7 @@ def find_prompt(
     return _follow(store, domain, _recipe(request, dataset, identity))
 
 
-def _ingested(store: Store, domain: str, sources: Store, reread: bool, progress: Progress) -> Dataset:
+def _ingested(store: Store, domain: str, sources: Source, reread: bool, progress: Progress) -> Dataset:
     return ingest(sources, f"{domain}-learning", store, read="anew" if reread else "full", progress=progress)
 
 
@@ -219,7 +219,7 @@ def _provenance(recipe: dict[str, Any], learned: LearnedPrompt) -> dict[str, Any
     }
 
 
-def _pictures(store: Store, sources: Store, dataset: Dataset, limit: int, size: int) -> list[Image.Image]:
+def _pictures(store: Store, sources: Source, dataset: Dataset, limit: int, size: int) -> list[Image.Image]:
     """The first `limit` usable images by record id, letterboxed to the model's size."""
     rows = [row for row in read_records(store, dataset).to_pylist() if row["status"] == "ok"]
     decoded = [row for row in rows if row["width"] is not None]

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
 from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively, sync
@@ -170,6 +171,20 @@ class LocalStore:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise StoreError(f"cannot {verb} {place}: {reason}; check path, permissions and space", key=key) from error
+
+
+def open_folder(uri: str, *, create: bool = False, largest: int | None = None) -> LocalStore:
+    """The store at a path or a `file://` URI; arguments and errors as for `lsb.store.store.open_store`."""
+    path = Path(unquote(urlsplit(uri).path)) if uri[:7].lower() == "file://" else Path(uri)
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        if not create:
+            raise NotFoundError(f"no folder at {path}; check the path", key="") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"cannot use {path} as a folder: {reason}; check the path and its permissions") from error
+    return LocalStore(path, largest=largest)
 
 
 def _contents(path: Path, largest: int | None) -> bytes:

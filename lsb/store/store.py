@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote, urlsplit
 
-from lsb.errors import NotFoundError, StoreError, UsageError
+from lsb.errors import StoreError, UsageError
 from lsb.redaction import holds_secret
 
 if TYPE_CHECKING:
     from lsb.store.s3 import S3Store
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, order=True)
@@ -104,6 +102,12 @@ def folders_of(keys: Iterable[str], beginning: str) -> set[str]:
     return {key[: key.index("/", start)] for key in keys if key.startswith(beginning) and "/" in key[start:]}
 
 
+def scheme_of(uri: str) -> str:
+    """The scheme in lower case, empty for a path."""
+    found = _SCHEME.match(uri)
+    return found[1].lower() if found else ""
+
+
 def open_store(uri: str, *, create: bool = False, largest: int | None = None) -> Store:
     """The store at a path, a `file://` URI or `s3://bucket/prefix`.
 
@@ -116,29 +120,18 @@ def open_store(uri: str, *, create: bool = False, largest: int | None = None) ->
         StoreError: it exists but is no folder, cannot be made, or is a bucket that cannot be listed.
         UsageError: a scheme that is not supported, or a URI with credentials or a signed query in it.
     """
+    from lsb.store.kinds import STORES
+
     if holds_secret(uri):
         raise UsageError("a store's URI must not hold credentials or a signed query; they come from the environment")
-    scheme = _SCHEME.match(uri)
-    kind = scheme.group().lower() if scheme else ""
-    if kind == "s3://":
-        return open_s3(uri, largest=largest)
-    if kind not in ("", "file://"):
-        raise UsageError(f"{kind} is an unsupported scheme of a store; use a path, file:///path or s3://bucket/prefix")
-    from lsb.store.local import LocalStore
-
-    path = Path(unquote(urlsplit(uri).path)) if kind else Path(uri)
-    try:
-        path.stat()
-    except FileNotFoundError as error:
-        if not create:
-            raise NotFoundError(f"no folder at {path}; check the path", key="") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StoreError(f"cannot use {path} as a folder: {reason}; check the path and its permissions") from error
-    return LocalStore(path, largest=largest)
+    scheme = scheme_of(uri)
+    if scheme not in STORES:
+        allowed = " or ".join(f"{name}://" for name in STORES if name)
+        raise UsageError(f"{scheme}:// is an unsupported scheme of a store; use a path, {allowed}")
+    return STORES[scheme](uri, create=create, largest=largest)
 
 
-def open_s3(uri: str, *, largest: int | None = None) -> S3Store:
+def open_s3(uri: str, *, create: bool = False, largest: int | None = None) -> S3Store:
     """The store at `s3://bucket` or `s3://bucket/prefix`; errors as for `open_store`."""
     try:
         from lsb.store.s3 import S3Store

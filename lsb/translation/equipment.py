@@ -12,7 +12,7 @@ from PIL import Image
 from lsb.ledger.schemas import ManifestRow
 from lsb.metrics.truths import Truths, usable_truths
 from lsb.pictures.decoder import Decoder, shared_decoder
-from lsb.store.store import Store
+from lsb.pictures.sources import Source
 
 
 class Translates(Protocol):
@@ -39,9 +39,9 @@ class Equipment:
     """What one process brings along to every shard it works on; build it once per process."""
 
     translator: Translates
-    sources: Store
+    sources: Source
     execution: ManifestRow  # what lsb.translation.execution.describe returns
-    truth: Store | None = None
+    truth: Source | None = None
     scorer: ScoresImages | None = None
     feature_sample: int = 10_000  # features are kept for this many of the smallest record ids
     try_seconds: float = 3600.0  # a try of one record that takes longer is that of a dead process

@@ -29,8 +29,8 @@ def page_of(
     store: Store,
     run: Run,
     metrics: Mapping[str, Any] | None,
-    sources: Store,
-    truth: Store | None = None,
+    sources: Source,
+    truth: Source | None = None,
     stopped: str | None = None,
 ) -> Callable[[Collected], bytes]:
     """What `lsb.ledger.publish.publish` makes the page with, of what it publishes; arguments as `gather_report`'s."""

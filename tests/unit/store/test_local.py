@@ -14,7 +14,8 @@ import pytest
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
 from lsb.store import folders
 from lsb.store.local import LocalStore
-from lsb.store.store import open_store
+from lsb.store.store import Store, open_store
+from tests.unit.store.contract import StoreContract
 
 PROCESSES = 8
 ROUNDS = 20
@@ -23,6 +24,12 @@ ROUNDS = 20
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "root")
+
+
+class TestContract(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Store:
+        return open_store(str(tmp_path / "root"), create=True)
 
 
 def test_a_listing_is_without_temporary_files(store: LocalStore) -> None:

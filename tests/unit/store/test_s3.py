@@ -19,7 +19,8 @@ from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreE
 from lsb.pictures.sources import open_sources
 from lsb.store import s3
 from lsb.store.s3 import S3Store
-from lsb.store.store import open_store
+from lsb.store.store import Store, open_store
+from tests.unit.store.contract import StoreContract
 from tests.unit.store.flaky_s3 import LOST, FlakyS3
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -28,6 +29,12 @@ SPAWN = multiprocessing.get_context("spawn")
 @pytest.fixture
 def store(s3_uri: str) -> S3Store:
     return S3Store.open(s3_uri)
+
+
+class TestContract(StoreContract):
+    @pytest.fixture
+    def store(self, s3_uri: str) -> Store:
+        return open_store(s3_uri)
 
 
 @pytest.fixture
