@@ -30,8 +30,8 @@ from lsb.config.job import load_config
 from lsb.errors import LsbError
 from lsb.metrics.distances import kernel_distance
 from lsb.metrics.features import EfficientNetLite0
+from lsb.metrics.picture.tone_distance import tone_distance
 from lsb.metrics.pixels import unit_pixels
-from lsb.metrics.scores import tone_distance
 from page import table
 from quality import MAIN, softened
 

@@ -32,8 +32,8 @@ from lsb.metrics.colour import colour_moments, match_colours
 from lsb.metrics.comparison import Comparison, evaluate_images, through_vae
 from lsb.metrics.distances import MeanScore
 from lsb.metrics.features import EfficientNetLite0
+from lsb.metrics.picture.psnr import psnr
 from lsb.metrics.pixels import unit_pixels
-from lsb.metrics.scores import psnr
 from lsb.models.protocol import Backbone
 from page import Measured
 

@@ -6,7 +6,7 @@ None cannot be read: what needs it is left out. Where there is no target or no t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -18,9 +18,10 @@ from PIL import Image
 from lsb.metrics.colour import ColourMoments, colour_moments, match_colours
 from lsb.metrics.distances import LEVEL, RESAMPLES, Estimate, FrechetDistance, KernelDistance, MeanScore
 from lsb.metrics.features import FeatureExtractor, Features
+from lsb.metrics.picture import MEASURES
 from lsb.metrics.retrieval import hits
-from lsb.metrics.scores import Scorer, Scores
-from lsb.metrics.table import SCHEMA
+from lsb.metrics.scores import OF_SOURCE, Scorer, Scores
+from lsb.metrics.table import COLUMNS, SCHEMA
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import from_square, pixels_sha256, to_images, to_square, to_tensor
 from lsb.progress import NoProgress, Progress
@@ -31,7 +32,6 @@ NO_TRUTH = Estimate(None, reason="no truth was given")
 NO_TRUTH_FOUND = Estimate(None, reason="no picture has a truth of its own name that can be read")
 NOTHING = Estimate(None, reason="no picture could be compared")
 NO_TARGET = Estimate(None, reason="no target set was given")
-MEANS = ("structure_distance", "tone_distance", "psnr")
 
 Images = Sequence[Image.Image]
 MaybeImages = Sequence[Image.Image | None]
@@ -65,17 +65,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """One row of the table; see `lsb.metrics.table` for what the columns mean."""
+    """One row of the table: an estimate for each of `lsb.metrics.table.COLUMNS`, by its key."""
 
     key: str
     images: int
-    tone_distance: Estimate
-    psnr: Estimate
-    kid: Estimate
-    kid_gap_closed: Estimate
-    fid: Estimate
-    structure_distance: Estimate
-    truth_retrieval: Estimate
+    values: Mapping[str, Estimate]
+
+    def __getitem__(self, column: str) -> Estimate:
+        return self.values[column]
+
+    def to_json(self) -> dict[str, Any]:
+        estimates = {column.key: self.values[column.key]._asdict() for column in COLUMNS}
+        return {"key": self.key, "images": self.images, **estimates}
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,7 @@ class EvaluationResult:
             },
             "extractor": {"id": self.extractor, "digest": self.extractor_digest},
             "interval": {"level": LEVEL, "resamples": RESAMPLES},
-            "rows": [
-                {name: value._asdict() if isinstance(value, Estimate) else value for name, value in _fields(row)}
-                for row in self.rows
-            ],
+            "rows": [row.to_json() for row in self.rows],
         }
 
 
@@ -148,7 +146,7 @@ class _Collected:
     def __init__(self) -> None:
         self.kid = KernelDistance()
         self.fid = FrechetDistance()
-        self.means = {name: MeanScore() for name in MEANS}
+        self.means = {measure.column.key: MeanScore() for measure in MEASURES}
         self.hits = MeanScore()
         self.ids: list[str] = []
         self.features: list[np.ndarray] = []
@@ -220,8 +218,9 @@ class _Table:
         # Measured against this truth, whatever was the truth when the scores were made.
         against = self.scorer.against_truth(outputs, truths)
         scores = [score or next(made) for score in known]
+        of_source = [measure.column.key for measure in OF_SOURCE]
         return [
-            Scores({"structure_distance": score.values["structure_distance"], **other}, score.features)
+            Scores({**{key: score.values[key] for key in of_source}, **other}, score.features)
             for score, other in zip(scores, against, strict=True)
         ]
 
@@ -298,16 +297,9 @@ class _Table:
                     if features:
                         distance.update(np.stack(features), ids, real=real)
             kid, fid = pictures.kid.compute(), pictures.fid.compute()
-        means = {name: self._mean(metric) for name, metric in scored.means.items()}
-        return MeasuredRow(
-            key=key,
-            images=len(pictures.ids),
-            kid=kid,
-            fid=fid,
-            kid_gap_closed=NO_TARGET,
-            truth_retrieval=self._mean(scored.hits),
-            **means,
-        )
+        values = {name: self._mean(metric) for name, metric in scored.means.items()}
+        values |= {"kid": kid, "fid": fid, "kid_gap_closed": NO_TARGET, "truth_retrieval": self._mean(scored.hits)}
+        return MeasuredRow(key, len(pictures.ids), values)
 
     def _mean(self, metric: MeanScore) -> Estimate:
         if metric.update_called:
@@ -336,31 +328,27 @@ def _moments(images: MaybeImages) -> ColourMoments | None:
 
 def _with_gap(rows: Sequence[MeasuredRow]) -> tuple[MeasuredRow, ...]:
     """KID gap closed: 1 - (KID - KID of target VAE) / (KID of source VAE - KID of target VAE)."""
-    kid = {row.key: row.kid.value for row in rows}
+    kid = {row.key: row["kid"].value for row in rows}
+
+    def with_gap(row: MeasuredRow, gap: Estimate) -> MeasuredRow:
+        return replace(row, values={**row.values, "kid_gap_closed": gap})
+
     start, floor = kid.get("source_vae"), kid.get("target_vae")
     if start is None or floor is None:
-        missing = next((row.kid.reason for row in rows if row.kid.reason), NO_TARGET.reason)
-        return tuple(replace(row, kid_gap_closed=Estimate(None, reason=missing)) for row in rows)
+        missing = next((row["kid"].reason for row in rows if row["kid"].reason), NO_TARGET.reason)
+        return tuple(with_gap(row, Estimate(None, reason=missing)) for row in rows)
     if start <= floor:
         none = Estimate(
             None, reason="the source through the VAE is no farther from the target than the target's VAE is"
         )
-        return tuple(replace(row, kid_gap_closed=none) for row in rows)
+        return tuple(with_gap(row, none) for row in rows)
 
     def closed(value: float) -> float:
         return 1 - (value - floor) / (start - floor)
 
-    return tuple(
-        replace(row, kid_gap_closed=Estimate(closed(row.kid.value))) if row.kid.value is not None else row
-        for row in rows
-    )
+    return tuple(row if (value := row["kid"].value) is None else with_gap(row, Estimate(closed(value))) for row in rows)
 
 
 def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
     for start in range(0, len(indices), CHUNK):
         yield indices[start : start + CHUNK]
-
-
-def _fields(row: MeasuredRow) -> Iterator[tuple[str, Any]]:
-    for name in row.__dataclass_fields__:
-        yield name, getattr(row, name)

@@ -21,10 +21,11 @@ from lsb.ledger.publish import manifest_table, read_features
 from lsb.ledger.run import Run
 from lsb.metrics.comparison import Comparison, evaluate_images
 from lsb.metrics.features import FeatureExtractor
-from lsb.metrics.scores import Scores
+from lsb.metrics.scores import OF_SOURCE, Scores
 from lsb.metrics.truths import Truths
 from lsb.models.protocol import Backbone
 from lsb.pictures.optional import find_picture, listed_pictures, listing_digest, refuse_absence
+from lsb.pictures.sources import Source
 from lsb.progress import NoProgress, Progress
 from lsb.records import RECORD_ID_HEX, Status, sha256
 from lsb.store.store import Store
@@ -58,9 +59,9 @@ class Loaded(Sequence[T], Generic[T]):
 def evaluate(
     store: Store,
     run: Run,
-    sources: Store,
-    target: Store | None,
-    truth: Store | None,
+    sources: Source,
+    target: Source | None,
+    truth: Source | None,
     backbone: Backbone,
     extractor: FeatureExtractor,
     sample: int = SAMPLE,
@@ -122,7 +123,7 @@ def evaluate(
 class _Reader:
     """Reads pictures of a folder. One that could not be used once is left out from then on."""
 
-    def __init__(self, folder: Store, digests: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Source, digests: Mapping[str, str] | None = None) -> None:
         self.folder, self._digests = folder, digests or {}
         self.unusable: set[str] = set()
 
@@ -147,7 +148,8 @@ def _known_scores(store: Store, run: Run, rows: pa.Table) -> list[Scores | None]
     for row in rows.to_pylist():
         vector = features.get(row["record_id"])
         scores = dict(row["scores"] or ())
-        known.append(Scores(scores, vector) if vector is not None and "structure_distance" in scores else None)
+        complete = all(measure.column.key in scores for measure in OF_SOURCE)
+        known.append(Scores(scores, vector) if vector is not None and complete else None)
     return known
 
 

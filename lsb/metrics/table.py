@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lsb.metrics.column import Column
+from lsb.metrics.picture import MEASURES
+
 SCHEMA = "lsb.metrics/1"
 
 
@@ -18,18 +21,6 @@ class Row:
     meaning: str
 
 
-@dataclass(frozen=True)
-class Column:
-    """One measure. `digits` after the point; `better` is what an improvement looks like."""
-
-    key: str
-    title: str
-    better: str
-    meaning: str
-    digits: int = 3
-    percent: bool = False
-
-
 ROWS = (
     Row("translation", "Translation", "what this run made"),
     Row("source", "Source unchanged", "doing nothing"),
@@ -39,19 +30,7 @@ ROWS = (
 )
 
 COLUMNS = (
-    Column(
-        "tone_distance",
-        "Tone distance",
-        "lower",
-        "Difference to the truth between averages of 4 × 4 pixels, 0 to 1. Blur hardly changes it, matched colours do.",
-    ),
-    Column(
-        "psnr",
-        "PSNR, dB",
-        "higher",
-        "Closeness to the truth pixel by pixel. Blur can raise it, so compare with the row of the source's VAE.",
-        digits=2,
-    ),
+    *(measure.column for measure in MEASURES if measure.against == "truth"),
     Column(
         "kid",
         "KID × 1000",
@@ -76,13 +55,7 @@ COLUMNS = (
         "Means nothing for fewer than 2,000 pictures, and is left out then.",
         digits=1,
     ),
-    Column(
-        "structure_distance",
-        "Structure distance",
-        "lower",
-        "How much the layout differs from the source's, 0 to 2. The source itself has 0, "
-        "the truth itself does not: too low can mean that little was translated.",
-    ),
+    *(measure.column for measure in MEASURES if measure.against == "source"),
     Column(
         "truth_retrieval",
         "Truth retrieval",

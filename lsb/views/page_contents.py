@@ -14,7 +14,7 @@ from lsb.ledger.manifest import Collected
 from lsb.ledger.run import Run
 from lsb.metrics.truths import Truths, usable_truths
 from lsb.pictures.optional import find_picture
-from lsb.pictures.sources import described
+from lsb.pictures.sources import Source, described
 from lsb.records import Status
 from lsb.store.store import Store
 from lsb.views.page_html import GRID, WORST, Command, Example, ReportInput, render_report, report_image
@@ -46,8 +46,8 @@ def gather_report(
     run: Run,
     collected: Collected,
     metrics: Mapping[str, Any] | None,
-    sources: Store,
-    truth: Store | None = None,
+    sources: Source,
+    truth: Source | None = None,
     stopped: str | None = None,
 ) -> ReportInput:
     """Everything on the page of what was collected of `run`.
@@ -94,7 +94,7 @@ def gather_report(
     )
 
 
-def _examples(rows: list[dict[str, Any]], store: Store, sources: Store, truths: Truths | None) -> Iterator[Example]:
+def _examples(rows: list[dict[str, Any]], store: Store, sources: Source, truths: Truths | None) -> Iterator[Example]:
     for row in rows:
         source = find_picture(sources, row["source_key"], row["source_sha256"])
         output = source and find_picture(store, row["output_key"], row["output_sha256"])
@@ -109,8 +109,8 @@ def _examples(rows: list[dict[str, Any]], store: Store, sources: Store, truths: 
 
 
 def _tone(output: Image.Image, truth: Image.Image) -> float:
+    from lsb.metrics.picture.tone_distance import tone_distance
     from lsb.metrics.pixels import unit_pixels  # with it comes torch, which an erasure can do without
-    from lsb.metrics.scores import tone_distance
 
     return float(tone_distance(unit_pixels([output]), unit_pixels([truth])))
 

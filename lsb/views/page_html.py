@@ -121,6 +121,9 @@ class _TableRow:
     cells: tuple[_Cell, ...]
 
 
+_UNKNOWN = {"value": None, "reason": "an older version of lsb measured, which did not know this"}
+
+
 def report_image(image: Image.Image) -> ReportImage:
     """A picture made ready for the page: at most 256 pixels on its longer side, PNG."""
     if max(image.size) > LONGEST_SIDE:
@@ -161,9 +164,8 @@ def _rows(metrics: Mapping[str, Any] | None) -> list[_TableRow]:
     for row in ROWS:
         if row.key in measured:
             values = measured[row.key]
-            cells = [
-                _Cell(*shown(values[column.key], column), values[column.key]["reason"] or "") for column in COLUMNS
-            ]
+            estimates = [(column, values.get(column.key, _UNKNOWN)) for column in COLUMNS]
+            cells = [_Cell(*shown(estimate, column), estimate["reason"] or "") for column, estimate in estimates]
             table.append(_TableRow(row.title, row.meaning, values["images"], tuple(cells)))
     return table
 
@@ -172,7 +174,8 @@ def _reasons(metrics: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Why the translation lacks a number: (column, reason)."""
     for row in metrics["rows"] if metrics else ():
         if row["key"] == "translation":
-            return [(column.title, row[column.key]["reason"]) for column in COLUMNS if row[column.key]["value"] is None]
+            estimates = [(column, row.get(column.key, _UNKNOWN)) for column in COLUMNS]
+            return [(column.title, estimate["reason"]) for column, estimate in estimates if estimate["value"] is None]
     return []
 
 

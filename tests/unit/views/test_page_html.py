@@ -146,6 +146,14 @@ def test_every_column_has_its_explanation_and_a_missing_number_its_reason() -> N
     assert "0.400 to 0.600" in text
 
 
+def test_measures_of_a_version_that_knew_fewer_of_them_are_shown() -> None:
+    older = metrics()
+    for row in older["rows"]:
+        del row["psnr"]
+    text = " ".join(Page(render_report(report(metrics=older))).text.split())
+    assert "PSNR, dB (an older version of lsb measured, which did not know this);" in text
+
+
 def test_a_run_without_measures_truth_or_outputs_still_has_a_page() -> None:
     text = Page(
         render_report(report(examples=(), metrics=None, counts={"quarantined": 10}, problems=(group(10),), digests=()))
