@@ -1,8 +1,11 @@
 """What every backbone must do. A new family's test derives from `BackboneContract` and gives the `backbone` fixture.
 
+@pytest.fixture(scope="module")
+def backbone() -> Backbone: ...
+
+
 class TestSomething(BackboneContract):
-    @pytest.fixture(scope="class")
-    def backbone(self) -> Backbone: ...
+    pass
 """
 
 from __future__ import annotations
