@@ -32,12 +32,12 @@ def refuse_overlap(name: str, uri: str, others: Mapping[str, str | None]) -> Non
 
 
 def lies_within(inner: str, outer: str) -> bool:
-    """Whether `inner` is `outer` or lies below it; both are paths, `file://` URIs or `s3://bucket/prefix`.
+    """Whether `inner` is `outer` or lies below it; both are paths or URIs, such as `s3://bucket/prefix`.
 
     Links are followed, and folders are compared by what they are: two spellings, mounts or cases of a name may be one.
     Neither has to exist.
     """
-    one, other = _bucket_path(inner), _bucket_path(outer)
+    one, other = _foreign_path(inner), _foreign_path(outer)
     if one is not None or other is not None:
         return one is not None and other is not None and one[: len(other)] == other
     folder = _local(outer)
@@ -52,9 +52,10 @@ def _refuse(inner: str, within: str, outer: str, around: str) -> None:
     )
 
 
-def _bucket_path(uri: str) -> list[str] | None:
+def _foreign_path(uri: str) -> list[str] | None:
+    """Scheme and parts of what is no folder of this machine, such as an object in a bucket; None for a folder."""
     scheme, _, rest = uri.partition("://")
-    return [part for part in rest.split("/") if part] if rest and scheme.lower() == "s3" else None
+    return [scheme.lower(), *filter(None, rest.split("/"))] if rest and scheme.lower() != "file" else None
 
 
 def _local(uri: str) -> Path:

@@ -66,3 +66,10 @@ def test_overlaps_are_refused_in_either_direction(data: Path) -> None:
             refuse_overlap("store", str(inner), {**elsewhere, "source.path": str(outer)})
     with pytest.raises(UsageError, match=f"^store {data}/in lies in the source {data}; "):
         refuse_overlap("store", str(data / "in"), {"the source": str(data)})
+
+
+def test_what_has_a_scheme_of_its_own_is_no_folder_of_this_machine(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    assert not lies_within("zip:///pictures.zip", str(data))
+    assert not lies_within("zip://bucket/a", "s3://bucket")
+    assert lies_within("zip:///pictures.zip", "ZIP:///pictures.zip")
