@@ -1,1 +1,1 @@
-"""Order and parameters: Prefect flows, and the `lsb` command."""
+"""Prefect flows: order and parameters."""

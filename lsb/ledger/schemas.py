@@ -44,7 +44,7 @@ def _schema(name: str, fields: list[tuple[str, pa.DataType, bool]]) -> TableSche
 
 
 _SOURCE = [
-    ("sha256", pa.string(), True),  # null after a listing: the shard job fills it in
+    ("sha256", pa.string(), True),  # null after a listing: whoever works on the shard fills it in
     ("bytes", pa.int64(), False),
     ("etag", pa.string(), False),
     ("format", pa.string(), True),

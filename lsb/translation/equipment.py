@@ -16,7 +16,7 @@ from lsb.pictures.sources import Source
 
 
 class Translates(Protocol):
-    """What a shard job needs of `lsb.translation.translator.Translator`."""
+    """What a shard needs of `lsb.translation.translator.Translator`."""
 
     @property
     def batch(self) -> int: ...
@@ -27,7 +27,7 @@ class Translates(Protocol):
 
 
 class ScoresImages(Protocol):
-    """What a shard job needs of `lsb.metrics.scores.Scorer`; each result has `.values` and `.features`."""
+    """What a shard needs of `lsb.metrics.scores.Scorer`; each result has `.values` and `.features`."""
 
     def score(
         self, sources: Sequence[Image.Image], outputs: Sequence[Image.Image], truths: Sequence[Image.Image | None]

@@ -9,11 +9,14 @@ import pytest
 
 from lsb.audit import verify
 from lsb.errors import TamperedError
+from lsb.ledger import layout
 from lsb.ledger.layout import run_file
 from lsb.ledger.log.seal import seal, unseal
 from lsb.ledger.publish import latest_snapshot, manifest_table
 from lsb.ledger.run import Run, read_plan
+from lsb.ledger.schemas import PLAN, write_table
 from lsb.pictures.images import encode
+from lsb.records import sha256
 from lsb.views.status import status
 from lsb.views.trace import trace
 from tests.integration.pipeline import Pipeline
@@ -98,10 +101,6 @@ def test_verify_finds_what_was_changed_about_carried_records(
 
 def test_the_plan_of_a_run_that_carries_can_be_worked_out_again(job: Pipeline, first: Run) -> None:
     """A plan that carries a record which has changed does not pass."""
-    from lsb.ledger import layout
-    from lsb.ledger.schemas import PLAN, write_table
-    from lsb.records import sha256
-
     job.change()
     second = job.plan()
     plan = read_plan(job.store, second)

@@ -175,7 +175,7 @@ def test_pictures_are_decoded_in_a_process_with_limits(
             return decode(data)
 
     slow = Slow()
-    monkeypatch.setattr("lsb.audit.replay.shared_decoder", lambda: slow, raising=False)
+    monkeypatch.setattr("lsb.audit.replay.shared_decoder", lambda: slow)
     found, _ = again(store, begun, 2, levels=1)
     messages = sorted(result.finding.message for result in found if result.finding)
     assert [result.finding.kind for result in found if result.finding] == ["unverifiable"] * 2

@@ -329,7 +329,7 @@ def test_outputs_are_decoded_in_a_process_with_limits(tmp_path: Path, monkeypatc
     translate_all(store, run, sources, translator=Swelling())
     publish(store, run, {}, b"page")
     with Decoder(cpu_seconds=0.05) as decoder:
-        monkeypatch.setattr("lsb.audit.shards.shared_decoder", lambda: decoder, raising=False)
+        monkeypatch.setattr("lsb.audit.shards.shared_decoder", lambda: decoder)
         verdict = verify(store, run.id)
     (finding,) = verdict.findings
     assert (verdict.exit_code, finding.kind) == (12, "unverifiable")

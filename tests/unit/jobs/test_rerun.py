@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import UsageError
+from lsb.jobs import rerun
 from lsb.jobs.rerun import Chosen, choose, what_is_left
 from lsb.ledger.publish import manifest_table
 from lsb.ledger.run import Run, open_log, read_plan
@@ -100,9 +101,7 @@ def test_failures_that_are_not_retryable_are_left_out_unless_asked_for(
     store: LocalStore, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = choose(store, run, Selection())
-    from lsb.jobs import rerun as module
-
-    state = module._state
+    state = rerun._state
 
     def terminal(*arguments: object) -> object:
         table = state(*arguments)
@@ -110,7 +109,7 @@ def test_failures_that_are_not_retryable_are_left_out_unless_asked_for(
         flags = [why == "pending" for why in table["status"].to_pylist()]
         return table.set_column(place, "retryable", [flags])
 
-    monkeypatch.setattr(module, "_state", terminal)
+    monkeypatch.setattr(rerun, "_state", terminal)
     left = choose(store, run, Selection())
     assert keys(left) == planned(store, run, "00002")
     assert left.terminal == len(failed(store, run)) > 0

@@ -8,6 +8,7 @@ import pytest
 
 from lsb.errors import ConfigError, FrozenSettingsError, TamperedError, UsageError
 from lsb.ledger.dataset import read_records
+from lsb.ledger.log.seal import seal
 from lsb.ledger.run import check_frozen, create_run, make_plan, open_run, pending, read_plan
 from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
@@ -105,8 +106,6 @@ def test_a_run_that_does_not_exist(store: LocalStore) -> None:
 
 
 def test_a_run_whose_settings_give_another_id_is_tampered(store: LocalStore, folder: Path) -> None:
-    from lsb.ledger.log.seal import seal
-
     run, _ = start(store, folder)
     key = f"runs/{run.id}/run.json"
     document = json.loads(store.read(key))

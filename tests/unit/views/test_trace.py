@@ -143,7 +143,7 @@ def test_a_file_is_decoded_in_a_process_with_limits(
 ) -> None:
     (tmp_path / "bomb.jpg").write_bytes(scan_bomb(500))
     with Decoder(cpu_seconds=0.5) as decoder:
-        monkeypatch.setattr("lsb.views.trace.shared_decoder", lambda: decoder, raising=False)
+        monkeypatch.setattr("lsb.views.trace.shared_decoder", lambda: decoder)
         with pytest.raises(UsageError, match="decode_timed_out"):
             trace(store, run.id, str(tmp_path / "bomb.jpg"))
 

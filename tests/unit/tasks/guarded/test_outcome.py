@@ -23,7 +23,6 @@ from lsb.cli import local_server
 from lsb.cli.local_server import prefect_server
 from lsb.errors import StoreBusyError, StoreError
 from tasks.guarded import connection
-from tasks.guarded import step as retrying
 from tasks.guarded.flow import observed
 from tasks.guarded.step import step
 
@@ -125,7 +124,7 @@ def test_an_error_is_the_works_own_and_prefect_keeps_none_of_it(anywhere: str) -
 
 
 def test_what_is_transient_is_tried_again(anywhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.guarded.step.FIRST_DELAY_SECONDS", 0.01)
     tries: list[int] = []
 
     def busy() -> int:
@@ -227,7 +226,7 @@ def test_parameters_that_are_wrong_are_not_pickled(server: None, warnings: list[
 def test_what_is_transient_is_tried_again_where_the_server_goes_meanwhile(
     tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrying, "FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("tasks.guarded.step.FIRST_DELAY_SECONDS", 0.01)
     process, address = local_server._start(tmp_path, "lsb:known-to-this-test")
     tries: list[int] = []
 
