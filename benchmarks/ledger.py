@@ -226,6 +226,7 @@ def spec(store: LocalStore, dataset: Dataset) -> RunSpec:
     from lsb.ledger.layout import prompt_file
     from lsb.ledger.run import RunSpec
     from lsb.ledger.transform import ModelIdentity, transform_settings
+    from lsb.pictures.images import decoding_version
     from lsb.records import digest_of, sha256
 
     files = {"unet/model.safetensors": "0" * 64}
@@ -236,7 +237,16 @@ def spec(store: LocalStore, dataset: Dataset) -> RunSpec:
         prompts[side] = prompt_file(side, ids[side], learned=False)
         store.write(prompts[side], side.encode())
     transform = transform_settings(identity, ids["source"], ids["target"], BridgeSettings(), "0", "float32", "png")
-    return RunSpec("made-up", dataset, transform, identity, SHARD_SIZE, prompts, source="made-up")
+    return RunSpec(
+        job="made-up",
+        dataset=dataset,
+        transform=transform,
+        model=identity,
+        shard_size=SHARD_SIZE,
+        prompts=prompts,
+        decoding=decoding_version(),
+        source="made-up",
+    )
 
 
 def commit(store: LocalStore, run: Run, shard: str, planned: pa.Table) -> None:

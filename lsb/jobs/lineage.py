@@ -58,15 +58,16 @@ def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: Mode
     New images alone must not give a new prompt: it would be another transform, and nothing could be carried. A run that
     was only planned counts, too: what it has committed is to be carried.
     """
-    if config.prompt_request(side).wanted.images is None:
+    request = config.prompt_request(side)
+    if request.wanted.images is None:
         return None
     for run in runs_of_job(store, config.name):
         before = learned_with(run)
         if before is None or run.model["digest"] != identity.digest:
             continue
-        if _learning(before, side) == _learning(config, side):
+        if before.prompt_request(side) == request:
             read_prompt(store, run.prompts[side])
-            return StoredPrompt(config.prompt_request(side).domain, run.transform["prompts"][side], run.prompts[side])
+            return StoredPrompt(request.domain, run.transform["prompts"][side], run.prompts[side])
     return None
 
 
@@ -116,9 +117,3 @@ def learned_with(run: Run) -> JobConfig | None:
         return JobConfig.model_validate(parts)
     except ValidationError:
         return None
-
-
-def _learning(config: JobConfig, side: Side) -> list[Any]:
-    """What a learned prompt depends on beside model and pictures, and the name it is kept under."""
-    prompt, dtype = config.prompt_request(side).wanted, config.execution.dtype
-    return [config.prompt_request(side).domain, prompt, config.learning, config.seed, dtype]

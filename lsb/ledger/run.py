@@ -51,12 +51,12 @@ class RunSpec:
     model: ModelIdentity
     shard_size: int  # images to translate per shard; copies of one image count once
     prompts: Mapping[str, str]  # "source" and "target" -> key of the stored prompt
+    decoding: str  # what decides which pictures can be read: recorded, but not part of the identity
     source: str  # URIs: recorded, but not part of the identity
     truth: str | None = None
     target: str | None = None
     config: Mapping[str, Any] | None = None  # the job's whole configuration, to go on without its file
     fresh: bool = False  # asked for without a parent
-    decoding: str | None = None  # what decides which pictures can be read; not part of the identity
     only: Restriction | None = None  # some records of another run
     parent: ParentReference | None = None  # what a new run goes on from; not part of the identity
 

@@ -84,7 +84,7 @@ class LearningConfig(Frozen):
 
 @dataclass(frozen=True)
 class PromptRequest:
-    """What a job asks of one side's prompt."""
+    """What a job asks of one side's prompt: all that a learned one depends on beside model and pictures."""
 
     domain: str  # the name under which its prompts are kept
     wanted: DomainPrompt
