@@ -41,7 +41,7 @@ class Tolerance:
 
 
 # Measured by `python benchmarks/replay.py` on the embedded model with other instruction sets and batch shapes, and
-# doubled: docs/benchmarks/replay.md.
+# doubled.
 TOLERANCES = {
     "float32": Tolerance(largest=8, mean=0.1),
     "bfloat16": Tolerance(largest=128, mean=4.0),
