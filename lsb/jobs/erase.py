@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from lsb.errors import LsbError, TamperedError, UsageError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer
+from lsb.ledger.carrying import read_manifest
 from lsb.ledger.log.commit_log import Condemnation, Erasure, History, ShardLog, read_checked
 from lsb.ledger.log.snapshots import SnapshotHistory, SnapshotLog, current_run
 from lsb.ledger.manifest import Gates, collect
@@ -90,8 +91,9 @@ def erase(
     images = meant.filter(pc.is_valid(meant["output_key"]))
     outputs = pa.array(images["output_key"].unique(), pa.string())
     showing = {name: rows.filter(pc.is_in(rows["output_key"], outputs)) for name, rows in views.items()}
-    showing = {name: rows for name, rows in showing.items() if rows.num_rows}
     _refuse_shared(showing, selection)
+    showing = {name: _ever_shown(store, name, rows) for name, rows in showing.items() if rows.num_rows}
+    showing = {name: rows for name, rows in showing.items() if rows.num_rows}
 
     makers: dict[tuple[str, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row in images.to_pylist():
@@ -104,9 +106,9 @@ def erase(
         for (maker, shard), keys in sorted(makers.items())
         for condemnation in _condemn_images(open_log(store, open_named_run(store, maker), shard), keys, reason)
     ]
-    erasures = {entry.link.key: entry.link.sha256 for entry in condemnations}
-    histories = {name: _condemn_pages(store, open_run(store, name), erasures, reason) for name in sorted(showing)}
-    gone = {f"{entry.folder}/{name}" for entry in condemnations if entry.erasure for name in entry.erasure.erased}
+    erasures = {name: _erasures_of(condemnations, showing[name]) for name in sorted(showing)}
+    histories = {name: _condemn_pages(store, open_run(store, name), erasures[name], reason) for name in erasures}
+    gone = set().union(*map(_erased_by, condemnations))
     files = sorted(key for key in gone.union(*(history.erased for history in histories.values())) if store.exists(key))
     for key in files:
         store.delete(key)
@@ -148,6 +150,26 @@ def _refuse_shared(showing: Mapping[str, pa.Table], selection: Selection) -> Non
                 f"an image belongs to {others.num_rows} more records of run {run_id} with the same bytes ({keys}); "
                 "name these as well, or none"
             )
+
+
+def _ever_shown(store: Store, run_id: str, rows: pa.Table) -> pa.Table:
+    """Those of a run's rows whose images a page of it may show: not the ones that it carries as erased already."""
+    parent = open_run(store, run_id).parent
+    if parent is None:
+        return rows
+    carried = read_manifest(store, parent, columns=["output_key", "status"])
+    erased = carried.filter(pc.equal(carried["status"], Status.ERASED.value))["output_key"]
+    return rows.filter(pc.invert(pc.is_in(rows["output_key"], erased.combine_chunks())))
+
+
+def _erased_by(entry: Condemnation) -> set[str]:
+    return {f"{entry.folder}/{name}" for name in entry.erasure.erased} if entry.erasure else set()
+
+
+def _erasures_of(condemnations: Iterable[Condemnation], rows: pa.Table) -> dict[str, str]:
+    """The entries that erase the images of some rows, with their digests."""
+    images = set(rows["output_key"].to_pylist())
+    return {entry.link.key: entry.link.sha256 for entry in condemnations if images & _erased_by(entry)}
 
 
 def _with_other_images(views: Mapping[str, pa.Table], images: pa.Table, outputs: pa.Array) -> Iterable[str]:
@@ -213,11 +235,14 @@ def _condemn_pages(store: Store, run: Run, erasures: Mapping[str, str], reason: 
 
 
 def _publish_again(
-    store: Store, histories: Mapping[str, SnapshotHistory], erasures: Mapping[str, str], signer: Signer | None
+    store: Store,
+    histories: Mapping[str, SnapshotHistory],
+    erasures: Mapping[str, Mapping[str, str]],
+    signer: Signer | None,
 ) -> Iterable[tuple[str, int]]:
     for run_id, history in histories.items():
         last = history.snapshots[-1] if history.snapshots else None
-        if last is None or erasures.items() <= last.erasures.items():
+        if last is None or erasures[run_id].items() <= last.erasures.items():
             continue
         run = open_run(store, run_id)
         metrics = json.loads(read_checked(store, last.metrics_key, last.digests()[last.metrics_key]))

@@ -426,6 +426,31 @@ def test_a_carried_image_is_erased_wherever_it_is_carried(
     intact(store, fourth)
 
 
+def test_a_run_that_carries_what_was_erased_before_keeps_its_page(
+    store: LocalStore, done: tuple[Run, Store], tmp_path: Path
+) -> None:
+    run, sources = done
+    erase(store, run.id, Selection(names=(KEY,)), "request 17")
+    (tmp_path / "images" / "new.png").write_bytes(encode(picture(70), "png"))
+    second = next_run(store, sources)
+    page = publish(store, second, {}, b"page").report_key
+    assert row_of(store, second)["status"] == "erased"
+    before = store.list()
+    for named in (run, second):
+        again = erase(store, named.id, Selection(names=(KEY,)), "request 17")
+        assert (again.files, again.snapshots, again.erased_before) == ((), {}, {RECORD: KEY})
+        assert second.id not in again.runs
+    assert store.list() == before
+
+    # One more image, which both show: of each run only what it has shown is erased, and once.
+    both = Selection(names=(KEY, "even/0004.png"))
+    more = erase(store, run.id, both, "request 18")
+    assert (more.snapshots.keys(), page in more.files) == ({run.id, second.id}, True)
+    assert store.exists(latest_snapshot(store, second).report_key)  # type: ignore[union-attr]
+    assert erase(store, run.id, both, "request 18").snapshots == {}
+    intact(store, second)
+
+
 def test_a_copy_of_a_carried_image_in_another_run(store: LocalStore, done: tuple[Run, Store], tmp_path: Path) -> None:
     run, sources = done
     (tmp_path / "images" / "copy.png").write_bytes(encode(picture(2), "png"))
