@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -70,6 +71,7 @@ def end_with(command: Callable[[], int]) -> NoReturn:
     ended = [EXIT_BUG]
     atexit.register(_leave, ended)  # the first that is registered is the last that is called
     ended[0] = command()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is said: one more Ctrl-C ends the process without a traceback
     sys.exit(ended[0])
 
 
