@@ -178,7 +178,8 @@ def test_it_ends_when_its_process_is_killed(tmp_path: Path) -> None:
 
 def test_one_that_hangs_is_not_waited_for() -> None:
     before = servers(PREFECT_HOME.value())
-    with local_server.prefect_server():
+    # Other tests may have a server, and it is named while they have.
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), local_server.prefect_server():
         (server,) = set(servers(PREFECT_HOME.value())) - set(before)
         os.kill(server, signal.SIGSTOP)
         connection.lose(TimeoutError("silence"))
