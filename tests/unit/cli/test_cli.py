@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 from lsb.cli import main as cli
+from lsb.cli.commands import looking, making
 from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, UsageError
 
 COMMANDS = {
@@ -81,7 +82,7 @@ def test_an_error_is_one_line_and_its_code(
     def fail(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "load_config", fail)
+    monkeypatch.setattr(making, "load_config", fail)
     assert cli.run_command(["run", "any.yaml"]) == code
     complaint = capsys.readouterr().err
     assert complaint.startswith("lsb: error: ")
@@ -94,7 +95,7 @@ def test_verbose_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     def fail(_: object) -> None:
         raise UsageError("two words")
 
-    monkeypatch.setattr(cli, "load_config", fail)
+    monkeypatch.setattr(making, "load_config", fail)
     assert cli.run_command(["run", "any.yaml", "--verbose"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
@@ -111,7 +112,7 @@ def test_verbose_shows_where_a_bug_is_in_a_command_without_prefect(
     def fail(_: object) -> None:
         raise ZeroDivisionError("no lines")
 
-    monkeypatch.setattr(cli, "open_store_of", fail)
+    monkeypatch.setattr(looking, "open_store_of", fail)
     for extra in ([], ["--verbose"]):
         assert cli.run_command(["status", "out/runs/a-0123456789ab", *extra]) == 1
         assert ("Traceback" in capsys.readouterr().err) == bool(extra)

@@ -14,6 +14,7 @@ import pytest
 from flows.watching.display import BarProgress, LineProgress
 from lsb.cli import main as cli
 from lsb.cli import render, terminal
+from lsb.cli.commands import making
 from lsb.errors import UsageError
 from lsb.jobs.erase import Erased
 from lsb.jobs.rerun import Chosen
@@ -87,7 +88,7 @@ def test_errors_and_tracebacks(
     def fail(_: object) -> None:
         raise kind(f"no {NASTY.replace(chr(10), ' ')} at https://ann:hunter2@host/?sig=hunter2")
 
-    monkeypatch.setattr(cli, "load_config", fail)
+    monkeypatch.setattr(making, "load_config", fail)
     assert cli.run_command(["run", "any.yaml", *["--verbose"] * verbose]) == (2 if kind is UsageError else 1)
     err = capsys.readouterr().err
     assert inert(err)

@@ -1,0 +1,151 @@
+"""Commands that look at what a store holds, and change nothing in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from lsb.cli import options as opt
+from lsb.cli import render
+from lsb.cli.addresses import open_store_of
+from lsb.errors import UsageError
+
+
+def status(
+    run: opt.RunUri,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Shards and records by status, rate, and time left.
+
+    Example: lsb status out/store/runs/emoji-flat-to-3d-0123456789ab
+    """
+    from lsb.ledger.run import open_run
+    from lsb.views.status import status as count
+
+    store, run_id = open_store_of(run)
+    render.show(render.status(count(store, open_run(store, run_id))), as_json=json)
+
+
+def verify(
+    run: opt.RunUri,
+    sample: opt.Sample = None,
+    key: opt.PublicKey = None,
+    snapshot: opt.SnapshotDigest = None,
+    replay: opt.Replay = None,
+    model: opt.MovedModel = None,
+    lora: opt.MovedLoras = None,
+    seed: opt.SampleSeed = "",
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Check every digest of a run, and with --replay the pixels.
+
+    Exit code: 0 intact, 10 tampered, 13 replay differs, 12 unverifiable, 11 incomplete.
+
+    Example: lsb verify out/store/runs/emoji-flat-to-3d-0123456789ab
+    """
+    from lsb.audit import anchor_of
+    from lsb.audit import verify as audit
+
+    store, run_id = open_store_of(run)
+    verdict = audit(store, run_id, sample, anchor_of(key, snapshot), seed)
+    if replay is not None:
+        from lsb.audit.bench import add_replay
+
+        verdict = add_replay(verdict, store, replay, seed, model=model, loras=lora or ())
+    render.show(render.verdict(verdict, as_json=json), as_json=json)
+    for finding in verdict.findings:
+        named = finding.message if finding.key in finding.message else f"{finding.key}: {finding.message}"
+        render.complain(f"{finding.kind}: {named}")
+    raise typer.Exit(verdict.exit_code)
+
+
+def diff(
+    before: opt.Before,
+    after: opt.After,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Which records were added, vanished or changed between two runs or two versions of a data set.
+
+    Example: lsb diff out/store/runs/emoji-flat-to-3d-0123456789ab out/store/runs/emoji-flat-to-3d-456789abcdef
+    """
+    from lsb.views.diff import compare
+
+    found = compare(before, after)
+    figures = render.difference(found)
+    render.show(figures if json else render.counted(figures), as_json=json, lines=render.difference_lines(found))
+
+
+def trace(
+    output: opt.Image,
+    run: opt.RunToLookIn = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """How one image came about: source, model, prompts, settings, attempt, commit, and whether it is intact.
+
+    Example: lsb trace picture.png --run out/store/runs/emoji-flat-to-3d-0123456789ab
+    """
+    from lsb.views.trace import run_of_output
+    from lsb.views.trace import trace as find
+
+    store, run_id = open_store_of(run or run_of_output(output))
+    render.show_all([render.trace(found) for found in find(store, run_id, output)], as_json=json)
+
+
+def export(
+    run: opt.RunUri,
+    destination: opt.Destination,
+    overwrite: opt.Overwrite = False,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Write the translations under the sources' own relative names. Names that would meet where letter case does not
+    count, or are too long, are changed and listed. What cannot be written is named, the rest is written.
+
+    Example: lsb export out/store/runs/emoji-flat-to-3d-0123456789ab translated
+    """
+    from lsb.ledger.run import open_run
+    from lsb.views.export import export as write
+
+    store, run_id = open_store_of(run)
+    done = write(store, open_run(store, run_id), destination, overwrite=overwrite)
+    render.show(render.export(done, destination, as_json=json), as_json=json)
+    for key, error in done.not_written.items():
+        render.complain(f"{key} was not written: {error}")
+    raise typer.Exit(done.exit_code)
+
+
+def report(
+    run: opt.RunUri,
+    out: opt.Copy = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Say where the published page is, or write a copy of it.
+
+    Example: lsb report out/store/runs/emoji-flat-to-3d-0123456789ab --out report.html
+    """
+    from lsb.jobs.job import object_uri
+    from lsb.ledger.publish import latest_snapshot
+    from lsb.ledger.run import open_run
+
+    store, run_id = open_store_of(run)
+    snapshot = latest_snapshot(store, open_run(store, run_id))
+    if snapshot is None:
+        raise UsageError(f"{run} has published nothing yet; finish it with `lsb run`")
+    if out is not None:
+        _write(out, store.read(snapshot.report_key))
+    where = str(out) if out else object_uri(store, snapshot.report_key)
+    render.show({"snapshot": snapshot.number, "report": where}, as_json=json)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; give another file") from error

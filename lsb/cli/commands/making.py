@@ -1,0 +1,255 @@
+"""Commands that make: a job's file, a run, its stages one by one, records once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lsb.cli import options as opt
+from lsb.cli import render
+from lsb.cli.addresses import open_store_of, run_in, run_uri
+from lsb.cli.environment import prepare
+from lsb.cli.terminal import tame_logs
+from lsb.config.job import load_config
+from lsb.errors import UsageError
+
+
+def init(
+    source: opt.SourceFolder,
+    target: opt.TargetFolder,
+    model: opt.Model,
+    out: opt.NewFile = Path("job.yaml"),
+    store: opt.NewStore = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Write a job's file for two folders and a model, with all other settings in it as comments.
+
+    Example: lsb init photos/cats photos/dogs --model models/stable-diffusion
+    """
+    from lsb.jobs.init import write_job
+
+    job = write_job(out, source, target, model, store)
+    render.show(
+        {"job": str(out), "name": job.name, "store": job.store, "next": f"lsb run {out} --dry-run"}, as_json=json
+    )
+
+
+def run(
+    config: opt.ConfigFile,
+    dry_run: opt.Resolve = False,
+    json: opt.Json = False,
+    resume: opt.Resume = None,
+    fresh: opt.Fresh = False,
+    refit: opt.Refit = False,
+    reread: opt.Reread = False,
+    accept_vanished: opt.AcceptVanished = False,
+    records_from: opt.RecordsFrom = None,
+    flag: opt.Flags = [],  # noqa: B006
+    records: opt.Records = [],  # noqa: B006
+    match: opt.Match = [],  # noqa: B006
+    code: opt.Codes = [],  # noqa: B006
+    verbose: opt.Verbose = False,
+) -> None:
+    """Do the whole job: ingest, optimise, plan, translate, evaluate, publish. Goes on where it stopped; after new data
+    it carries what is unchanged over from the run before.
+
+    Example: lsb run examples/emoji/job.yaml
+    """
+    from lsb.jobs.lineage import RunOptions
+    from lsb.ledger.selection import Selection
+
+    job = load_config(config)
+    chosen = Selection(flags=tuple(flag), names=tuple(records), match=tuple(match), codes=tuple(code))
+    if chosen != Selection() and records_from is None:
+        raise UsageError(
+            "--flag, --records, --match and --code choose among the records of a run; name it with --records-from"
+        )
+    other = run_in(job, records_from)
+    options = RunOptions(
+        fresh=fresh,
+        refit=refit,
+        reread=reread,
+        accept_vanished=accept_vanished,
+        records_from=other,
+        selection=chosen,
+    )
+    if dry_run:
+        from lsb.jobs.dry_run import dry_run as resolve
+
+        render.show(render.dry_run(resolve(job, options, resume=run_in(job, resume))), as_json=json)
+        return
+    with _prefect(verbose):
+        from flows.translate import translate_dataset
+
+        result = translate_dataset(job, run_in(job, resume), options)
+    render.show(render.result(result), as_json=json)
+
+
+def ingest(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+    """Take the source images into the ledger: decode, hash, quarantine what is unusable.
+
+    Example: lsb ingest examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import ingest_only
+
+        dataset = ingest_only(job)
+    render.show(render.dataset(dataset), as_json=json)
+
+
+def optimise(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+    """Learn the prompt of each domain, once per recipe of images, model and settings.
+
+    Example: lsb optimise examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import optimise_only
+
+        prompts = optimise_only(job)
+    render.show(render.prompts(prompts), as_json=json)
+
+
+def plan(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+    """Freeze the run: data set, transform and shards. The prompts must have been learned.
+
+    Example: lsb plan examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import plan_only
+
+        planned = plan_only(job)
+    render.show(render.plan(planned, run_uri(job, planned.id)), as_json=json)
+
+
+def translate(
+    config: opt.ConfigFile,
+    resume: opt.Resume = None,
+    accept_vanished: opt.AcceptVanished = False,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Translate every pending shard of the planned run.
+
+    Example: lsb translate examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import translate_only
+
+        done = translate_only(job, run_in(job, resume), accept_vanished)
+    render.show({"run": run_uri(job, done["run"]), "translated": done["translated"]}, as_json=json)
+
+
+def evaluate(
+    config: opt.ConfigFile,
+    resume: opt.Resume = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Measure what is committed of the planned run, and print it. Publishes nothing.
+
+    Example: lsb evaluate examples/emoji/job.yaml --json
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import evaluate_only
+
+        metrics = evaluate_only(job, run_in(job, resume))
+    render.show(metrics if json else render.metrics(metrics), as_json=json)
+
+
+def publish(
+    config: opt.ConfigFile,
+    resume: opt.Resume = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Publish a snapshot of the planned run: manifest, metrics, attestation and page.
+
+    Example: lsb publish examples/emoji/job.yaml
+    """
+    job = load_config(config)
+    with _prefect(verbose):
+        from flows.stages import publish_only
+
+        result = publish_only(job, run_in(job, resume))
+    render.show(render.result(result), as_json=json)
+
+
+def rerun(
+    run: opt.RunUri,
+    failed: opt.Failed = False,
+    shards: opt.Shards = [],  # noqa: B006
+    records: opt.Records = [],  # noqa: B006
+    match: opt.Match = [],  # noqa: B006
+    status: opt.Statuses = [],  # noqa: B006
+    code: opt.Codes = [],  # noqa: B006
+    include_terminal: opt.IncludeTerminal = False,
+    dry_run: opt.Choose = False,
+    config: opt.OtherConfig = None,
+    workers: opt.Workers = None,
+    batch: opt.Batch = None,
+    device: opt.Device = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Try records again that failed or were not done, and publish a new snapshot. Options of one kind add up, others
+    narrow the choice; rows that are ok or quarantined are final.
+
+    Example: lsb rerun out/store/runs/emoji-flat-to-3d-0123456789ab --dry-run
+    """
+    from lsb.jobs.job import config_of, device_of, executed_with
+    from lsb.jobs.rerun import choose
+    from lsb.ledger.run import open_run
+    from lsb.ledger.selection import Selection
+
+    if failed and (shards or records or match or status or code):
+        raise UsageError("--failed is every failure; leave it out to choose by shard, record, status or code")
+    store, run_id = open_store_of(run)
+    frozen = open_run(store, run_id)
+    chosen = Selection(
+        shards=tuple(shards),
+        names=tuple(records),
+        match=tuple(match),
+        statuses=tuple(status),
+        codes=tuple(code),
+        include_terminal=include_terminal,
+    )
+    job = load_config(config).model_copy(update={"store": store.uri}) if config else config_of(frozen, store)
+    job = executed_with(job, workers=workers, batch=batch, device=device)
+    if dry_run:
+        device_of(job)
+        found = choose(store, frozen, chosen)
+        figures = render.chosen(found)
+        render.show(figures if json else render.counted(figures), as_json=json, lines=render.chosen_lines(found))
+        return
+    with _prefect(verbose):
+        from flows.rerun import rerun_records
+
+        result = rerun_records(job, run_id, chosen)
+    render.show(render.result(result), as_json=json)
+
+
+@contextmanager
+def _prefect(verbose: bool) -> Iterator[None]:
+    """Prefect ready to run flows in this process, with our progress in the terminal."""
+    prepare(verbose=verbose)
+    from lsb.cli.working_folder import ignore_working_folder
+
+    ignore_working_folder()
+    from flows.watching.display import terminal_progress
+    from lsb.cli.local_server import prefect_server
+    from lsb.observation import Observer, observed_by
+
+    tame_logs()
+    display = terminal_progress()
+    with prefect_server(), observed_by(Observer(display)):
+        try:
+            yield
+        finally:
+            display.close()
