@@ -78,7 +78,7 @@ def translate_shards(config: JobConfig, run_id: str, left: Left, watched: bool) 
 
 
 def raise_what_failed(outcome: ShardsOutcome, run_uri: str, todo: Todo, shards: int) -> None:
-    """End a run whose records are not all there.
+    """End a run whose records are not all there, or whose user asked for an end, be it during the very last batch.
 
     Args:
         todo: what is left according to the store, after the shards were tried.
@@ -89,14 +89,14 @@ def raise_what_failed(outcome: ShardsOutcome, run_uri: str, todo: Todo, shards: 
         ShardsFailedError: anything else.
     """
     left = sum(map(len, todo.values()))
-    if not left:
-        return
     if outcome.signal == signal.SIGINT:
         raise KeyboardInterrupt
     if outcome.signal is not None:
         raise UnfinishedError(
             f"stopped by SIGTERM with {left} records left in {run_uri}; what is done is committed, run again to go on"
         )
+    if not left:
+        return
     errors = list(outcome.failures.values())
     first = errors[0] if errors else None
     if isinstance(first, LsbError) and not first.transient and len({type(error) for error in errors}) == 1:

@@ -37,6 +37,14 @@ def test_what_is_missing_ends_the_run(outcome: ShardsOutcome, error: type[BaseEx
         raise_what_failed(outcome, "runs/x", PENDING, 4)
 
 
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, UnfinishedError)])
+def test_a_signal_during_the_last_batch_ends_the_run_before_it_is_measured(
+    number: int, error: type[BaseException]
+) -> None:
+    with pytest.raises(error):
+        raise_what_failed(ShardsOutcome(signal=number), "runs/x", {}, 4)
+
+
 def test_unfinished_shards_ask_for_another_run() -> None:
     assert ShardsFailedError("x", failures={}).exit_code == 5
 
