@@ -22,6 +22,7 @@ from lsb.pictures.sources import open_sources
 from lsb.records import digest_of, sha256
 from lsb.store.store import Store
 from lsb.translation.equipment import Equipment
+from lsb.translation.model import Model
 from lsb.translation.shard import run_shard
 
 FILES = {"unet/model.safetensors": "0" * 64, "vae/model.safetensors": "1" * 64}
@@ -79,8 +80,10 @@ class Inverter:
         return digest
 
 
-def worker(sources: Store, translator: Any = None, **more: Any) -> Equipment:
-    return Equipment(translator=translator or Inverter(), sources=sources, execution=EXECUTION, **more)
+def worker(sources: Store, translator: Any = None, scorer: Any = None, **more: Any) -> Equipment:
+    """`translator` may be a whole model, which scores as well."""
+    model = translator if hasattr(translator, "make") else Model(translator or Inverter(), scorer)
+    return Equipment(model=model, sources=sources, execution=EXECUTION, **more)
 
 
 def run_spec(

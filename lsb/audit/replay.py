@@ -26,7 +26,7 @@ from lsb.pictures.images import decode, encode, pixels_sha256
 from lsb.pictures.sources import Source
 from lsb.records import Status, sha256
 from lsb.store.store import Store
-from lsb.translation.equipment import Translates
+from lsb.translation.model import Translates
 
 CONDITIONS = ("device", "dtype", "batch", "instruction_set", "packages_sha256")
 _COLUMNS = ["record_id", "source_key", "source_sha256", "output_key", "output_sha256", "pixels_sha256", *CONDITIONS]

@@ -25,7 +25,8 @@ from lsb.store.store import open_store
 from lsb.translation.builder import check_model, run_translator
 from lsb.translation.equipment import Equipment
 from lsb.translation.execution import describe
-from lsb.translation.model_process import START_SECONDS, Model, ModelProcess
+from lsb.translation.model import Model
+from lsb.translation.model_process import START_SECONDS, ModelProcess
 
 LARGEST_EXTRACTOR_BATCH = 32
 
@@ -111,7 +112,6 @@ class Workers:
             open_sources(config.source.path),
             describe(device, self._run.transform["dtype"], config.execution.batch),
             truth=open_truth(config) if config.evaluate.measure else None,
-            scorer=model if config.evaluate.measure else None,
             feature_sample=config.evaluate.sample,
             try_seconds=START_SECONDS + 2 * config.execution.hang_seconds,
         )

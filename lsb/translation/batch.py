@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from PIL import Image
 
 from lsb.errors import CannotStartError, LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
 from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.redaction import redact
-from lsb.translation.equipment import Translates
-from lsb.translation.model_process import is_out_of_memory
+from lsb.translation.hints import Hints
+from lsb.translation.model import Made, MakesImages, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +34,23 @@ class Picture:
     digest: str
     read: ManifestRow  # what is now known of the source, by the manifest's column names
     image: Image.Image
+    truth: Image.Image | None = None  # what a perfect translation would be
+
+    @property
+    def records(self) -> list[str]:
+        return [row["record_id"] for row in self.members]
 
     @property
     def leader(self) -> str:
         """The record whose id stands for all."""
-        return self.members[0]["record_id"]
+        return self.records[0]
 
 
 @dataclass(frozen=True)
 class Result:
-    """An image or why there is none, and the shape of the batch that it was in."""
+    """What was made or why nothing was, and the shape of the batch that it was in."""
 
-    image: Image.Image | None
+    made: Made | None
     problem: TranslationError | None
     batch: int
 
@@ -54,14 +59,13 @@ class Result:
 class Batches:
     """Translates the batches of one attempt. Every batch has `size` rows, the last ones padded."""
 
-    translator: Translates
-    deaths: Counter[str]  # by record, as far as known
-    about_to: Callable[[Picture], None]  # called before a picture is tried alone
-    died: Callable[[Picture], None]  # called when it has ended the model's process
+    model: MakesImages
+    hints: Hints  # which records are tried alone, and which of them end the model's process
+    deaths: Counter[str] = field(default_factory=Counter)  # by record, as far as known
     size: int = 0
 
     def __post_init__(self) -> None:
-        self.size = self.size or self.translator.batch
+        self.size = self.size or self.model.batch
 
     def translate(self, pictures: Sequence[Picture]) -> list[Result]:
         """One result for each, in order.
@@ -94,13 +98,13 @@ class Batches:
             return [Result(None, problem, size)]
 
     def _alone(self, picture: Picture) -> list[Result]:
-        self.about_to(picture)
+        self.hints.write(picture.records)
         return self.translate([picture])
 
     def _again(self, picture: Picture) -> Result:
         """The last try of a picture that has ended a process before."""
         if self.deaths[picture.leader] < DEATHS:
-            self.about_to(picture)
+            self.hints.write(picture.records)
             try:
                 (result,) = self._call([picture], 1)
             except ModelDiedError:
@@ -115,15 +119,12 @@ class Batches:
 
     def _count(self, picture: Picture) -> None:
         self.deaths[picture.leader] += 1
-        self.died(picture)
+        self.hints.died(picture.records)
 
     def _call(self, pictures: Sequence[Picture], size: int) -> list[Result]:
-        images, digests = [picture.image for picture in pictures], [picture.digest for picture in pictures]
-        options = {} if size == self.translator.batch else {"batch": size}
+        images, truths = [picture.image for picture in pictures], [picture.truth for picture in pictures]
         try:
-            outputs = self.translator.translate(images, digests, **options)
-            if len(outputs) != len(pictures):
-                raise ValueError(f"{len(outputs)} outputs for {len(pictures)} images")
+            made = self.model.make(images, [picture.digest for picture in pictures], truths, batch=size)
         except CannotStartError as error:
             raise error.reason from error
         except (TranslationError, UnfinishedError):
@@ -133,4 +134,4 @@ class Batches:
                 raise
             kind = OutOfMemoryError if is_out_of_memory(error) else TranslationError
             raise kind(f"{type(error).__name__}: {error}") from error
-        return [Result(output, None, size) for output in outputs]
+        return [Result(one, None, size) for one in made]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,15 +39,17 @@ class Hints:
     shard: str
     attempt: str
     seen: Counter[str] = field(default_factory=Counter)  # deaths that this attempt saw
+    _tries: Mapping[str, int] = field(default_factory=dict)  # as of the last batch
     _last: dict[str, Any] | None = None
 
-    def write(self, records: Iterable[str], tries: Mapping[str, int]) -> None:
+    def write(self, records: Iterable[str], tries: Mapping[str, int] | None = None) -> None:
         """Say that the attempt works on `records` from now on.
 
         Args:
-            tries: of records that failed before. What is written of a record ends with its row: it does not count
-                for a later try of it.
+            tries: of records that failed before, by default those given last. What is written of a record ends with
+                its row: it does not count for a later try of it.
         """
+        tries = self._tries = self._tries if tries is None else tries
         names = sorted(records)
         document = {
             "schema": SCHEMA,
@@ -58,6 +60,11 @@ class Hints:
         if document != self._last:
             self.store.write(layout.hint_file(self.run_id, self.shard, self.attempt), canonical_json(document))
             self._last = document
+
+    def died(self, records: Sequence[str]) -> None:
+        """Say that the image of `records` has ended the model's process, alone. It is counted for the first of them."""
+        self.seen[records[0]] += 1
+        self.write(records)
 
     def suspects(self, pending: Iterable[str], tries: Mapping[str, int], try_seconds: float) -> Counter[str]:
         """Deaths by record, 0 for one that is merely suspected; records that no hint names are absent.

@@ -1,7 +1,7 @@
 """A model in a process of its own, so that an image that kills or hangs it costs that process and nothing else.
 
     model = ModelProcess(partial(build, "settings"), batch=8, limit=1800)
-    model.translate(images, digests)      # starts the process; after ModelDiedError or ModelHungError another one
+    model.make(images, digests, truths)   # starts the process; after ModelDiedError or ModelHungError another one
     model.close()
 
 Processes are forked off a server that has imported what `build`'s module imports, so that a new one only has to load
@@ -11,20 +11,15 @@ the model. On CUDA, which does not survive a fork, they are spawned.
 from __future__ import annotations
 
 import atexit
-import gc
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
-
-from PIL import Image
 
 from lsb.errors import (
     CannotStartError,
@@ -37,18 +32,10 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.isolation import isolate_children
-from lsb.translation.equipment import ScoresImages, Translates
+from lsb.translation.model import Images, Made, MaybeImages, Model, free_memory, joined, portable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 START_SECONDS = 1800.0  # for loading the model, which may come over a network
-
-
-@dataclass(frozen=True)
-class Model:
-    """What runs in the process."""
-
-    translator: Translates
-    scorer: ScoresImages | None = None
 
 
 class ModelProcess:
@@ -77,25 +64,28 @@ class ModelProcess:
         self._connection: Connection | None = None
         self._closed = False
 
-    def translate(
-        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
-    ) -> list[Image.Image]:
-        """As `lsb.translation.translator.Translator.translate`.
+    def make(
+        self, images: Images, digests: Sequence[str], truths: MaybeImages, *, batch: int | None = None
+    ) -> list[Made]:
+        """As `Model.make`, in one question.
 
         Raises:
-            ModelDiedError, ModelHungError: the process is gone; the next call starts another.
+            ModelDiedError, ModelHungError: the process is gone; the next call starts another. One that ends while it
+                scores one image alone leaves it without scores.
             OutOfMemoryError: the batch does not fit.
             CannotStartError: the model cannot be loaded.
             UnfinishedError: closed meanwhile.
         """
-        options = {} if batch is None else {"batch": batch}
-        return self._ask("translator", "translate", (list(images), digests), options)
-
-    def score(
-        self, sources: Sequence[Image.Image], outputs: Sequence[Image.Image], truths: Sequence[Image.Image | None]
-    ) -> list[Any]:
-        """As `lsb.metrics.scores.Scorer.score`, with the errors of `translate`."""
-        return self._ask("scorer", "score", (list(sources), list(outputs), list(truths)), {})
+        if self._process is None:
+            self._start_or_say_why()
+        try:
+            outputs = self._exchange((list(images), list(digests), list(truths), batch), self.limit)
+            return joined(outputs, self._scores(len(images)))
+        except LsbError:
+            raise
+        except BaseException:  # the second answer may still come, and must not be taken for that to the next question
+            self._forget()
+            raise
 
     def close(self) -> None:
         """End the process at once, for good. May be called from any thread."""
@@ -112,20 +102,27 @@ class ModelProcess:
         self.close()
         self._forget()
 
-    def _ask(self, part: str, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if self._process is None:
-            try:
-                self._start()
-            except (ModelDiedError, ModelHungError) as error:
-                reason = ModelError(f"no model: {error}; lower execution.workers or execution.batch if memory is short")
-                raise CannotStartError(str(reason), reason=reason) from error
-            except TranslationError as error:
-                raise CannotStartError(str(error), reason=ModelError(str(error))) from error
-            except UnfinishedError:
+    def _scores(self, count: int) -> list[Any]:
+        try:
+            scores: list[Any] = self._exchange(None, self.limit)
+        except (ModelDiedError, ModelHungError) as error:
+            if count > 1:  # whose fault it is shows when they are asked for one by one
                 raise
-            except LsbError as error:
-                raise CannotStartError(str(error), reason=error) from error
-        return self._exchange((part, name, arguments, options), self.limit)
+            return [error]
+        return scores
+
+    def _start_or_say_why(self) -> None:
+        try:
+            self._start()
+        except (ModelDiedError, ModelHungError) as error:
+            reason = ModelError(f"no model: {error}; lower execution.workers or execution.batch if memory is short")
+            raise CannotStartError(str(reason), reason=reason) from error
+        except TranslationError as error:
+            raise CannotStartError(str(error), reason=ModelError(str(error))) from error
+        except UnfinishedError:
+            raise
+        except LsbError as error:
+            raise CannotStartError(str(error), reason=error) from error
 
     def _start(self) -> None:
         isolate_children()
@@ -202,54 +199,37 @@ class ModelProcess:
         return code
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory did not suffice, the host's or an accelerator's."""
-    if isinstance(error, MemoryError | OutOfMemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
 def _serve(connection: Connection, build: Callable[[], Model], environment: Mapping[str, str]) -> None:
     """The process: load, then answer until nobody asks any more."""
     os.environ.update(environment)  # the server that forked it may have an older one
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    model: Model | None = None
-    question: Any = None
+    loaded: list[Model] = []
+
+    def load() -> Iterator[None]:
+        loaded.append(build())
+        yield None
+
     with suppress(EOFError, BrokenPipeError):  # nobody is there any more
-        while True:
-            good, full = True, False
-            try:
-                if model is None:
-                    model, answer = build(), None
-                else:
-                    part, name, arguments, options = question
-                    answer = getattr(getattr(model, part), name)(*arguments, **options)
-            except Exception as error:  # noqa: BLE001  whoever asked decides what it means
-                good, full, answer = False, is_out_of_memory(error), _portable(error)
-            if full:  # only now does no traceback hold on to what was in the memory
-                _free_memory()
-            connection.send((good, answer))
-            if model is None:
-                return
-            question = connection.recv()
+        for reply in _replies(load):
+            connection.send(reply)
+        while loaded:
+            for reply in _replies(partial(loaded[0].answers, connection.recv())):
+                connection.send(reply)
 
 
-def _portable(error: Exception) -> LsbError:
-    """The error as one that survives the way to another process."""
-    if isinstance(error, LsbError):
-        return error
-    kind = OutOfMemoryError if is_out_of_memory(error) else TranslationError
-    return kind(f"{type(error).__name__}: {error}")
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+def _replies(answers: Callable[[], Iterator[Any]]) -> Iterator[tuple[bool, Any]]:
+    """Each answer as a good one, and as the last one the error if there is one: whoever asked decides what it means."""
+    try:
+        for answer in answers():
+            yield True, answer
+        return
+    except Exception as error:  # noqa: BLE001
+        problem = portable(error)
+    if isinstance(problem, OutOfMemoryError):  # only now does no traceback hold on to what was in the memory
+        free_memory()
+    yield False, problem
 
 
 def _end_with_parent() -> None:

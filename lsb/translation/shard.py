@@ -10,15 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow.compute as pc
-from PIL import Image
 
-from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UnfinishedError, UsageError
+from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UsageError
 from lsb.ledger.run import Run, read_plan
 from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.pictures.knowledge import doubt
@@ -30,6 +28,7 @@ from lsb.translation.attempt import Attempt
 from lsb.translation.batch import Batches, Picture
 from lsb.translation.equipment import Equipment
 from lsb.translation.hints import Hints
+from lsb.translation.model import Made
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +116,7 @@ def run_shard(
 
 @dataclass
 class _ShardJob:
-    """Reads, translates and scores for an attempt."""
+    """Reads and translates for an attempt."""
 
     attempt: Attempt
     worker: Equipment
@@ -127,7 +126,7 @@ class _ShardJob:
     def __post_init__(self) -> None:
         attempt = self.attempt
         self.hints = Hints(attempt.store, attempt.run.id, attempt.shard, attempt.id)
-        self.model = Batches(self.worker.translator, Counter(), about_to=self._about_to, died=self._died)
+        self.model = Batches(self.worker.model, self.hints)
 
     def batches(self, planned: list[PlanRow]) -> Iterator[list[Picture]]:
         """Readable pictures of what is due, as many as the model takes at a time, or fewer.
@@ -158,13 +157,17 @@ class _ShardJob:
         """Translate a batch; write what came out and make the rows of all."""
         started = datetime.now(UTC)
         results = self.model.translate(pictures) if pictures else []
-        made = [(picture, result.image) for picture, result in zip(pictures, results, strict=True) if result.image]
-        scores = iter(self._score(made))
         for picture, result in zip(pictures, results, strict=True):
-            if result.image is not None:
-                self.attempt.keep(picture, result.image, result.batch, started, next(scores))
+            if result.made is not None:
+                self._keep(picture, result.made, result.batch, started)
             elif result.problem is not None:
                 self.attempt.give_up(picture, result.problem, result.batch)
+
+    def _keep(self, picture: Picture, made: Made, batch: int, started: datetime) -> None:
+        if made.unscored is not None:
+            name = visible(picture.members[0]["key"])
+            logger.warning("no scores for %s: %s", name, redact(str(made.unscored)))
+        self.attempt.keep(picture, made.image, batch, started, made.scores)
 
     def _read_batch(self, waiting: deque[Group], size: int) -> list[Picture]:
         """The first of what is waiting. A file that ends this process when it is read has been named before."""
@@ -218,27 +221,5 @@ class _ShardJob:
                 "source_height": info.height,
                 "source_orientation": info.orientation,
             }
-            return Picture(members[index:], digest, read, image)
+            return Picture(members[index:], digest, read, image, self.worker.truth_of(planned["key"]))
         return None
-
-    def _score(self, made: list[tuple[Picture, Image.Image]]) -> Sequence[Any]:
-        if self.worker.scorer is None or not made:
-            return [None] * len(made)
-        truths = [self.worker.truth_of(picture.members[0]["key"]) for picture, _ in made]
-        sources = [picture.image for picture, _ in made]
-        try:
-            return self.worker.scorer.score(sources, [output for _, output in made], truths)
-        except UnfinishedError:
-            raise
-        except Exception as error:  # noqa: BLE001  an output without scores is still an output
-            if len(made) > 1:
-                return [self._score([one])[0] for one in made]
-            logger.warning("no scores for %s: %s", visible(made[0][0].members[0]["key"]), redact(str(error)))
-            return [None]
-
-    def _about_to(self, picture: Picture) -> None:
-        self.hints.write([row["record_id"] for row in picture.members], self.attempt.tries)
-
-    def _died(self, picture: Picture) -> None:
-        self.hints.seen[picture.leader] += 1
-        self._about_to(picture)

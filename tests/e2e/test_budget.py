@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lsb.jobs.budget import LEAST
+from lsb.translation.model import Made, Model
 from tests.e2e.jobs import Job, log_entries, lsb
 from tests.ledger import Inverter, make_images
 
@@ -34,6 +35,9 @@ class Careless(Inverter):
 
     def score(self, *batch: Sequence[Any]) -> Any:
         raise RuntimeError("measures nothing")
+
+    def make(self, *question: Any, batch: int) -> list[Made]:
+        return Model(self, self).make(*question, batch=batch)
 
     def close(self) -> None:
         pass

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lsb.translation.model import Made, Model
 from tests.e2e.jobs import Job, lsb
 from tests.ledger import Inverter, make_images
 
@@ -24,6 +25,9 @@ class Standby(Inverter):
 
     def score(self, *batch: Any) -> Any:
         raise RuntimeError("measures nothing")
+
+    def make(self, *question: Any, batch: int) -> list[Made]:
+        return Model(self, self).make(*question, batch=batch)
 
     def close(self) -> None:
         pass

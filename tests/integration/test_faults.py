@@ -22,7 +22,8 @@ from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.batch import DEATHS
-from lsb.translation.model_process import Model, ModelProcess
+from lsb.translation.model import Made, Model
+from lsb.translation.model_process import ModelProcess
 from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, make_images, picture, start, worker
 
@@ -115,10 +116,10 @@ class Gone(BaseException):
 class Fatal(ModelProcess):
     """Whoever translates with it dies, together with the process that has the model, of the deadly picture."""
 
-    def translate(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Image.Image]:
+    def make(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Made]:
         if any(image.size == DEADLY for image in images):
             raise Gone
-        return super().translate(images, *rest, **options)
+        return super().make(images, *rest, **options)
 
 
 def test_a_record_that_takes_everything_along_is_found_over_several_attempts(store: LocalStore, tmp_path: Path) -> None:

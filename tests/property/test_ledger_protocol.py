@@ -40,6 +40,7 @@ from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.store.store import Store
 from lsb.translation.attempt import Attempt
+from lsb.translation.model import Model
 from lsb.translation.shard import run_shard
 from tests.interleaving import Death, MemoryStore, View, World
 from tests.ledger import EXECUTION, Equipment, picture, run_spec
@@ -75,7 +76,7 @@ ERASED = Selection(names=("0.png",))
 
 
 def work(name: str, tint: int) -> Callable[[View], Any]:
-    worker = Equipment(translator=Tinter(tint), sources=SOURCES, execution={**EXECUTION, "device": name})
+    worker = Equipment(model=Model(Tinter(tint)), sources=SOURCES, execution={**EXECUTION, "device": name})
     return lambda store: run_shard(store, RUN, "00000", worker, commit_seconds=1e-9)
 
 
@@ -135,7 +136,7 @@ def course_of(tape: Sequence[int], *, conditional: bool = True) -> None:
 
     # Whoever comes next finds everything in order, and finishes.
     try:
-        run_shard(store, RUN, "00000", Equipment(translator=Tinter(3), sources=SOURCES, execution=EXECUTION))
+        run_shard(store, RUN, "00000", Equipment(model=Model(Tinter(3)), sources=SOURCES, execution=EXECUTION))
         publish(store, RUN, {"rows": []}, b"page")
         clean_up(store, older_than=-1, least=-1)
     except LsbError as error:
@@ -172,7 +173,7 @@ def course_of_planning(tape: Sequence[int]) -> None:
         expected = not isinstance(actor.result, BaseException) or isinstance(actor.result, StoreBusyError | Death)
         assert expected, f"{actor.name} ended with {actor.result!r}\n{story}"
 
-    last = Equipment(translator=Tinter(3), sources=SOURCES, execution=EXECUTION)
+    last = Equipment(model=Model(Tinter(3)), sources=SOURCES, execution=EXECUTION)
     try:
         following = planned_as(store, NEXT)
         for run in (RUN, following):  # the first one goes on after the next was planned

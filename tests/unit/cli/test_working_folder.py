@@ -22,6 +22,7 @@ ignore_working_folder()
 from prefect import flow
 from prefect.settings import get_current_settings
 from lsb.cli.local_server import prefect_server
+from lsb.translation.model import Made
 from lsb.translation.model_process import ModelProcess
 from tests.unit.flows.echo import echoing
 
@@ -37,7 +38,7 @@ if __name__ == "__main__":
 if __name__ == "__main__":
     for method in ("forkserver", "spawn"):
         with ModelProcess(partial(echoing), batch=1, limit=60, method=method) as model:
-            assert model.translate([1]) == [1]
+            assert model.make([1], ["a"], [None]) == [Made(1)]
     print(get_current_settings().home)
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lsb.translation.model_process import Model
+from lsb.translation.model import Model
 
 
 class Echo:

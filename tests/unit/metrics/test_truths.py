@@ -13,6 +13,7 @@ from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, open_store
 from lsb.translation.equipment import Equipment
+from lsb.translation.model import Model
 from lsb.views.page_contents import gather_report
 from tests.ledger import EXECUTION, Inverter, make_images, start, translate_all
 
@@ -75,7 +76,7 @@ def test_whoever_can_do_without_does_where_the_folder_has_gone(
     folder = open_store(str(tmp_path / "truths"))
     (tmp_path / "truths").rmdir()
     for _ in range(2):
-        made = Equipment(Inverter(), LocalStore(tmp_path), EXECUTION, truth=folder)
+        made = Equipment(Model(Inverter()), LocalStore(tmp_path), EXECUTION, truth=folder)
         assert made.truth_of("a.png") is None
         assert made.truth_of("b.png") is None
     (warning,) = caplog.messages
@@ -95,7 +96,7 @@ def test_a_folder_that_cannot_be_listed_now_is_asked_again(tmp_path: Path) -> No
             raise StoreBusyError("slow down")
 
     with pytest.raises(StoreBusyError):
-        Equipment(Inverter(), LocalStore(tmp_path), EXECUTION, truth=Busy(None)).truth_of("a.png")
+        Equipment(Model(Inverter()), LocalStore(tmp_path), EXECUTION, truth=Busy(None)).truth_of("a.png")
 
 
 def test_a_transient_fault_is_no_missing_truth(tmp_path: Path) -> None:
@@ -106,4 +107,4 @@ def test_a_transient_fault_is_no_missing_truth(tmp_path: Path) -> None:
             raise StoreBusyError("slow down", key=key)
 
     with pytest.raises(StoreBusyError):
-        Equipment(Inverter(), LocalStore(tmp_path), EXECUTION, truth=Busy(tmp_path)).truth_of("a.png")
+        Equipment(Model(Inverter()), LocalStore(tmp_path), EXECUTION, truth=Busy(tmp_path)).truth_of("a.png")

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,8 +19,11 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.translation.batch import Batches, Picture, Result
+from lsb.translation.model import Made
+from lsb.translation.model import Model as InProcess
 
-IMAGE = Image.new("RGB", (2, 2))
+IMAGE, TRUTH = Image.new("RGB", (2, 2)), Image.new("RGB", (3, 3))
+MADE = Made(IMAGE, scores=TRUTH)
 
 
 @dataclass
@@ -31,34 +35,44 @@ class Model:
     batch: int = 8
     calls: list[tuple[int, str]] = field(default_factory=list)
 
-    def translate(
-        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
-    ) -> list[Image.Image]:
-        assert digests is not None
-        size = batch or self.batch
+    def make(
+        self, images: Sequence[Image.Image], digests: Sequence[str], truths: Sequence[Any], *, batch: int
+    ) -> list[Made]:
+        size = batch
         self.calls.append((size, "".join(digests)))
         if size > self.fits:
             raise MemoryError("too large")
         for digest in digests:
             if self.faults.get(digest):
                 raise self.faults[digest].pop(0)
-        return list(images)
+        return [Made(image, scores=truth) for image, truth in zip(images, truths, strict=True)]
+
+
+@dataclass
+class Watch:
+    """Hints that are only remembered."""
+
+    alone: list[str] = field(default_factory=list)
+    dead: list[str] = field(default_factory=list)
+
+    def write(self, records: Sequence[str]) -> None:
+        self.alone += records
+
+    def died(self, records: Sequence[str]) -> None:
+        self.dead += records
 
 
 @dataclass
 class Trial:
-    model: Model
+    model: Any
     deaths: Counter[str] = field(default_factory=Counter)
-    alone: list[str] = field(default_factory=list)
-    died: list[str] = field(default_factory=list)
+    hints: Watch = field(default_factory=Watch)
 
     def __post_init__(self) -> None:
-        self.batches = Batches(
-            self.model, self.deaths, lambda one: self.alone.append(one.leader), lambda one: self.died.append(one.leader)
-        )
+        self.batches = Batches(self.model, self.hints, self.deaths)
 
     def __call__(self, names: str) -> dict[str, Result]:
-        pictures = [Picture([{"record_id": name}], name, {}, IMAGE) for name in names]
+        pictures = [Picture([{"record_id": name}], name, {}, IMAGE, TRUTH) for name in names]
         return dict(zip(names, self.batches.translate(pictures), strict=True))
 
 
@@ -68,9 +82,9 @@ def problems(results: dict[str, Result]) -> dict[str, str]:
 
 def test_a_batch_that_comes_out_is_asked_for_once() -> None:
     trial = Trial(Model())
-    assert trial("abc") == {name: Result(IMAGE, None, 8) for name in "abc"}
+    assert trial("abc") == {name: Result(MADE, None, 8) for name in "abc"}
     assert trial.model.calls == [(8, "abc")]
-    assert (trial.alone, trial.died) == ([], [])
+    assert (trial.hints.alone, trial.hints.dead) == ([], [])
 
 
 def test_a_batch_that_does_not_fit_is_halved_for_good() -> None:
@@ -93,7 +107,7 @@ def test_one_that_breaks_takes_no_other_along() -> None:
     trial = Trial(Model(faults={"b": [KeyError("x"), KeyError("x")]}))
     assert problems(trial("abc")) == {"b": "translate_error"}
     assert trial.model.calls == [(8, "abc"), (8, "a"), (8, "b"), (8, "c")]
-    assert trial.alone == ["a", "b", "c"]
+    assert trial.hints.alone == ["a", "b", "c"]
 
 
 def test_one_that_kills_twice_alone_is_not_tried_a_third_time() -> None:
@@ -106,12 +120,12 @@ def test_one_that_kills_twice_alone_is_not_tried_a_third_time() -> None:
     assert "2 times" in str(problem)
     # In company once, alone, and once more with a batch of one.
     assert trial.model.calls == [(8, "abc"), (8, "a"), (8, "b"), (1, "b"), (8, "c")]
-    assert trial.died == ["b", "b"]
+    assert trial.hints.dead == ["b", "b"]
 
 
 def test_one_that_lives_in_a_batch_of_one_was_killed_for_its_memory() -> None:
     trial = Trial(Model(faults={"a": [ModelDiedError("x")]}))
-    assert trial("a") == {"a": Result(IMAGE, None, 1)}
+    assert trial("a") == {"a": Result(MADE, None, 1)}
     trial("b")
     assert trial.model.calls == [(8, "a"), (1, "a"), (4, "b")]
 
@@ -154,9 +168,11 @@ def test_errors_of_the_model_are_the_batchs(error: Exception) -> None:
 
 
 def test_a_model_that_loses_an_image_is_not_believed() -> None:
-    class Short(Model):
+    class Short:
+        batch = 8
+
         def translate(self, images: Sequence[Image.Image], *rest: object, **more: object) -> list[Image.Image]:
             return list(images)[:-1]
 
-    results = Trial(Short())("ab")
+    results = Trial(InProcess(Short()))("ab")
     assert problems(results) == {"a": "translate_error", "b": "translate_error"}

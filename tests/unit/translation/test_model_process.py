@@ -25,7 +25,8 @@ from lsb.errors import (
     TranslationError,
     UnfinishedError,
 )
-from lsb.translation.model_process import Model, ModelProcess, is_out_of_memory
+from lsb.translation.model import Model, is_out_of_memory
+from lsb.translation.model_process import ModelProcess
 from tests.ledger import picture
 
 
@@ -60,7 +61,14 @@ class Obedient:
         return list(images)
 
     def score(self, sources: Sequence[Any], outputs: Sequence[Any], truths: Sequence[Any]) -> list[Any]:
-        return list(zip(sources, outputs, truths, strict=True))
+        """Does what the truths say."""
+        if "die" in truths:
+            os._exit(7)
+        if "hang" in truths:
+            threading.Event().wait()
+        if "break" in truths:
+            raise KeyError("block")
+        return [(len(outputs), truth) for truth in truths]
 
 
 def build() -> Model:
@@ -80,16 +88,72 @@ def model() -> Iterator[ModelProcess]:
 
 
 def ask(model: ModelProcess, order: str) -> Any:
-    return model.translate([picture(0)], [order])[0]
+    return model.make([picture(0)], [order], [None])[0].image
 
 
 def test_images_go_there_and_come_back_and_one_process_serves_many_batches(model: ModelProcess) -> None:
     there = [picture(0), picture(1)]
-    assert [image.tobytes() for image in model.translate(there)] == [image.tobytes() for image in there]
-    assert model.score([1], [2], [None]) == [(1, 2, None)]
+    back = model.make(there, ["a", "b"], [None, "truth"])
+    assert [made.image.tobytes() for made in back] == [image.tobytes() for image in there]
+    assert [made.scores for made in back] == [(2, None), (2, "truth")]
     assert ask(model, "pid") == ask(model, "pid") != os.getpid()
     assert ask(model, "batch") is None
-    assert model.translate([picture(0)], ["batch"], batch=2) == [2]
+    assert model.make([picture(0)], ["batch"], [None], batch=2)[0].image == 2
+
+
+def test_a_batch_is_one_question_that_holds_each_picture_once(
+    model: ModelProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(model, "pid")
+    questions: list[Any] = []
+    exchange = model._exchange
+
+    def listening(question: Any, limit: float) -> Any:
+        questions.extend([question] if question is not None else [])
+        return exchange(question, limit)
+
+    monkeypatch.setattr(model, "_exchange", listening)
+    there = [picture(0), picture(1)]
+    model.make(there, ["a", "b"], [None, None])
+    assert questions == [(there, ["a", "b"], [None, None], None)]
+
+
+def test_outputs_that_cannot_be_scored_are_still_outputs_and_take_no_other_scores_along(model: ModelProcess) -> None:
+    made = model.make([picture(0), picture(1)], ["a", "b"], ["break", None])
+    assert [one.image.size for one in made] == [picture(0).size] * 2
+    assert [one.scores for one in made] == [None, (1, None)]
+    assert str(made[0].unscored) == "KeyError: 'block'"
+    assert made[1].unscored is None
+
+
+@pytest.mark.parametrize(("order", "error"), [("die", ModelDiedError), ("hang", ModelHungError)])
+def test_a_process_that_ends_while_it_scores_costs_one_picture_its_scores(
+    model: ModelProcess, order: str, error: type[Exception]
+) -> None:
+    ask(model, "pid")
+    model.limit = 60 if order == "die" else 1
+    with pytest.raises(error):
+        model.make([picture(0), picture(1)], ["a", "b"], [order, None])
+    ask(model, "pid")
+    (made,) = model.make([picture(0)], ["a"], [order])
+    assert made.image.tobytes() == picture(0).tobytes()
+    assert isinstance(made.unscored, error)
+    assert ask(model, "pid") != os.getpid()
+
+
+def test_no_answer_to_one_question_is_taken_for_that_to_the_next(
+    model: ModelProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ask(model, "pid")
+
+    def interrupted(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_scores", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ask(model, "pid")
+    assert ask(model, "pid") != first
 
 
 @pytest.mark.parametrize(("order", "words"), [("die", "exit code 7"), ("kill", "SIGKILL.*memory")])
@@ -114,8 +178,8 @@ def test_a_process_that_cannot_be_started_is_no_images_fault(
     monkeypatch.setattr(model._context.Process, "start", fail_first)
     if failures == 2:
         with pytest.raises(CannotStartError, match="could not be started"):
-            model.translate([picture(0)], ["pid"])
-    assert model.translate([picture(0)], ["pid"]) != [os.getpid()]
+            ask(model, "pid")
+    assert ask(model, "pid") != os.getpid()
 
 
 def test_one_that_hangs_is_ended_and_replaced(model: ModelProcess) -> None:
@@ -156,7 +220,7 @@ def test_signals_for_us_are_not_for_it(model: ModelProcess) -> None:
 )
 def test_a_model_that_cannot_be_loaded_is_no_images_fault(error: Exception | None, words: str) -> None:
     with ModelProcess(partial(broken, error), batch=4, limit=60) as process, pytest.raises(CannotStartError) as caught:
-        process.translate([picture(0)])
+        process.make([picture(0)], ["a"], [None])
     with pytest.raises(ModelError, match=words):
         raise caught.value.reason
 
