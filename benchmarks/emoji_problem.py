@@ -16,7 +16,7 @@ from lsb.models.load import identify, load_backbone
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import decode, to_square, to_tensor
-from lsb.prompts.finding import provide_prompt, read_prompt
+from lsb.prompts.finding import StoredPrompt, find_prompt, read_prompt
 from lsb.prompts.settings import SIDES
 from lsb.records import sha256
 from lsb.store.store import open_store
@@ -28,9 +28,10 @@ TUNING_IMAGES = 12
 def prompts_of(config: JobConfig, backbone: Backbone) -> dict[str, Prompt]:
     """The job's prompts, learned at the first call and then read from the job's store."""
     store, identity = open_store(config.store, create=True), identify(config.model, **config.model_options)
+    found = {side: find_prompt(store, config.prompt_request(side), identity) for side in SIDES}
     return {
-        side: read_prompt(store, provide_prompt(store, config.prompt_request(side), identity, lambda: backbone).key)
-        for side in SIDES
+        side: read_prompt(store, (prompt if isinstance(prompt, StoredPrompt) else prompt.learn(backbone)).key)
+        for side, prompt in found.items()
     }
 
 

@@ -7,8 +7,9 @@ from typing import Any
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig
-from lsb.errors import BudgetExceededError, UsageError
-from lsb.jobs.job import check_resumed, device_of, planned_run, stored_prompts
+from lsb.errors import BudgetExceededError
+from lsb.jobs.job import check_resumed, device_of, planned_run
+from lsb.jobs.lineage import prompts_of_job
 from lsb.jobs.vanished import refuse_to_translate
 from lsb.ledger.dataset import Dataset
 from lsb.ledger.run import Run, open_run, pending
@@ -42,10 +43,8 @@ def plan_only(config: JobConfig) -> Run:
     """Freeze the run that data and settings stand for; the prompts must be there."""
     with observing(config), interruptible():
         dataset = ingest_source(config)
-        prompts = stored_prompts(open_store(config.store), config, identify(config.model, **config.model_options))
-        if prompts is None:
-            raise UsageError("the prompts of this job have not been learned yet; run `lsb optimise` on it first")
-        return plan_run(config, dataset, *prompts)
+        identity = identify(config.model, **config.model_options)
+        return plan_run(config, dataset, *prompts_of_job(open_store(config.store), config, identity))
 
 
 @observed(name="translate")

@@ -6,11 +6,11 @@ from typing import Literal
 
 from lsb.config.job import JobConfig
 from lsb.jobs.job import refuse_store_among_pictures
-from lsb.jobs.lineage import inherited_prompt
+from lsb.jobs.lineage import prompt_of_job
 from lsb.jobs.loading import backbone_for
 from lsb.models.load import identify
 from lsb.observation import observer
-from lsb.prompts.finding import StoredPrompt, provide_prompt
+from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
 from tasks.guarded.step import step
 
@@ -27,12 +27,6 @@ def optimise_prompt(
     refuse_store_among_pictures(config)
     store = open_store(config.store, create=True)
     identity = identify(config.model, **config.model_options)
-    inherited = None if refit else inherited_prompt(store, config, side, identity)
-    return inherited or provide_prompt(
-        store,
-        config.prompt_request(side),
-        identity,
-        lambda: backbone_for(config),
-        reread=reread,
-        progress=observer().progress,
-    )
+    progress = observer().progress
+    found = prompt_of_job(store, config, side, identity, refit=refit, reread=reread, progress=progress)
+    return found if isinstance(found, StoredPrompt) else found.learn(backbone_for(config), progress)

@@ -10,7 +10,7 @@ from lsb.bridge.solve import forwards
 from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
 from lsb.jobs.job import check_resumed, device_of, refuse_store_among_pictures, run_spec
-from lsb.jobs.lineage import RunOptions, planned_as, restriction, settled_prompt
+from lsb.jobs.lineage import RunOptions, planned_as, prompt_of_job, restriction
 from lsb.jobs.vanished import refuse_vanished
 from lsb.ledger.dataset import read_records
 from lsb.ledger.run import check_frozen, make_plan, open_run, pending, read_plan
@@ -18,6 +18,7 @@ from lsb.models.load import identify
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.progress import NoProgress, Progress
+from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt
 from lsb.prompts.settings import SIDES
 from lsb.records import Action
 from lsb.store.scratch import ScratchStore
@@ -71,14 +72,15 @@ def dry_run(
     if resume is not None:
         check_resumed(open_run(store, resume), config, identity)
     found = {
-        side: settled_prompt(
+        side: prompt_of_job(
             store, config, side, identity, refit=options.refit, reread=options.reread, progress=progress
         )
         for side in SIDES
     }
-    missing = tuple(config.prompt_request(side).domain for side in SIDES if found[side] is None)
+    missing = tuple(config.prompt_request(side).domain for side in SIDES if isinstance(found[side], UnlearnedPrompt))
     run = None
-    if (source := found["source"]) is not None and (target := found["target"]) is not None:
+    source, target = found["source"], found["target"]
+    if isinstance(source, StoredPrompt) and isinstance(target, StoredPrompt):
         only = restriction(store, options)
         spec = run_spec(config, dataset, source, target, identity, fresh=options.fresh, only=only)
         if resume is not None:

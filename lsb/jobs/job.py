@@ -20,7 +20,7 @@ from lsb.errors import (
     UnverifiableError,
     UsageError,
 )
-from lsb.jobs.lineage import learned_with, settled_prompt
+from lsb.jobs.lineage import learned_with, prompts_of_job
 from lsb.jobs.measures import still_hold
 from lsb.jobs.parents import runs_of_job
 from lsb.ledger.attestation import Signer
@@ -45,7 +45,6 @@ from lsb.models.device import usable_device
 from lsb.pictures.images import decoding_version
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
-from lsb.progress import NoProgress, Progress
 from lsb.prompts.finding import StoredPrompt, given_prompt
 from lsb.prompts.settings import SIDES, Side
 from lsb.records import Status
@@ -271,15 +270,6 @@ def may_take_the_name(store: Store, run: Run) -> bool:
     return True
 
 
-def stored_prompts(
-    store: Store, config: JobConfig, identity: ModelIdentity, progress: Progress = NoProgress()
-) -> tuple[StoredPrompt, StoredPrompt] | None:
-    """Source's and target's prompts if both are there; None if one has yet to be learned."""
-    source = settled_prompt(store, config, "source", identity, progress=progress)
-    target = settled_prompt(store, config, "target", identity, progress=progress)
-    return None if source is None or target is None else (source, target)
-
-
 def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run:
     """The run that these settings stand for: that of the data as they are now or, if these have changed since, the one
     that was planned last.
@@ -290,10 +280,7 @@ def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run
     refuse_store_among_pictures(config)
     sources = open_sources(config.source.path)
     dataset = ingest(sources, config.source.domain, store, read=config.source.read)
-    prompts = stored_prompts(store, config, identity)
-    if prompts is None:
-        raise UsageError("the prompts of this job have not been learned yet; run `lsb optimise` on it first")
-    spec = run_spec(config, dataset, *prompts, identity)
+    spec = run_spec(config, dataset, *prompts_of_job(store, config, identity), identity)
     if store.exists(run_file(run_id(spec))):
         return open_run(store, run_id(spec))
     asked = (dataset.name, transform_id(spec.transform), plan_settings(spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from lsb.ledger.run import Run, RunSpec, create_run, open_run, run_id
 from lsb.ledger.selection import Selection
 from lsb.ledger.transform import ModelIdentity
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.finding import StoredPrompt, find_prompt, read_prompt
+from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt, find_prompt
 from lsb.prompts.settings import Side
 from lsb.store.store import Store
 
@@ -37,7 +38,7 @@ class RunOptions(Frozen):
     selection: Selection = Selection()
 
 
-def settled_prompt(
+def prompt_of_job(
     store: Store,
     config: JobConfig,
     side: Side,
@@ -46,29 +47,46 @@ def settled_prompt(
     refit: bool = False,
     reread: bool = False,
     progress: Progress = NoProgress(),
-) -> StoredPrompt | None:
-    """The stored prompt that a run of this job uses on one side, or None if it has yet to be learned."""
-    inherited = None if refit else inherited_prompt(store, config, side, identity)
-    return inherited or find_prompt(store, config.prompt_request(side), identity, reread=reread, progress=progress)
+) -> StoredPrompt | UnlearnedPrompt:
+    """The prompt that a run of this job uses on one side, or what is to be learned for it. Errors as `find_prompt`.
+
+    Args:
+        refit: learn from today's images instead of using what the runs before learned.
+        reread: read every picture to learn from, whatever is known of it.
+    """
+    request = config.prompt_request(side)
+    earlier = () if refit else _earlier_prompts(store, config, side, identity)
+    return find_prompt(store, request, identity, earlier, reread=reread, progress=progress)
 
 
-def inherited_prompt(store: Store, config: JobConfig, side: Side, identity: ModelIdentity) -> StoredPrompt | None:
-    """The learned prompt of the job's newest run with the same model and settings of learning, whatever its images.
+def prompts_of_job(
+    store: Store, config: JobConfig, identity: ModelIdentity, progress: Progress = NoProgress()
+) -> tuple[StoredPrompt, StoredPrompt]:
+    """Source's and target's.
+
+    Raises:
+        UsageError: one has yet to be learned.
+    """
+    source = prompt_of_job(store, config, "source", identity, progress=progress)
+    target = prompt_of_job(store, config, "target", identity, progress=progress)
+    if isinstance(source, StoredPrompt) and isinstance(target, StoredPrompt):
+        return source, target
+    raise UsageError("the prompts of this job have not been learned yet; run `lsb optimise` on it first")
+
+
+def _earlier_prompts(store: Store, config: JobConfig, side: Side, identity: ModelIdentity) -> Iterator[StoredPrompt]:
+    """What the job's runs with the same model and settings of learning learned, whatever their images; newest first.
 
     New images alone must not give a new prompt: it would be another transform, and nothing could be carried. A run that
     was only planned counts, too: what it has committed is to be carried.
     """
     request = config.prompt_request(side)
-    if request.wanted.images is None:
-        return None
     for run in runs_of_job(store, config.name):
         before = learned_with(run)
         if before is None or run.model["digest"] != identity.digest:
             continue
         if before.prompt_request(side) == request:
-            read_prompt(store, run.prompts[side])
-            return StoredPrompt(request.domain, run.transform["prompts"][side], run.prompts[side])
-    return None
+            yield StoredPrompt(request.domain, run.transform["prompts"][side], run.prompts[side])
 
 
 def planned_as(store: Store, spec: RunSpec, signer: Signer | None = None) -> Run:

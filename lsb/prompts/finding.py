@@ -1,4 +1,7 @@
-"""A domain's prompt: taken from its text or file, found in the store, or learned from images and kept there.
+"""A domain's prompt, in this order: given as a text or file, that of an earlier run, found in the store, or learned.
+
+    found = find_prompt(store, request, identity, earlier)
+    prompt = found if isinstance(found, StoredPrompt) else found.learn(backbone)
 
 What a learned prompt depends on is its recipe: model, images, learning settings, seed. The first process to finish
 a recipe writes `prompts/<domain>/recipe-<digest>.json`; everybody after it takes that prompt and learns nothing.
@@ -7,9 +10,9 @@ a recipe writes `prompts/<domain>/recipe-<digest>.json`; everybody after it take
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
@@ -46,87 +49,89 @@ class StoredPrompt:
     new: bool = False
 
 
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """A half-learned prompt's state in the store, so that a killed process loses little."""
+class Recipe(TypedDict):
+    """What a learned prompt depends on; its digest names the recipe's file."""
 
-    store: Store
-    key: str
-
-    def load(self) -> bytes | None:
-        try:
-            return self.store.read(self.key)
-        except NotFoundError:
-            return None
-
-    def save(self, state: bytes) -> None:
-        self.store.write(self.key, state)
-
-
-def provide_prompt(
-    store: Store,
-    request: PromptRequest,
-    identity: ModelIdentity,
-    backbone: Callable[[], Backbone],
-    *,
-    reread: bool = False,
-    progress: Progress = NoProgress(),
-) -> StoredPrompt:
-    """The prompt of one side, learned only if nobody has followed the same recipe before.
-
-    Args:
-        backbone: loads the model; called only if there is something to learn.
-        reread: read every picture to learn from, whatever is known of it.
-
-    Raises:
-        PromptError: the prompt's file is unusable.
-        SourceError: no usable images to learn from.
-    """
-    domain, wanted = request.domain, request.wanted
-    if wanted.images is None:
-        return _given(store, domain, wanted)
-    sources = open_sources(wanted.images)
-    dataset = _ingested(store, domain, sources, reread, progress)
-    recipe = _recipe(request, dataset, identity)
-    if found := _follow(store, domain, recipe):
-        return found
-    checkpoint = StoredCheckpoint(store, prompt_recipe(domain, digest_of(recipe)).replace(".json", ".checkpoint"))
-    images = _pictures(store, sources, dataset, request.learning.max_images, backbone().image_size)
-    learned = learn_prompt(
-        backbone(),
-        images,
-        wanted.token,
-        wanted.initial,
-        wanted.vectors,
-        request.learning,
-        request.seed,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-    kept = _keep(store, domain, replace(learned.prompt, prefix=wanted.prefix), _provenance(recipe, learned))
-    kept = _claim(store, domain, recipe, kept)
-    store.delete(checkpoint.key)
-    return kept
+    model: str
+    images: str  # version of the data set
+    token: str
+    initial: str
+    vectors: int
+    prefix: str
+    learning: dict[str, Any]
+    seed: str
+    dtype: str
 
 
 def find_prompt(
     store: Store,
     request: PromptRequest,
     identity: ModelIdentity,
+    earlier: Iterable[StoredPrompt] = (),
     *,
     reread: bool = False,
     progress: Progress = NoProgress(),
-) -> StoredPrompt | None:
-    """The stored prompt of one side, or None if it has yet to be learned."""
+) -> StoredPrompt | UnlearnedPrompt:
+    """The prompt of one side, or what is to be learned for it.
+
+    Args:
+        earlier: what runs before learned for the same request, the newest first. The first is taken, whatever the
+            images are now; nobody asks for it where the prompt is given.
+        reread: read every picture to learn from, whatever is known of it.
+
+    Raises:
+        PromptError: the prompt's file is unusable.
+        SourceError: the images cannot be listed.
+        TamperedError: a stored prompt is not what was written.
+    """
     domain, wanted = request.domain, request.wanted
     if wanted.images is None:
-        return _given(store, domain, wanted)
-    dataset = _ingested(store, domain, open_sources(wanted.images), reread, progress)
-    return _follow(store, domain, _recipe(request, dataset, identity))
+        return _keep(store, domain, given_prompt(wanted), {"origin": "given"})
+    if (last := next(iter(earlier), None)) is not None:
+        read_prompt(store, last.key)
+        return last
+    sources = open_sources(wanted.images)
+    dataset = ingest(sources, f"{domain}-learning", store, read="anew" if reread else "full", progress=progress)
+    recipe = _recipe(request, dataset, identity)
+    return _follow(store, domain, recipe) or UnlearnedPrompt(store, request, sources, dataset, recipe)
 
 
-def _ingested(store: Store, domain: str, sources: Source, reread: bool, progress: Progress) -> Dataset:
-    return ingest(sources, f"{domain}-learning", store, read="anew" if reread else "full", progress=progress)
+@dataclass(frozen=True)
+class UnlearnedPrompt:
+    """A prompt whose recipe nobody has followed yet."""
+
+    store: Store
+    request: PromptRequest
+    sources: Source
+    dataset: Dataset
+    recipe: Recipe
+
+    def learn(self, backbone: Backbone, progress: Progress = NoProgress()) -> StoredPrompt:
+        """Learn it, unless somebody else has done so first.
+
+        Raises:
+            SourceError: no usable images to learn from.
+            PromptError, FrozenSettingsError, BridgeError: see `learn_prompt`.
+        """
+        store, domain, wanted = self.store, self.request.domain, self.request.wanted
+        learning, recipe = self.request.learning, self.recipe
+        checkpoint = StoredCheckpoint(store, prompt_recipe(domain, digest_of(recipe)).replace(".json", ".checkpoint"))
+        images = _pictures(store, self.sources, self.dataset, learning.max_images, backbone.image_size)
+        learned = learn_prompt(
+            backbone,
+            images,
+            wanted.token,
+            wanted.initial,
+            wanted.vectors,
+            learning,
+            self.request.seed,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        kept = _keep(store, domain, replace(learned.prompt, prefix=wanted.prefix), _provenance(recipe, learned))
+        kept = _claim(store, domain, recipe, replace(kept, new=True))
+        store.delete(checkpoint.key)
+        return kept
 
 
 def read_prompt(store: Store, key: str) -> Prompt:
@@ -152,11 +157,24 @@ def given_prompt(wanted: DomainPrompt) -> Prompt:
     return replace(prompt, prefix=wanted.prefix or prompt.prefix)
 
 
-def _given(store: Store, domain: str, wanted: DomainPrompt) -> StoredPrompt:
-    return _keep(store, domain, given_prompt(wanted), {"origin": "given"})
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A half-learned prompt's state in the store, so that a killed process loses little."""
+
+    store: Store
+    key: str
+
+    def load(self) -> bytes | None:
+        try:
+            return self.store.read(self.key)
+        except NotFoundError:
+            return None
+
+    def save(self, state: bytes) -> None:
+        self.store.write(self.key, state)
 
 
-def _recipe(request: PromptRequest, dataset: Dataset, identity: ModelIdentity) -> dict[str, Any]:
+def _recipe(request: PromptRequest, dataset: Dataset, identity: ModelIdentity) -> Recipe:
     return {
         "model": identity.digest,
         "images": dataset.version,
@@ -170,7 +188,7 @@ def _recipe(request: PromptRequest, dataset: Dataset, identity: ModelIdentity) -
     }
 
 
-def _follow(store: Store, domain: str, recipe: dict[str, Any]) -> StoredPrompt | None:
+def _follow(store: Store, domain: str, recipe: Recipe) -> StoredPrompt | None:
     key = prompt_recipe(domain, digest_of(recipe))
     try:
         entry = read_proved(store, key, lambda data: unseal(data, key=key, schema=RECIPE_SCHEMA))
@@ -181,7 +199,7 @@ def _follow(store: Store, domain: str, recipe: dict[str, Any]) -> StoredPrompt |
     return found
 
 
-def _claim(store: Store, domain: str, recipe: dict[str, Any], kept: StoredPrompt) -> StoredPrompt:
+def _claim(store: Store, domain: str, recipe: Recipe, kept: StoredPrompt) -> StoredPrompt:
     """First writer wins: whoever was first for this recipe, all use that prompt."""
     document = {"schema": RECIPE_SCHEMA, "recipe": recipe, "prompt": kept.id, "key": kept.key}
     try:
@@ -194,8 +212,7 @@ def _claim(store: Store, domain: str, recipe: dict[str, Any], kept: StoredPrompt
 
 def _keep(store: Store, domain: str, prompt: Prompt, provenance: dict[str, Any]) -> StoredPrompt:
     data = to_bytes(prompt)
-    learned = prompt.vectors is not None
-    stored = StoredPrompt(domain, sha256(data), prompt_file(domain, sha256(data), learned=learned), new=learned)
+    stored = StoredPrompt(domain, sha256(data), prompt_file(domain, sha256(data), learned=prompt.vectors is not None))
     document = {"schema": PROMPT_SCHEMA, "domain": domain, "prompt": stored.id, "text": prompt.text, **provenance}
     for key, content in (
         (stored.key, data),
@@ -209,7 +226,7 @@ def _keep(store: Store, domain: str, prompt: Prompt, provenance: dict[str, Any])
     return stored
 
 
-def _provenance(recipe: dict[str, Any], learned: LearnedPrompt) -> dict[str, Any]:
+def _provenance(recipe: Recipe, learned: LearnedPrompt) -> dict[str, Any]:
     return {
         "origin": "learned",
         "recipe": recipe,

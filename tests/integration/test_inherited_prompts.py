@@ -11,12 +11,12 @@ import pytest
 
 from lsb.config.job import JobConfig
 from lsb.jobs.job import run_spec as run_spec_of
-from lsb.jobs.lineage import inherited_prompt, planned_as
+from lsb.jobs.lineage import planned_as, prompt_of_job
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.run import RunSpec, create_run
 from lsb.models.load import load_backbone
 from lsb.pictures.ingest import ingest
-from lsb.prompts.finding import StoredPrompt, provide_prompt
+from lsb.prompts.finding import StoredPrompt
 from lsb.prompts.settings import Side
 from tests.integration.pipeline import Pipeline
 from tests.tiny import tiny_model
@@ -51,12 +51,11 @@ class Nights:
         store, config = self.job.store, self.config
 
         def prompt(side: Side) -> StoredPrompt:
-            inherited = None if refit else inherited_prompt(store, config, side, self.backbone.identity)
-            found = inherited or provide_prompt(
-                store, config.prompt_request(side), self.backbone.identity, lambda: self.backbone
-            )
-            self.learned += found.new
-            return found
+            found = prompt_of_job(store, config, side, self.backbone.identity, refit=refit)
+            if isinstance(found, StoredPrompt):
+                return found
+            self.learned += 1
+            return found.learn(self.backbone)
 
         dataset = ingest(self.job.sources, "noise", store)
         spec = run_spec_of(config, dataset, prompt("source"), prompt("target"), self.backbone.identity)

@@ -15,7 +15,7 @@ from lsb.models.load import identify
 from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
-from lsb.prompts.finding import StoredPrompt, provide_prompt
+from lsb.prompts.finding import StoredPrompt, find_prompt
 from lsb.store.local import LocalStore
 from lsb.translation.translator import Translator
 from tests.ledger import picture
@@ -57,7 +57,8 @@ def planned(tmp_path: Path, tiny_folder: Path) -> Run:
     identity = identify(str(tiny_folder))
 
     def prompt(side: Any) -> StoredPrompt:
-        return provide_prompt(store, config.prompt_request(side), identity, lambda: backbone_for(config))
+        found = find_prompt(store, config.prompt_request(side), identity)
+        return found if isinstance(found, StoredPrompt) else found.learn(backbone_for(config))
 
     dataset = ingest(open_sources(config.source.path), "noise", store)
     return create_run(store, run_spec(config, dataset, prompt("source"), prompt("target"), identity))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from safetensors.torch import save_file
 from lsb.config.job import DomainPrompt, JobConfig
 from lsb.errors import PromptError, SourceError, TamperedError
 from lsb.models.stable_diffusion import StableDiffusion
-from lsb.prompts.finding import find_prompt, given_prompt, provide_prompt, read_prompt
+from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt, find_prompt, given_prompt, read_prompt
+from lsb.prompts.settings import Side
 from lsb.store.local import LocalStore
 
 
@@ -35,48 +37,49 @@ def config(folder: Path, images: int = 6, **learning: object) -> JobConfig:
     )
 
 
-def unwanted() -> StableDiffusion:
-    raise AssertionError("the model was loaded although there was nothing to learn")
+def found(store: LocalStore, job: JobConfig, side: Side, backbone: StableDiffusion) -> StoredPrompt:
+    prompt = find_prompt(store, job.prompt_request(side), backbone.identity)
+    assert isinstance(prompt, StoredPrompt)
+    return prompt
+
+
+def learned(store: LocalStore, job: JobConfig, side: Side, backbone: StableDiffusion) -> StoredPrompt:
+    prompt = find_prompt(store, job.prompt_request(side), backbone.identity)
+    assert isinstance(prompt, UnlearnedPrompt)
+    return prompt.learn(backbone)
 
 
 def test_a_recipe_is_followed_once(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
-    job, store, identity = config(tmp_path), LocalStore(tmp_path / "store"), tiny_backbone.identity
-    assert find_prompt(store, job.prompt_request("source"), identity) is None
-    first = provide_prompt(store, job.prompt_request("source"), identity, lambda: tiny_backbone)
+    job, store = config(tmp_path), LocalStore(tmp_path / "store")
+    first = learned(store, job, "source", tiny_backbone)
     assert first.new
     assert read_prompt(store, first.key).token == "<flat>"
-    again = provide_prompt(store, job.prompt_request("source"), identity, unwanted)
+    again = found(store, job, "source", tiny_backbone)
     assert (again.id, again.new) == (first.id, False)
-    assert find_prompt(store, job.prompt_request("source"), identity) == again
     assert not [entry for entry in store.list("prompts") if "checkpoint" in entry.key]
 
 
 def test_other_settings_or_images_are_another_recipe(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store, identity = config(tmp_path), LocalStore(tmp_path / "store"), tiny_backbone.identity
-    provide_prompt(store, job.prompt_request("source"), identity, lambda: tiny_backbone)
-    assert find_prompt(store, config(tmp_path, steps=3).prompt_request("source"), identity) is None
-    assert find_prompt(store, config(tmp_path, images=7).prompt_request("source"), identity) is None
+    learned(store, job, "source", tiny_backbone)
+    for other in (config(tmp_path, steps=3), config(tmp_path, images=7)):
+        assert isinstance(find_prompt(store, other.prompt_request("source"), identity), UnlearnedPrompt)
 
 
 def test_who_finishes_second_takes_the_prompt_of_the_first(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
-    job, store, identity = config(tmp_path), LocalStore(tmp_path / "store"), tiny_backbone.identity
-    winner = None
-
-    def while_another_finishes() -> StableDiffusion:
-        nonlocal winner
-        winner = winner or provide_prompt(store, job.prompt_request("source"), identity, lambda: tiny_backbone)
-        return tiny_backbone
-
-    loser = provide_prompt(store, job.prompt_request("source"), identity, while_another_finishes)
-    assert winner is not None
-    assert loser.id == winner.id
+    job, store = config(tmp_path), LocalStore(tmp_path / "store")
+    slower = find_prompt(store, job.prompt_request("source"), tiny_backbone.identity)
+    assert isinstance(slower, UnlearnedPrompt)
+    winner = learned(store, job, "source", tiny_backbone)
+    loser = slower.learn(tiny_backbone)
+    assert (loser.id, winner.new, loser.new) == (winner.id, True, False)
 
 
 def test_a_picture_that_cannot_be_read_is_not_learned_from(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store = config(tmp_path), LocalStore(tmp_path / "store")
     (tmp_path / "flat" / "0.png").unlink()
     (tmp_path / "flat" / "0.png").symlink_to("/proc/self/mem")  # a file that opens and cannot be read
-    assert provide_prompt(store, job.prompt_request("source"), tiny_backbone.identity, lambda: tiny_backbone).new
+    assert learned(store, job, "source", tiny_backbone).new
 
 
 def test_one_prompt_per_domain_serves_every_pair(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
@@ -86,7 +89,7 @@ def test_one_prompt_per_domain_serves_every_pair(tmp_path: Path, tiny_backbone: 
     (tmp_path / "noto").mkdir()
     for number in range(5):
         Image.new("RGB", (32, 32), (90, 20 * number, 30)).save(tmp_path / "noto" / f"{number}.png")
-    store, learned = LocalStore(tmp_path / "store"), []
+    store, made = LocalStore(tmp_path / "store"), []
     ids: dict[str, set[str]] = {}
     for source, target in permutations(("flat", "3d", "noto"), 2):
         sides = {"source": source, "target": target}
@@ -101,33 +104,57 @@ def test_one_prompt_per_domain_serves_every_pair(tmp_path: Path, tiny_backbone: 
             }
         )
         for side, domain in sides.items():
-            prompt = provide_prompt(store, job.prompt_request(side), tiny_backbone.identity, lambda: tiny_backbone)
+            prompt = find_prompt(store, job.prompt_request(side), tiny_backbone.identity)
+            if isinstance(prompt, UnlearnedPrompt):
+                prompt = prompt.learn(tiny_backbone)
+                made.append(domain)
             ids.setdefault(domain, set()).add(prompt.id)
-            learned += [domain] if prompt.new else []
-    assert sorted(learned) == ["3d", "flat", "noto"]
-    assert all(len(found) == 1 for found in ids.values())
+    assert sorted(made) == ["3d", "flat", "noto"]
+    assert all(len(some) == 1 for some in ids.values())
     assert len(set.union(*ids.values())) == 3
 
 
 def test_a_given_prompt_needs_no_model(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store = config(tmp_path), LocalStore(tmp_path / "store")
-    given = provide_prompt(store, job.prompt_request("target"), tiny_backbone.identity, unwanted)
+    given = found(store, job, "target", tiny_backbone)
     assert (given.domain, given.new) == ("3d", False)
     assert read_prompt(store, given.key).text == "clean a 3d icon"
 
 
 def test_a_changed_prompt_file_is_noticed(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store = config(tmp_path), LocalStore(tmp_path / "store")
-    given = provide_prompt(store, job.prompt_request("target"), tiny_backbone.identity, unwanted)
+    given = found(store, job, "target", tiny_backbone)
     store.write(given.key, store.read(given.key).replace(b"3d", b"4d"))
     with pytest.raises(TamperedError, match=given.id):
         read_prompt(store, given.key)
 
 
+def test_a_given_embedding_was_not_learned_now(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    store, job = LocalStore(tmp_path / "store"), config(tmp_path)
+    save_file({"<cat>": torch.ones(1, 4)}, tmp_path / "cat.safetensors")
+    request = replace(job.prompt_request("target"), wanted=DomainPrompt(file=str(tmp_path / "cat.safetensors")))
+    for _ in range(2):
+        given = find_prompt(store, request, tiny_backbone.identity)
+        assert isinstance(given, StoredPrompt)
+        assert not given.new
+
+
+def test_what_an_earlier_run_learned_is_taken_unless_it_was_changed(
+    tmp_path: Path, tiny_backbone: StableDiffusion
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    earlier = learned(store, config(tmp_path), "source", tiny_backbone)
+    request = config(tmp_path, images=7).prompt_request("source")
+    assert find_prompt(store, request, tiny_backbone.identity, [earlier]) == earlier
+    store.write(earlier.key, store.read(earlier.key)[:-1])
+    with pytest.raises(TamperedError, match=earlier.id):
+        find_prompt(store, request, tiny_backbone.identity, [earlier])
+
+
 def test_one_image_is_too_few_to_learn_from(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     job, store = config(tmp_path, images=1), LocalStore(tmp_path / "store")
     with pytest.raises(SourceError, match="at least 2"):
-        provide_prompt(store, job.prompt_request("source"), tiny_backbone.identity, lambda: tiny_backbone)
+        learned(store, job, "source", tiny_backbone)
 
 
 def test_the_configured_token_names_a_nameless_file(tmp_path: Path) -> None:
