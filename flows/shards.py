@@ -14,7 +14,7 @@ from flows.watching.interruption import interruptible
 from lsb.config.job import BudgetConfig, JobConfig
 from lsb.errors import LsbError, ShardsFailedError, UnfinishedError
 from lsb.jobs.budget import Tally
-from lsb.jobs.loading import release_models, workers_for
+from lsb.jobs.loading import equipped_for, release_models
 from lsb.ledger.run import open_run
 from lsb.observation import Observer, observed_by, observer
 from lsb.store.store import open_store
@@ -63,7 +63,7 @@ def translate_shards(config: JobConfig, run_id: str, left: Left, watched: bool) 
     outer.progress.start(STAGE, sum(map(len, todo.values())))
     budget = config.budget if watched else BudgetConfig(max_failed_fraction=1, max_quarantined_fraction=1)
     tally = Tally(budget, run.plan["records"], counts_by_shard(store, run))
-    with interruptible() as interruption, interruption.patience(), workers_for(config, run):
+    with interruptible() as interruption, interruption.patience(), equipped_for(config, run):
 
         def stop() -> bool:
             return interruption() or tally.spent is not None or outer.stop()
@@ -151,7 +151,7 @@ def _at_once(config: JobConfig, run_id: str, todo: Todo) -> Results:
                 shard = next(waiting, None)
                 if shard is None:
                     break
-                context = copy_context()  # the observer, the workers and Prefect's flow run
+                context = copy_context()  # the observer, the equipment and Prefect's flow run
                 live[pool.submit(context.run, translate_shard, config, run_id, shard, todo[shard])] = shard
             if not live:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lsb.config.job import JobConfig
-from lsb.jobs.loading import workers
+from lsb.jobs.loading import lent
 from lsb.ledger.run import open_run
 from lsb.observation import observer
 from lsb.store.store import open_store
@@ -19,16 +19,16 @@ def translate_shard(
 ) -> ShardOutcome:
     """Do what is left of a shard, or try the chosen records; what others have committed stays.
 
-    Inside `lsb.jobs.loading.workers_for`.
+    Inside `lsb.jobs.loading.equipped_for`.
     """
     store = open_store(config.store)
     watching = observer()
-    with workers().lend() as worker:
+    with lent() as equipment:
         return run_shard(
             store,
             open_run(store, run_id),
             shard,
-            worker,
+            equipment,
             chosen=chosen,
             commit_seconds=config.execution.commit_seconds,
             progress=watching.progress,

@@ -80,7 +80,7 @@ class Inverter:
         return digest
 
 
-def worker(sources: Store, translator: Any = None, scorer: Any = None, **more: Any) -> Equipment:
+def equipment(sources: Store, translator: Any = None, scorer: Any = None, **more: Any) -> Equipment:
     """`translator` may be a whole model, which scores as well."""
     model = translator if hasattr(translator, "make") else Model(translator or Inverter(), scorer)
     return Equipment(model=model, sources=sources, execution=EXECUTION, **more)
@@ -127,4 +127,4 @@ def start(store: Store, folder: Path | str, **settings: Any) -> tuple[Run, Store
 def translate_all(store: Store, run: Run, sources: Store, **more: Any) -> None:
     """Finish every shard."""
     for shard in run.shards():
-        run_shard(store, run, shard, worker(sources, **more))
+        run_shard(store, run, shard, equipment(sources, **more))

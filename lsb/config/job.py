@@ -73,8 +73,8 @@ class ExecutionConfig(Frozen):
     shard_size: Count = Field(default=1000, description="Records in a shard, the part of a run that one worker does.")
     workers: Count = Field(
         default=1,
-        description="Workers of one command, each with a process for the model. More than one pays on several "
-        "accelerators.",
+        description="Workers: threads of one command that translate, each with a process for the model. More than one "
+        "pays on several accelerators.",
     )
     commit_seconds: Seconds = Field(
         default=120, description="Seconds after which a worker commits what it has made of its shard."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache, partial
 
@@ -65,8 +65,8 @@ def _extractor(device: str, batch: int) -> EfficientNetLite0:
     return EfficientNetLite0(device, batch)
 
 
-class Workers:
-    """What translates shards: for each that is under way a process with the model, lent and given back."""
+class Stock:
+    """The equipment of a run's workers: as many as translate at once, each with a process of the model."""
 
     def __init__(self, config: JobConfig, run: Run) -> None:
         self._config = config
@@ -78,16 +78,16 @@ class Workers:
 
     @contextmanager
     def lend(self) -> Iterator[Equipment]:
-        """A worker that nobody else has meanwhile; UnfinishedError once they are closed."""
+        """Equipment that nobody else has meanwhile; UnfinishedError once it is closed."""
         with self._lock:
             if self._closed:
                 raise UnfinishedError("the run is being ended; run again to go on")
-            worker = self._idle.pop() if self._idle else self._make()
+            equipment = self._idle.pop() if self._idle else self._make()
         try:
-            yield worker
+            yield equipment
         finally:
             with self._lock:
-                self._idle.append(worker)
+                self._idle.append(equipment)
 
     def close(self) -> None:
         """End all processes at once."""
@@ -117,24 +117,24 @@ class Workers:
         )
 
 
-_WORKERS: ContextVar[Workers] = ContextVar("workers")
+_STOCK: ContextVar[Stock] = ContextVar("stock")
 
 
 @contextmanager
-def workers_for(config: JobConfig, run: Run) -> Iterator[None]:
-    """Tasks inside share the processes with the model, which end with the block."""
-    workers = Workers(config, run)
-    token = _WORKERS.set(workers)
+def equipped_for(config: JobConfig, run: Run) -> Iterator[None]:
+    """Inside, `lent` has equipment for the run; its processes end with the block."""
+    stock = Stock(config, run)
+    token = _STOCK.set(stock)
     try:
         yield
     finally:
-        _WORKERS.reset(token)
-        workers.close()
+        _STOCK.reset(token)
+        stock.close()
 
 
-def workers() -> Workers:
-    """Those of the current context."""
-    return _WORKERS.get()
+def lent() -> AbstractContextManager[Equipment]:
+    """Equipment for one worker of the run that the current context is equipped for."""
+    return _STOCK.get().lend()
 
 
 def _load(config: JobConfig, run_id: str, device: str) -> Model:

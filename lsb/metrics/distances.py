@@ -1,6 +1,6 @@
 """Distances between two sets of feature vectors, and means of scores, as mergeable states.
 
-A state holds its rows together with their record ids. Workers update their own state, states are merged in any
+A state holds its rows together with their record ids. Processes update their own state, states are merged in any
 order, and `compute` sorts by record id and folds in float64: the result depends on the set alone. Every interval
 is a 95 % percentile bootstrap over pictures with a fixed seed.
 
@@ -108,7 +108,7 @@ class _Mergeable(Metric):
     higher_is_better = False
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add another worker's state. Unlike the base class, count it as an update and forget a computed result."""
+        """Add another process's state. Unlike the base class, count it as an update and forget a computed result."""
         super().merge_state(incoming_state)
         self._update_count += incoming_state.update_count if isinstance(incoming_state, Metric) else 1
         self._computed = None

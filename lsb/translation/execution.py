@@ -15,7 +15,7 @@ from lsb.records import digest_of
 
 
 def describe(device: str, dtype: str, batch: int) -> ManifestRow:
-    """The execution columns of the manifest, for a worker's whole life.
+    """The execution columns of the manifest, for a process's whole life.
 
     Args:
         device: torch's name, such as `cpu` or `cuda:0`.

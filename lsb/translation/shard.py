@@ -50,7 +50,7 @@ def run_shard(
     store: Store,
     run: Run,
     shard: str,
-    worker: Equipment,
+    equipment: Equipment,
     *,
     chosen: Mapping[str, int] | None = None,
     commit_seconds: float = 120.0,
@@ -79,11 +79,11 @@ def run_shard(
         raise UsageError(f"run {run.id} has no shard {shard!r}; it has {run.plan['shards']}, from 00000")
     plan = read_plan(store, run)
     usable = plan.filter(pc.not_equal(plan["action"], Action.QUARANTINE.value))["record_id"]
-    limit = usable[min(worker.feature_sample, len(usable)) - 1].as_py()
+    limit = usable[min(equipment.feature_sample, len(usable)) - 1].as_py()
     planned = plan.filter(pc.equal(plan["shard"], shard)).to_pylist()
-    attempt = Attempt(store, run, shard, worker.execution, limit, committed, chosen)
+    attempt = Attempt(store, run, shard, equipment.execution, limit, committed, chosen)
     attempt.refresh()
-    job = _ShardJob(attempt, worker)
+    job = _ShardJob(attempt, equipment)
     step = f"shard {shard}"
     todo = [row["record_id"] for row in planned if attempt.due(row["record_id"])]
     progress.start(step, len(todo))
@@ -119,14 +119,14 @@ class _ShardJob:
     """Reads and translates for an attempt."""
 
     attempt: Attempt
-    worker: Equipment
+    equipment: Equipment
     hints: Hints = field(init=False)
     model: Batches = field(init=False)
 
     def __post_init__(self) -> None:
         attempt = self.attempt
         self.hints = Hints(attempt.store, attempt.run.id, attempt.shard, attempt.id)
-        self.model = Batches(self.worker.model, self.hints)
+        self.model = Batches(self.equipment.model, self.hints)
 
     def batches(self, planned: list[PlanRow]) -> Iterator[list[Picture]]:
         """Readable pictures of what is due, as many as the model takes at a time, or fewer.
@@ -138,7 +138,7 @@ class _ShardJob:
         for row in planned:
             groups.setdefault(row["duplicate_of"] or row["record_id"], []).append(row)
         due = {row["record_id"] for row in planned if self.attempt.due(row["record_id"])}
-        found = self.hints.suspects(due, self.attempt.tries, self.worker.try_seconds) if due else Counter()
+        found = self.hints.suspects(due, self.attempt.tries, self.equipment.try_seconds) if due else Counter()
         self.model.deaths.update(found)
         alone = {
             leader: max(found[row["record_id"]] for row in members)
@@ -185,7 +185,7 @@ class _ShardJob:
         """The image of records with equal bytes; None, and rows that say why, if none of them can be read."""
         for index, planned in enumerate(members):
             try:
-                data = self.worker.sources.read(planned["key"])
+                data = self.equipment.sources.read(planned["key"])
             except StoreError as error:
                 if not error.of_object:
                     raise
@@ -197,12 +197,11 @@ class _ShardJob:
                 detail = "the file's bytes are not the ones that were planned; a new run takes the new ones"
                 self.attempt.failed(planned, "source_changed", detail)
                 # Its size and time need not show it, so that the next ingest would believe what this one did.
-                doubt(
-                    self.attempt.store, self.attempt.run.dataset["name"], self.worker.sources.uri, planned["record_id"]
-                )
+                name, uri = self.attempt.run.dataset["name"], self.equipment.sources.uri
+                doubt(self.attempt.store, name, uri, planned["record_id"])
                 continue
             try:
-                image, info = self.worker.decoder.decode(data)
+                image, info = self.equipment.decoder.decode(data)
             except ImageError as error:
                 self.attempt.quarantined(planned, digest, error)
                 continue
@@ -221,5 +220,5 @@ class _ShardJob:
                 "source_height": info.height,
                 "source_orientation": info.orientation,
             }
-            return Picture(members[index:], digest, read, image, self.worker.truth_of(planned["key"]))
+            return Picture(members[index:], digest, read, image, self.equipment.truth_of(planned["key"]))
         return None

@@ -23,7 +23,7 @@ from lsb.ledger.selection import Selection
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from tests.e2e.jobs import lsb
-from tests.ledger import make_images, start, translate_all, worker
+from tests.ledger import equipment, make_images, start, translate_all
 
 LONG_AGO = time.time() - 5 * 86_400
 
@@ -108,7 +108,7 @@ def rerun(scene: Scene) -> None:
     chosen = choose(store, run, Selection())
     sources = LocalStore(scene.outside / "images")
     for shard, records in what_is_left(store, run, chosen).items():
-        run_shard(store, run, shard, worker(sources), chosen=records)
+        run_shard(store, run, shard, equipment(sources), chosen=records)
     publish(store, run, {"rows": []}, b"page of the rerun", partial=True)
 
 

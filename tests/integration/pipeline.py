@@ -16,7 +16,7 @@ from lsb.metrics.scores import Scores
 from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, make_images, picture, run_spec, worker
+from tests.ledger import Inverter, equipment, make_images, picture, run_spec
 
 
 class Counting(LocalStore):
@@ -54,13 +54,13 @@ class Pipeline:
 
     def translate(self, run: Run) -> None:
         for shard in run.shards():
-            made = worker(self.sources, Inverter(side_log=self.side_log), scorer=Judge())
+            made = equipment(self.sources, Inverter(side_log=self.side_log), scorer=Judge())
             run_shard(self.store, run, shard, made)
 
     def cut_off(self, run: Run, shard: str = "00000", batches: int = 1) -> None:
         """Translate and commit so many batches of two pictures of a shard, and no more."""
         left = iter([False] * (batches - 1))
-        made = worker(self.sources, Inverter(2, self.side_log), scorer=Judge())
+        made = equipment(self.sources, Inverter(2, self.side_log), scorer=Judge())
         run_shard(self.store, run, shard, made, stop=lambda: next(left, True))
 
     def add(self, *numbers: int) -> None:

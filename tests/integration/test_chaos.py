@@ -18,7 +18,7 @@ from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
 from lsb.store.store import Store, open_store
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, make_images, start, worker
+from tests.ledger import Inverter, equipment, make_images, start
 
 RECORDS = 400
 SHARD = 50
@@ -42,7 +42,7 @@ class Stamping(Inverter):
 def work(uri: str, run: Run, sources: Store, shard: str, side_log: Path) -> None:
     """A worker: one shard, in a process that may be killed at any moment."""
     translator = Stamping(batch=4, side_log=side_log, seconds=0.02)
-    run_shard(open_store(uri), run, shard, worker(sources, translator), commit_seconds=0.3)
+    run_shard(open_store(uri), run, shard, equipment(sources, translator), commit_seconds=0.3)
 
 
 @dataclass

@@ -25,7 +25,7 @@ from lsb.translation.batch import DEATHS
 from lsb.translation.model import Made, Model
 from lsb.translation.model_process import ModelProcess
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, make_images, picture, start, worker
+from tests.ledger import Inverter, equipment, make_images, picture, start
 
 IMAGES = 8
 MINUTE = 60.0
@@ -78,7 +78,7 @@ def rows_of(store: Store, run: Run) -> dict[str, dict[str, Any]]:
 def test_a_deadly_image_fails_and_all_others_are_translated(store: LocalStore, tmp_path: Path) -> None:
     run, sources = begin(store, tmp_path, deadly=DEADLY)
     with model(tmp_path) as process:
-        outcome = run_shard(store, run, "00000", worker(sources, process))
+        outcome = run_shard(store, run, "00000", equipment(sources, process))
     assert (outcome.finished, outcome.counts) == (True, {"ok": IMAGES, "failed": 1})
     row = rows_of(store, run)["deadly.png"]
     assert (row["error_code"], row["retryable"], row["batch"]) == ("worker_died", False, 1)
@@ -91,7 +91,7 @@ def test_a_deadly_image_fails_and_all_others_are_translated(store: LocalStore, t
 def test_a_hanging_image_fails_and_may_be_tried_again(store: LocalStore, tmp_path: Path) -> None:
     run, sources = begin(store, tmp_path, hanging=HANGING)
     with model(tmp_path, limit=0.5) as process:
-        outcome = run_shard(store, run, "00000", worker(sources, process))
+        outcome = run_shard(store, run, "00000", equipment(sources, process))
     assert (outcome.finished, outcome.counts) == (True, {"ok": IMAGES, "failed": 1})
     row = rows_of(store, run)["hanging.png"]
     assert (row["error_code"], row["retryable"], row["batch"]) == ("timed_out", True, 4)
@@ -100,7 +100,7 @@ def test_a_hanging_image_fails_and_may_be_tried_again(store: LocalStore, tmp_pat
 def test_rows_name_the_batch_that_fitted(store: LocalStore, tmp_path: Path) -> None:
     run, sources = begin(store, tmp_path, large=LARGE)
     with model(tmp_path, fits=2) as process:
-        outcome = run_shard(store, run, "00000", worker(sources, process))
+        outcome = run_shard(store, run, "00000", equipment(sources, process))
     assert (outcome.finished, outcome.counts) == (True, {"ok": IMAGES, "failed": 1})
     rows = rows_of(store, run)
     large = rows.pop("large.png")
@@ -125,7 +125,7 @@ class Fatal(ModelProcess):
 def test_a_record_that_takes_everything_along_is_found_over_several_attempts(store: LocalStore, tmp_path: Path) -> None:
     run, sources = begin(store, tmp_path, deadly=DEADLY)
     with Fatal(partial(build, tmp_path / "side.log", 99), batch=4, limit=MINUTE) as process:
-        here = worker(sources, process, try_seconds=0.0)
+        here = equipment(sources, process, try_seconds=0.0)
         ends = 0
         while pending(store, run):
             try:
@@ -153,10 +153,10 @@ def test_the_records_of_a_live_attempt_come_last_and_no_harm_is_done(store: Loca
     class Slow(Inverter):
         def translate(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Image.Image]:
             if not order:
-                assert run_shard(store, run, "00000", worker(sources, Watching(batch=4))).finished
+                assert run_shard(store, run, "00000", equipment(sources, Watching(batch=4))).finished
             return super().translate(images, *rest, **options)
 
-    outcome = run_shard(store, run, "00000", worker(sources, Slow(batch=4)))
+    outcome = run_shard(store, run, "00000", equipment(sources, Slow(batch=4)))
     assert order == [4, 1, 1, 1, 1]
     assert (outcome.finished, outcome.counts, outcome.commits) == (True, {"ok": IMAGES}, 0)
     assert len(store.list(hints_folder(run.id, "00000"))) == 2

@@ -33,7 +33,7 @@ from lsb.records import record_id
 from lsb.store.store import Store, open_store
 from lsb.store.temporary import TEMPORARY
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, make_images, picture, run_spec, start, translate_all, worker
+from tests.ledger import Inverter, equipment, make_images, picture, run_spec, start, translate_all
 
 # A server without threads does the forking: this process may have some from other tests.
 FORKS = multiprocessing.get_context("forkserver")
@@ -122,7 +122,7 @@ def clean_now(store: Store) -> set[str]:
 
 
 def translate(store: Store, run: Run, sources: Store, side_log: Path) -> None:
-    run_shard(store, run, "00000", worker(sources, Inverter(BATCH, side_log)), commit_seconds=1e-9)
+    run_shard(store, run, "00000", equipment(sources, Inverter(BATCH, side_log)), commit_seconds=1e-9)
 
 
 def test_committing(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -> None:
@@ -141,7 +141,7 @@ def test_committing(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -
         # The next run does exactly what has no row.
         done, mark = manifest_table(left_behind, run, partial=True)["source_sha256"].to_pylist(), log.stat().st_size
         orphans = set(verify(left_behind, run.id).orphans)
-        assert run_shard(left_behind, run, "00000", worker(sources, Inverter(side_log=log))).translated == len(left)
+        assert run_shard(left_behind, run, "00000", equipment(sources, Inverter(side_log=log))).translated == len(left)
         gained = log.read_text()[mark:].split()
         assert len(gained) == len(left)
         assert not set(gained) & set(done)
@@ -214,7 +214,7 @@ def test_planning_after_a_run_that_was_cut_off(store: Store, tmp_path: Path, cra
     """A snapshot of what the run before has committed, like any other; then the plan, run.json."""
     folder = make_images(tmp_path / "images", IMAGES)
     before, sources = start(store, folder, shard_size=IMAGES)
-    stopping = worker(sources, Inverter(BATCH))
+    stopping = equipment(sources, Inverter(BATCH))
     run_shard(store, before, "00000", stopping, stop=lambda: True)
     (folder / "new.png").write_bytes(encode(picture(IMAGES), "png"))
     spec = run_spec(store, sources)

@@ -19,7 +19,7 @@ from lsb.pictures.sources import open_sources
 from lsb.store.store import Store, open_store
 from lsb.translation.shard import ShardOutcome, run_shard
 from lsb.views.status import status
-from tests.ledger import Inverter, make_images, picture, start, translate_all, worker
+from tests.ledger import Inverter, equipment, make_images, picture, start, translate_all
 
 COMMITTERS = 16
 IMAGES = 8
@@ -42,7 +42,7 @@ def test_of_sixteen_committers_one_wins_each_entry_and_the_others_adopt_it(store
 
     def commit(number: int) -> ShardOutcome:
         own = open_store(store.uri)
-        return run_shard(own, run, "00000", worker(sources, Together(batch=2)), commit_seconds=1e-9)
+        return run_shard(own, run, "00000", equipment(sources, Together(batch=2)), commit_seconds=1e-9)
 
     with ThreadPoolExecutor(COMMITTERS) as pool:
         outcomes = list(pool.map(commit, range(COMMITTERS)))

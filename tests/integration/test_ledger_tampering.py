@@ -26,7 +26,7 @@ from lsb.store.scratch import ScratchStore
 from lsb.translation.shard import run_shard
 from tests.forger import change_rows, edit, fields, fit, fit_job, fit_shards, fit_snapshots, logs
 from tests.keys import key_pair
-from tests.ledger import Inverter, make_images, picture, start, translate_all, worker
+from tests.ledger import Inverter, equipment, make_images, picture, start, translate_all
 
 CHANGES = 200
 NOTHING, KEY, DIGEST, BOTH = "nothing", "key", "digest", "both"
@@ -72,7 +72,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     signer, forger = read_signer(private), read_signer(forged)
     store, other = ScratchStore(None), ScratchStore(None)
     run, sources = start(store, folder, shard_size=6)
-    judge = worker(sources, Inverter(), scorer=Judge())
+    judge = equipment(sources, Inverter(), scorer=Judge())
     for shard in run.shards()[:3]:
         run_shard(store, run, shard, judge, stop=lambda: True)
     publish(store, run, {"kid": 2.0}, b"<html>first", partial=True, signer=signer)

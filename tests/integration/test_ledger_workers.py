@@ -23,7 +23,7 @@ from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
 from lsb.views.status import status
-from tests.ledger import Inverter, make_images, picture, start, worker
+from tests.ledger import Inverter, equipment, make_images, picture, start
 
 # A server without threads does the forking: this process may have some from other tests.
 FORKS = multiprocessing.get_context("forkserver")
@@ -35,7 +35,7 @@ def work(root: Path, run: Run, sources: Store, side_log: Path, seconds: float, c
     store = LocalStore(root)
     translator = Inverter(batch=2, side_log=side_log, seconds=seconds)
     for shard in run.shards():
-        run_shard(store, run, shard, worker(sources, translator), commit_seconds=commit_seconds)
+        run_shard(store, run, shard, equipment(sources, translator), commit_seconds=commit_seconds)
 
 
 def committed(store: Store, run: Run) -> set[str]:
@@ -82,12 +82,12 @@ def test_a_worker_that_loses_adopts_the_winners_rows_and_keeps_its_own_others(tm
                 self.late = False
                 for hint in self.list(hints_folder(run.id, "00000")):
                     self.delete(hint.key)  # or the winner would leave these images for later
-                first = worker(sources, Inverter(batch=2))
+                first = equipment(sources, Inverter(batch=2))
                 assert run_shard(store, run, "00000", first, stop=lambda: True).translated == 2
             super().create(key, data)
 
     log = tmp_path / "side.log"
-    loser = worker(sources, Inverter(batch=4, side_log=log))
+    loser = equipment(sources, Inverter(batch=4, side_log=log))
     outcome = run_shard(Late(store.root), run, "00000", loser, commit_seconds=1e-9)
     assert (outcome.finished, outcome.translated, outcome.commits) == (True, 8, 2)
     counts = [sum(entry.counts.values()) for entry in open_log(store, run, "00000").entries()]
@@ -153,7 +153,7 @@ def work_until_asked(root: Path, run: Run, sources: Store, started: Path) -> Non
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     translator = Inverter(batch=1, side_log=started, seconds=0.3)
-    here = worker(sources, translator)
+    here = equipment(sources, translator)
     outcome = run_shard(LocalStore(root), run, "00000", here, commit_seconds=1000, stop=lambda: bool(asked))
     os._exit(0 if outcome.finished else 5)
 
@@ -207,4 +207,4 @@ def work_shuffled(root: Path, run: Run, sources: Store, side_log: Path, seed: in
     shards = run.shards()
     random.Random(seed).shuffle(shards)
     for shard in shards:
-        run_shard(LocalStore(root), run, shard, worker(sources, Inverter(batch=7, side_log=side_log)))
+        run_shard(LocalStore(root), run, shard, equipment(sources, Inverter(batch=7, side_log=side_log)))

@@ -76,8 +76,8 @@ ERASED = Selection(names=("0.png",))
 
 
 def work(name: str, tint: int) -> Callable[[View], Any]:
-    worker = Equipment(model=Model(Tinter(tint)), sources=SOURCES, execution={**EXECUTION, "device": name})
-    return lambda store: run_shard(store, RUN, "00000", worker, commit_seconds=1e-9)
+    equipment = Equipment(model=Model(Tinter(tint)), sources=SOURCES, execution={**EXECUTION, "device": name})
+    return lambda store: run_shard(store, RUN, "00000", equipment, commit_seconds=1e-9)
 
 
 def clean(store: View) -> None:

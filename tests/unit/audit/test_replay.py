@@ -20,7 +20,7 @@ from lsb.pictures.images import ImageInfo, decode, encode
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
-from tests.ledger import EXECUTION, Inverter, make_images, picture, start, worker
+from tests.ledger import EXECUTION, Inverter, equipment, make_images, picture, start
 
 IMAGES = 7
 
@@ -54,8 +54,8 @@ def begun(store: LocalStore, tmp_path: Path) -> tuple[Run, Store]:
     folder = make_images(tmp_path / "images", IMAGES)
     (folder / "copy.png").write_bytes((folder / "odd" / "0001.png").read_bytes())
     run, sources = start(store, folder, shard_size=4)
-    run_shard(store, run, "00000", worker(sources))
-    small = replace(worker(sources, Inverter(batch=2)), execution={**EXECUTION, "batch": 2})
+    run_shard(store, run, "00000", equipment(sources))
+    small = replace(equipment(sources, Inverter(batch=2)), execution={**EXECUTION, "batch": 2})
     run_shard(store, run, "00001", small)
     return run, sources
 
@@ -146,7 +146,7 @@ def test_another_size_is_a_difference(store: LocalStore, begun: tuple[Run, Store
 
 def test_a_lossy_output_is_compared_after_encoding(store: LocalStore, tmp_path: Path) -> None:
     run, sources = start(store, make_images(tmp_path / "images", 2), image_format="jpeg")
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     results, _ = again(store, (run, sources))
     assert all(result.same for result in results)
 

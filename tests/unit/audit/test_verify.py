@@ -24,7 +24,7 @@ from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, make_images, picture, start, translate_all, worker
+from tests.ledger import Inverter, equipment, make_images, picture, start, translate_all
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     (folder / "copy.png").write_bytes((folder / "odd" / "0001.png").read_bytes())
     store = LocalStore(place / "store")
     run, sources = start(store, folder, shard_size=4)
-    judge = worker(sources, Inverter(batch=2), scorer=Judge())
+    judge = equipment(sources, Inverter(batch=2), scorer=Judge())
     run_shard(store, run, "00000", judge, stop=lambda: True)
     publish(store, run, {"kid": 2.0}, b"<html>first", partial=True)
     for shard in run.shards():
@@ -247,7 +247,7 @@ def test_an_unfinished_run_is_incomplete(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 6), shard_size=3)
     assert verify(store, run.id).exit_code == 11
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     publish(store, run, {}, b"page", partial=True)
     verdict = verify(store, run.id)
     assert verdict.exit_code == 11

@@ -21,7 +21,7 @@ from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
 from lsb.store.store import Entries, Entry, Store
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, make_images, run_spec, start, translate_all, worker
+from tests.ledger import Inverter, equipment, make_images, run_spec, start, translate_all
 
 IMAGES = 4
 
@@ -67,7 +67,7 @@ def keys(store: Store) -> set[str]:
 def die(store: LocalStore, run: Run, sources: Store, part: str = "/log/") -> None:
     """A worker that is killed when it is about to write `part`."""
     with pytest.raises(KeyboardInterrupt):
-        run_shard(Interrupting(store.root, part, killed), run, "00000", worker(sources, Inverter(batch=2)))
+        run_shard(Interrupting(store.root, part, killed), run, "00000", equipment(sources, Inverter(batch=2)))
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_orphan_parts_of_an_attempt_that_has_committed(store: LocalStore, begun:
     run, sources = begun
     broken = Interrupting(store.root, "/log/00000001", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_shard(broken, run, "00000", worker(sources, Inverter(batch=2)), commit_seconds=1e-9)
+        run_shard(broken, run, "00000", equipment(sources, Inverter(batch=2)), commit_seconds=1e-9)
     assert clean_now(store).counts() == {"attempts": 3}
     history = open_log(store, run, "00000").history()
     assert history.condemned == {history.commits[0].attempt}
@@ -151,7 +151,7 @@ def test_a_live_attempt_that_is_condemned_makes_its_images_again(
     run, sources = begun
     seen: list[CleanUp] = []
     slow = Interrupting(store.root, "/log/00000000", lambda: seen.append(clean_now(store)))
-    outcome = run_shard(slow, run, "00000", worker(sources, Inverter(batch=2)))
+    outcome = run_shard(slow, run, "00000", equipment(sources, Inverter(batch=2)))
     assert seen[0].counts() == {"attempts": IMAGES + 1}
     assert (outcome.finished, outcome.translated, outcome.commits) == (True, 2 * IMAGES, 1)
     history = open_log(store, run, "00000").history()
@@ -173,7 +173,7 @@ def test_a_commit_that_comes_before_the_condemnation_keeps_its_files(
             done.append(clean_now(Interrupting(store.root, "/log/", commit)))
             super().create(key, data)  # refused, as after a lost answer: the entry there is its own
 
-    outcome = run_shard(Slow(store.root), run, "00000", worker(sources))
+    outcome = run_shard(Slow(store.root), run, "00000", equipment(sources))
     assert (outcome.commits, done[0].deleted) == (1, ())
     publish(store, run, {}, b"page")
     assert (verify(store, run.id).exit_code, verify(store, run.id).orphans) == (0, ())

@@ -13,7 +13,7 @@ from lsb.ledger.selection import Selection
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, make_images, start, worker
+from tests.ledger import Inverter, equipment, make_images, start
 
 GONE = ("even/0002.png", "odd/0003.png")
 
@@ -38,7 +38,7 @@ def run(store: LocalStore, folder: Path) -> Run:
     for key in GONE:
         (folder / key).unlink()
     for shard in made.shards()[:-1]:
-        run_shard(store, made, shard, worker(sources))
+        run_shard(store, made, shard, equipment(sources))
     for key, data in kept.items():
         (folder / key).write_bytes(data)
     return made
@@ -136,7 +136,7 @@ def test_what_is_chosen_is_exactly_what_is_done(store: LocalStore, run: Run, fol
     assert what_is_left(store, run, chosen) == chosen.shards
     log = tmp_path / "side.log"
     for shard, records in chosen.shards.items():
-        run_shard(store, run, shard, worker(LocalStore(folder), Inverter(side_log=log)), chosen=records)
+        run_shard(store, run, shard, equipment(LocalStore(folder), Inverter(side_log=log)), chosen=records)
     after = {row["record_id"]: row for row in manifest_table(store, run, partial=True).to_pylist()}
     done = {record for record, row in after.items() if before.get(record) != row}
     assert done == {record for records in chosen.shards.values() for record in records}
@@ -152,7 +152,7 @@ def test_a_choice_that_was_tried_in_vain_is_not_left(store: LocalStore, run: Run
     for key in GONE:
         (folder / key).unlink()
     for shard, records in chosen.shards.items():
-        run_shard(store, run, shard, worker(LocalStore(folder)), chosen=records)
+        run_shard(store, run, shard, equipment(LocalStore(folder)), chosen=records)
     assert what_is_left(store, run, chosen) == {}
     again = choose(store, run, Selection(statuses=("failed",)))
     assert again.shards == {shard: dict.fromkeys(records, 2) for shard, records in chosen.shards.items()}

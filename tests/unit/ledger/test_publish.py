@@ -19,7 +19,7 @@ from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
 from lsb.views.page_contents import page_of
-from tests.ledger import make_images, start, translate_all, worker
+from tests.ledger import equipment, make_images, start, translate_all
 
 METRICS = {"kid": 1.5, "fid": None}
 
@@ -50,7 +50,7 @@ def test_the_manifest_has_a_row_for_every_planned_record(store: LocalStore, begu
 
 def test_missing_rows_are_incomplete_unless_allowed(store: LocalStore, begun: tuple[Run, Store]) -> None:
     run, sources = begun
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     with pytest.raises(IncompleteError, match=r"3 of 8 planned records of run .* lack rows; run it again"):
         publish(store, run, METRICS, b"page")
     with pytest.raises(IncompleteError):
@@ -100,7 +100,7 @@ def test_publishing_again_with_nothing_new_writes_nothing(store: LocalStore, beg
 
 def test_new_metrics_gates_or_rows_are_a_new_snapshot(store: LocalStore, begun: tuple[Run, Store]) -> None:
     run, sources = begun
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     numbers = [publish(store, run, METRICS, b"page", partial=True).number]
     numbers.append(publish(store, run, {"kid": 1.0}, b"page", partial=True).number)
     numbers.append(publish(store, run, {"kid": 1.0}, b"page", partial=True, gates=Gates(flat_output=0.9)).number)

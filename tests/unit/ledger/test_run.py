@@ -13,7 +13,7 @@ from lsb.ledger.run import check_frozen, create_run, make_plan, open_run, pendin
 from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
-from tests.ledger import make_images, run_spec, start, worker
+from tests.ledger import equipment, make_images, run_spec, start
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_pending_is_what_has_no_row(store: LocalStore, folder: Path) -> None:
     assert pending(store, run) == {
         shard: [row["record_id"] for row in plan if row["shard"] == shard] for shard in run.shards()
     }
-    run_shard(store, run, "00001", worker(sources))
+    run_shard(store, run, "00001", equipment(sources))
     assert sorted(pending(store, run)) == ["00000", "00002"]
 
 

@@ -61,7 +61,7 @@ def finished(folder: Path, scored: Sequence[str]) -> Setting:
     run, sources = ledger.start(store, folder / "images")
     for shard in run.shards():
         more = {"scorer": Scorer(Averages()), "truth": truth} if shard in scored else {}
-        ledger.run_shard(store, run, shard, ledger.worker(sources, **more))
+        ledger.run_shard(store, run, shard, ledger.equipment(sources, **more))
     publish(store, run, {}, b"page")
     return Setting(store, run, sources, truth)
 

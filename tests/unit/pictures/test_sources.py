@@ -25,7 +25,7 @@ from lsb.store.store import Entry, Store
 from lsb.translation.shard import run_shard
 from lsb.views.page_contents import gather_report
 from lsb.views.page_html import render_report
-from tests.ledger import make_images, picture, start, worker
+from tests.ledger import equipment, make_images, picture, start
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_every_other_picture_is_ok_beside_one_of_each_odd_entry(folder: Path, tm
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, folder, read=read)
     for shard in run.shards():
-        run_shard(store, run, shard, worker(sources))
+        run_shard(store, run, shard, equipment(sources))
     rows = manifest_table(store, run).to_pylist()
     assert [row["status"] for row in rows] == ["ok"] * 4
     assert run.left_out == expected

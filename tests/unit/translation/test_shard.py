@@ -20,7 +20,7 @@ from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
 from tests.bombs import scan_bomb
-from tests.ledger import EXECUTION, Inverter, make_images, picture, start, translate_all, worker
+from tests.ledger import EXECUTION, Inverter, equipment, make_images, picture, start, translate_all
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ class Steps:
 def test_a_row_says_everything_of_an_image(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder, shard_size=10)
     steps = Steps()
-    outcome = run_shard(store, run, "00000", worker(sources), progress=steps)
+    outcome = run_shard(store, run, "00000", equipment(sources), progress=steps)
     assert (outcome.finished, outcome.counts, outcome.translated, outcome.commits) == (True, {"ok": 7}, 7, 1)
     assert steps == Steps(total=7, done=7, finished=True)
 
@@ -86,7 +86,7 @@ def test_a_row_says_everything_of_an_image(store: LocalStore, folder: Path) -> N
 def test_the_row_of_a_picture_that_was_read_smaller_says_so(store: Store, tmp_path: Path) -> None:
     Image.new("L", (12_000, 9_000), 90).save(make_images(tmp_path / "images", 1) / "large.jpg")
     run, sources = start(store, tmp_path / "images", image_format="jpeg")
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     rows = manifest(store, run)
     row = rows["large.jpg"]
     assert (row["status"], row["source_width"], row["source_height"]) == ("ok", 12_000, 9_000)
@@ -97,18 +97,18 @@ def test_the_row_of_a_picture_that_was_read_smaller_says_so(store: Store, tmp_pa
 
 def test_nothing_is_done_twice(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder, shard_size=10)
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     before = {entry.key: entry.etag for entry in store.list()}
-    outcome = run_shard(store, run, "00000", worker(sources))
+    outcome = run_shard(store, run, "00000", equipment(sources))
     assert (outcome.finished, outcome.translated, outcome.commits) == (True, 0, 0)
     assert {entry.key: entry.etag for entry in store.list()} == before
 
 
 def test_a_stop_commits_what_is_made_and_the_next_call_does_the_rest(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder, shard_size=10)
-    first = run_shard(store, run, "00000", worker(sources, Inverter(batch=3)), stop=lambda: True)
+    first = run_shard(store, run, "00000", equipment(sources, Inverter(batch=3)), stop=lambda: True)
     assert (first.finished, first.counts, first.translated, first.commits) == (False, {"ok": 3}, 3, 1)
-    second = run_shard(store, run, "00000", worker(sources, Inverter(batch=3)))
+    second = run_shard(store, run, "00000", equipment(sources, Inverter(batch=3)))
     assert (second.finished, second.counts, second.translated, second.commits) == (True, {"ok": 7}, 4, 1)
     attempts = [entry.attempt for entry in open_log(store, run, "00000").entries()]
     assert len(set(attempts)) == 2
@@ -116,7 +116,7 @@ def test_a_stop_commits_what_is_made_and_the_next_call_does_the_rest(store: Loca
 
 def test_commits_come_in_parts_that_do_not_overwrite_each_other(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder, shard_size=10)
-    outcome = run_shard(store, run, "00000", worker(sources, Inverter(batch=2)), commit_seconds=1e-9)
+    outcome = run_shard(store, run, "00000", equipment(sources, Inverter(batch=2)), commit_seconds=1e-9)
     assert outcome.commits == 4
     entries = open_log(store, run, "00000").entries()
     assert [sum(entry.counts.values()) for entry in entries] == [2, 2, 2, 1]
@@ -146,7 +146,7 @@ def test_a_copy_stands_in_for_a_first_one_that_is_gone(store: LocalStore, folder
     leader = "copy.png" if plan["copy.png"]["duplicate_of"] is None else "odd/0001.png"
     other = {"copy.png": "odd/0001.png", "odd/0001.png": "copy.png"}[leader]
     (folder / leader).unlink()
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     rows = manifest(store, run)
     assert (rows[leader]["status"], rows[leader]["error_code"]) == ("failed", "source_missing")
     assert rows[other]["status"] == "ok"
@@ -158,7 +158,7 @@ def test_sources_that_changed_or_vanished_fail_and_may_be_tried_again(store: Loc
     (folder / "odd" / "0003.png").unlink()
     (folder / "odd" / "0005.png").unlink()
     (folder / "odd" / "0005.png").mkdir()
-    outcome = run_shard(store, run, "00000", worker(sources))
+    outcome = run_shard(store, run, "00000", equipment(sources))
     assert (outcome.finished, outcome.counts) == (True, {"ok": 4, "failed": 3})
     rows = manifest(store, run)
     codes = {key: rows[key]["error_code"] for key in ("odd/0001.png", "odd/0003.png", "odd/0005.png")}
@@ -172,7 +172,7 @@ def test_sources_that_changed_or_vanished_fail_and_may_be_tried_again(store: Loc
 def test_after_a_listing_the_job_fills_in_what_is_known_of_a_source(store: LocalStore, folder: Path) -> None:
     (folder / "text.png").write_bytes(b"not a picture")
     run, sources = start(store, folder, shard_size=10, read="listing")
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     rows = manifest(store, run)
     data = (folder / "odd" / "0001.png").read_bytes()
     assert (rows["odd/0001.png"]["source_sha256"], rows["odd/0001.png"]["source_width"]) == (sha256(data), 12)
@@ -191,14 +191,14 @@ def test_a_picture_that_cannot_be_decoded_here_and_now_fails_and_may_be_tried_ag
     (folder / "text.png").write_bytes(b"not a picture")
     run, sources = start(store, folder, shard_size=20, read="listing")
     with Decoder(cpu_seconds=0.5) as decoder:
-        outcome = run_shard(store, run, "00000", worker(sources, decoder=decoder))
+        outcome = run_shard(store, run, "00000", equipment(sources, decoder=decoder))
     assert (outcome.finished, outcome.counts) == (True, {"ok": 7, "failed": 2, "quarantined": 1})
     rows = manifest(store, run)
     for name in ("bomb.jpg", "copy.jpg"):
         row = rows[name]
         assert (row["error_code"], row["retryable"], row["source_sha256"]) == ("decode_timed_out", True, sha256(bomb))
     chosen = {rows[name]["record_id"]: 1 for name in ("bomb.jpg", "copy.jpg")}
-    assert run_shard(store, run, "00000", worker(sources), chosen=chosen).counts == {"ok": 9, "quarantined": 1}
+    assert run_shard(store, run, "00000", equipment(sources), chosen=chosen).counts == {"ok": 9, "quarantined": 1}
 
 
 class CountingDecoder(Decoder):
@@ -216,7 +216,7 @@ def test_copies_of_what_cannot_be_decoded_are_not_decoded_again(store: LocalStor
         (folder / name).write_bytes((folder / "odd" / "0001.png").read_bytes())
     run, sources = start(store, folder, shard_size=20)
     decoder = CountingDecoder()
-    assert run_shard(store, run, "00000", worker(sources, decoder=decoder)).counts == {"failed": 9}
+    assert run_shard(store, run, "00000", equipment(sources, decoder=decoder)).counts == {"failed": 9}
     assert decoder.calls == 7
 
 
@@ -232,7 +232,7 @@ class Fussy(Inverter):
 def test_one_image_that_cannot_be_translated_does_not_take_its_batch_along(store: LocalStore, folder: Path) -> None:
     (folder / "large.png").write_bytes(encode(picture(60, (13, 13)), "png"))
     run, sources = start(store, folder, shard_size=10)
-    outcome = run_shard(store, run, "00000", worker(sources, Fussy()))
+    outcome = run_shard(store, run, "00000", equipment(sources, Fussy()))
     assert outcome.counts == {"ok": 7, "failed": 1}
     row = manifest(store, run)["large.png"]
     assert (row["status"], row["error_code"], row["retryable"]) == ("failed", "translate_error", True)
@@ -252,9 +252,9 @@ def test_transient_faults_are_raised_and_leave_what_is_committed(store: LocalSto
 
     run, sources = start(store, folder, shard_size=10)
     with pytest.raises(StoreBusyError):
-        run_shard(store, run, "00000", worker(Busy(folder), Inverter(batch=2)), commit_seconds=1e-9)
+        run_shard(store, run, "00000", equipment(Busy(folder), Inverter(batch=2)), commit_seconds=1e-9)
     assert [len(left) for left in pending(store, run).values()] == [3]
-    assert run_shard(store, run, "00000", worker(sources)).translated == 3
+    assert run_shard(store, run, "00000", equipment(sources)).translated == 3
 
 
 @dataclass
@@ -280,7 +280,7 @@ def test_scores_features_and_truths(store: LocalStore, folder: Path, tmp_path: P
     (truth / "odd" / "0003.png").write_bytes(b"broken")
     run, sources = start(store, folder, shard_size=10)
     judge = Judge()
-    here = worker(sources, scorer=judge, truth=LocalStore(truth), feature_sample=5)
+    here = equipment(sources, scorer=judge, truth=LocalStore(truth), feature_sample=5)
     run_shard(store, run, "00000", here)
     rows = manifest(store, run)
     assert dict(rows["odd/0001.png"]["scores"]).keys() == {"output_contrast", "width"}
@@ -298,7 +298,7 @@ def test_other_formats_name_the_pixels_that_come_out_of_the_file(
     store: LocalStore, folder: Path, image_format: str, suffix: str
 ) -> None:
     run, sources = start(store, folder, shard_size=10, image_format=image_format)
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     for row in manifest(store, run).values():
         assert row["output_key"].endswith(suffix)
         assert row["pixels_sha256"] == pixels_sha256(decode(store.read(row["output_key"]))[0])
@@ -318,20 +318,20 @@ def test_chosen_records_are_tried_once_more_and_others_left_alone(store: LocalSt
     gone = {name: (folder / "odd" / name).read_bytes() for name in ("0001.png", "0003.png")}
     for name in gone:
         (folder / "odd" / name).unlink()
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     before = manifest(store, run)
     assert (before["odd/0001.png"]["status"], before["odd/0001.png"]["tries"]) == ("failed", 1)
 
     chosen = {before[key]["record_id"]: 1 for key in ("odd/0001.png", "even/0000.png")}
-    again = run_shard(store, run, "00000", worker(sources), chosen=chosen)
+    again = run_shard(store, run, "00000", equipment(sources), chosen=chosen)
     assert (again.translated, again.commits, again.counts) == (0, 1, {"ok": 5, "failed": 2})
     for name, data in gone.items():
         (folder / "odd" / name).write_bytes(data)
     # The same choice once more finds that the try it asked for has been made.
-    assert run_shard(store, run, "00000", worker(sources), chosen=chosen).commits == 0
+    assert run_shard(store, run, "00000", equipment(sources), chosen=chosen).commits == 0
     steps = Steps()
     chosen = dict.fromkeys(chosen, 2)
-    assert run_shard(store, run, "00000", worker(sources), chosen=chosen, progress=steps).translated == 1
+    assert run_shard(store, run, "00000", equipment(sources), chosen=chosen, progress=steps).translated == 1
     assert (steps.total, steps.done) == (1, 1)
 
     after = manifest(store, run)
@@ -344,7 +344,7 @@ def test_two_who_try_a_failed_record_again_commit_one_row(store: LocalStore, fol
     missing = folder / "odd" / "0001.png"
     data = missing.read_bytes()
     missing.unlink()
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     missing.write_bytes(data)
     chosen = {manifest(store, run)["odd/0001.png"]["record_id"]: 1}
 
@@ -354,10 +354,10 @@ def test_two_who_try_a_failed_record_again_commit_one_row(store: LocalStore, fol
         def create(self, key: str, data: bytes) -> None:
             if self.late and "/log/" in key:
                 self.late = False
-                assert run_shard(store, run, "00000", worker(sources), chosen=chosen).commits == 1
+                assert run_shard(store, run, "00000", equipment(sources), chosen=chosen).commits == 1
             super().create(key, data)
 
-    loser = run_shard(Late(store.root), run, "00000", worker(sources), chosen=chosen)
+    loser = run_shard(Late(store.root), run, "00000", equipment(sources), chosen=chosen)
     assert (loser.translated, loser.commits, loser.counts) == (1, 0, {"ok": 7})
     assert manifest(store, run)["odd/0001.png"]["tries"] == 2
 
@@ -365,15 +365,15 @@ def test_two_who_try_a_failed_record_again_commit_one_row(store: LocalStore, fol
 def test_a_shard_that_does_not_exist(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder)
     with pytest.raises(UsageError, match="has no shard '00009'; it has 2"):
-        run_shard(store, run, "00009", worker(sources))
+        run_shard(store, run, "00009", equipment(sources))
 
 
 def test_nobody_writes_to_a_log_that_was_tampered_with(store: LocalStore, folder: Path) -> None:
     run, sources = start(store, folder, shard_size=10)
-    run_shard(store, run, "00000", worker(sources, Inverter(batch=2)), commit_seconds=1e-9, stop=lambda: True)
-    run_shard(store, run, "00000", worker(sources, Inverter(batch=2)), commit_seconds=1e-9, stop=lambda: True)
+    run_shard(store, run, "00000", equipment(sources, Inverter(batch=2)), commit_seconds=1e-9, stop=lambda: True)
+    run_shard(store, run, "00000", equipment(sources, Inverter(batch=2)), commit_seconds=1e-9, stop=lambda: True)
     store.delete(f"runs/{run.id}/shards/00000/log/00000000.json")
     before = [entry.key for entry in store.list()]
     with pytest.raises(TamperedError, match=r"00000000\.json is missing"):
-        run_shard(store, run, "00000", worker(sources))
+        run_shard(store, run, "00000", equipment(sources))
     assert [entry.key for entry in store.list()] == before

@@ -18,7 +18,7 @@ from lsb.records import record_id
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from lsb.views.export import Exported, _folded, export, target_names
-from tests.ledger import make_images, picture, start, translate_all, worker
+from tests.ledger import equipment, make_images, picture, start, translate_all
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def test_outputs_come_under_the_sources_names(store: LocalStore, tmp_path: Path)
 
 def test_an_export_goes_on_where_it_was_cut_off(store: LocalStore, tmp_path: Path) -> None:
     run, sources = start(store, make_images(tmp_path / "images", 6), shard_size=3)
-    run_shard(store, run, "00000", worker(sources))
+    run_shard(store, run, "00000", equipment(sources))
     assert export(store, run, tmp_path / "out") == Exported(written=3, unchanged=0, without_output=3)
-    run_shard(store, run, "00001", worker(sources))
+    run_shard(store, run, "00001", equipment(sources))
     assert export(store, run, tmp_path / "out") == Exported(written=3, unchanged=3, without_output=0)
 
 

@@ -9,7 +9,7 @@ import pytest
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from lsb.views.status import status
-from tests.ledger import Inverter, make_images, start, translate_all, worker
+from tests.ledger import Inverter, equipment, make_images, start, translate_all
 
 
 def test_counts_follow_the_commits(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_counts_follow_the_commits(tmp_path: Path) -> None:
     assert now.shards == {"done": 0, "partial": 0, "pending": 3}
     assert (now.first_commit, now.rate, now.seconds_left, now.finished) == (None, None, None, False)
 
-    run_shard(store, run, "00000", worker(sources, Inverter(batch=2)), stop=lambda: True)
+    run_shard(store, run, "00000", equipment(sources, Inverter(batch=2)), stop=lambda: True)
     now = status(store, run)
     assert now.records["ok"] == 2
     assert now.shards == {"done": 0, "partial": 1, "pending": 2}
@@ -44,7 +44,7 @@ def test_the_rate_counts_from_the_start_of_the_work_and_leaves_pauses_out(tmp_pa
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 9), shard_size=9)
     began = time.monotonic()
-    run_shard(store, run, "00000", worker(sources, Inverter(seconds=2)), stop=lambda: True)
+    run_shard(store, run, "00000", equipment(sources, Inverter(seconds=2)), stop=lambda: True)
     took = time.monotonic() - began
     now = status(store, run)
     assert now.first_commit == now.last_commit
@@ -54,7 +54,7 @@ def test_the_rate_counts_from_the_start_of_the_work_and_leaves_pauses_out(tmp_pa
 
     time.sleep(3)
     began = time.monotonic()
-    run_shard(store, run, "00000", worker(sources, Inverter()), stop=lambda: True)
+    run_shard(store, run, "00000", equipment(sources, Inverter()), stop=lambda: True)
     took += time.monotonic() - began
     rate = status(store, run).rate
     assert rate is not None
@@ -65,7 +65,7 @@ def test_what_several_did_at_once_counts_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 4), shard_size=2)
     work = [
-        threading.Thread(target=run_shard, args=(store, run, shard, worker(sources, Inverter(seconds=2))))
+        threading.Thread(target=run_shard, args=(store, run, shard, equipment(sources, Inverter(seconds=2))))
         for shard in run.shards()
     ]
     began = time.monotonic()

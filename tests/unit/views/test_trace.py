@@ -16,7 +16,7 @@ from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from lsb.views.trace import Trace, run_of_output, trace
 from tests.bombs import scan_bomb
-from tests.ledger import EXECUTION, MODEL, Inverter, make_images, picture, start, worker
+from tests.ledger import EXECUTION, MODEL, Inverter, equipment, make_images, picture, start
 
 
 @pytest.fixture
@@ -33,10 +33,10 @@ def run(store: LocalStore, tmp_path: Path) -> Run:
     made, sources = start(store, folder, shard_size=3)
     (folder / "odd" / "0005.png").unlink()
     shards = made.shards()
-    run_shard(store, made, shards[0], worker(sources, Inverter(batch=1)), stop=lambda: True)
+    run_shard(store, made, shards[0], equipment(sources, Inverter(batch=1)), stop=lambda: True)
     publish(store, made, {}, b"page", partial=True)
     for shard in shards:
-        run_shard(store, made, shard, worker(sources))
+        run_shard(store, made, shard, equipment(sources))
     publish(store, made, {}, b"page")
     return made
 
