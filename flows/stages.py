@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
 from flows.watching.interruption import interruptible
@@ -13,6 +13,7 @@ from lsb.jobs.lineage import prompts_of_job
 from lsb.jobs.vanished import refuse_to_translate
 from lsb.ledger.dataset import Dataset
 from lsb.ledger.run import Run, open_run, pending
+from lsb.metrics.table import Measures
 from lsb.models.load import identify
 from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
@@ -21,6 +22,14 @@ from tasks.guarded.flow import observed
 from tasks.ingest import ingest_source
 from tasks.optimise import optimise_prompt
 from tasks.plan import plan_run
+
+
+@dataclass(frozen=True)
+class Translated:
+    """What a call has translated, and of which run."""
+
+    run: str
+    translated: int  # images
 
 
 @observed(name="ingest")
@@ -48,7 +57,7 @@ def plan_only(config: JobConfig) -> Run:
 
 
 @observed(name="translate")
-def translate_only(config: JobConfig, resume: str | None = None, accept_vanished: bool = False) -> dict[str, Any]:
+def translate_only(config: JobConfig, resume: str | None = None, accept_vanished: bool = False) -> Translated:
     """Translate every pending shard of the planned run.
 
     Args:
@@ -67,11 +76,11 @@ def translate_only(config: JobConfig, resume: str | None = None, accept_vanished
         done = translate_all(config, run)
     if done.over_budget is not None:
         raise BudgetExceededError(f"{done.over_budget}; what is done is committed, with a larger budget it goes on")
-    return {"run": run.id, "translated": done.translated}
+    return Translated(run.id, done.translated)
 
 
 @observed(name="evaluate")
-def evaluate_only(config: JobConfig, resume: str | None = None) -> dict[str, Any]:
+def evaluate_only(config: JobConfig, resume: str | None = None) -> Measures:
     """Measure what is committed of the planned run. Publishes nothing."""
     device_of(config)
     run = _planned(config, resume)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lsb.config.job import JobConfig
 from lsb.errors import LsbError, SourceError, StoreError, UsageError
 from lsb.jobs.loading import backbone_for, extractor_for
 from lsb.jobs.measures import evaluation_settings, open_target, open_truth, unmeasured
 from lsb.ledger.run import open_run
 from lsb.metrics.evaluation import evaluate
+from lsb.metrics.table import Measures
 from lsb.observation import observer
 from lsb.pictures.sources import open_sources
 from lsb.redaction import redact
@@ -18,7 +17,7 @@ from tasks.guarded.step import step
 
 
 @step(name="evaluate")
-def evaluate_run(config: JobConfig, run_id: str, or_say_why: bool = False) -> dict[str, Any]:
+def evaluate_run(config: JobConfig, run_id: str, or_say_why: bool = False) -> Measures:
     """The content of metrics.json for what is committed.
 
     Args:
@@ -34,7 +33,7 @@ def evaluate_run(config: JobConfig, run_id: str, or_say_why: bool = False) -> di
         return unmeasured(config, redact(f"measuring failed: {type(error).__name__}: {error}"))
 
 
-def _measures(config: JobConfig, run_id: str) -> dict[str, Any]:
+def _measures(config: JobConfig, run_id: str) -> Measures:
     store = open_store(config.store)
     run = open_run(store, run_id)
     measures = evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lsb.config.job import JobConfig
@@ -19,7 +20,7 @@ from tasks.guarded.step import step
 def publish_run(
     config: JobConfig,
     run_id: str,
-    metrics: dict[str, Any],
+    metrics: Mapping[str, Any],
     partial: bool = False,
     named: bool = True,
     stopped: str | None = None,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,7 +31,7 @@ class _Line:
     done: int = 0
     started: float = 0.0
     said: float = 0.0
-    figures: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class LineProgress(Progress):
@@ -86,7 +86,7 @@ class BarProgress(Progress):
             console=Console(file=stream),
         )
         self._tasks: dict[str, TaskID] = {}
-        self._figures: dict[str, dict[str, Any]] = {}
+        self._figures: dict[str, dict[str, float]] = {}
 
     def start(self, name: str, total: int) -> None:
         if not self._tasks:
@@ -152,13 +152,13 @@ class PartProgress(Progress):
         del name
 
 
-def _add(figures: dict[str, Any], new: dict[str, Any]) -> None:
+def _add(figures: dict[str, float], new: Mapping[str, float]) -> None:
     """Counts add up, measures such as a loss replace the one before."""
     for name, value in new.items():
         figures[name] = figures.get(name, 0) + value if isinstance(value, int) else value
 
 
-def _shown(figures: dict[str, Any]) -> str:
+def _shown(figures: Mapping[str, float]) -> str:
     parts = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
     ]

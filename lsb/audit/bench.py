@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
-from lsb.audit.replay import Bench, replay
+from lsb.audit.replay import Bench, PublishedOutput, replay
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Finding, Verdict
 from lsb.errors import ModelError, SourceError, UnverifiableError
 from lsb.ledger.layout import run_file
 from lsb.ledger.run import Run, open_run
 from lsb.ledger.transform import TRANSFORM_VERSION
-from lsb.models.load import identify, load_backbone
+from lsb.models.load import ModelOptions, identify, load_backbone
 from lsb.models.protocol import Backbone
 from lsb.pictures.sources import open_sources
 from lsb.store.store import Store
@@ -64,7 +63,7 @@ class _Workbench:
     model: str
     loras: tuple[str, ...]
 
-    def bench(self, row: Mapping[str, Any]) -> Bench:
+    def bench(self, row: PublishedOutput) -> Bench:
         """A translator for the conditions of `row`; on the CPU where its device is not here."""
         recorded = str(row["device"]).split(":", 1)[0]
         device = recorded if recorded == "cuda" and torch.cuda.is_available() else "cpu"
@@ -72,11 +71,10 @@ class _Workbench:
         return Bench(translator, describe(device, self.run.transform["dtype"], row["batch"]))
 
     def _backbone(self, device: str) -> Backbone:
-        options = {**self._options, "device": device, "dtype": self.run.transform["dtype"]}
-        return load_backbone(self.model, **options)
+        return load_backbone(self.model, device=device, dtype=self.run.transform["dtype"], **self._options)
 
     @cached_property
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> ModelOptions:
         """What names the run's model; checked once to be it."""
         version = self.run.transform["transform_version"]
         if version != TRANSFORM_VERSION:
@@ -86,7 +84,7 @@ class _Workbench:
         named = self.run.model
         # A hub id means the commit that it stood for; a place on disk has no revisions.
         revision = named["revision"] if self.model == named["id"] else None
-        options: dict[str, Any] = {"revision": revision, "loras": self.loras}
+        options: ModelOptions = {"revision": revision, "loras": self.loras}
         try:
             identity = identify(self.model, **options)
         except ModelError as error:

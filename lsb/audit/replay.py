@@ -6,10 +6,10 @@ must be the same to the bit. Elsewhere they must lie within `TOLERANCES`, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pyarrow.compute as pc
@@ -21,6 +21,7 @@ from lsb.errors import DecodingError, ImageError, LsbError, StoreError, Tampered
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.run import Run
+from lsb.ledger.schemas import ManifestRow
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import decode, encode, pixels_sha256
 from lsb.pictures.sources import Source
@@ -28,8 +29,25 @@ from lsb.records import Status, sha256
 from lsb.store.store import Store
 from lsb.translation.model import Translates
 
-CONDITIONS = ("device", "dtype", "batch", "instruction_set", "packages_sha256")
+Condition = Literal["device", "dtype", "batch", "instruction_set", "packages_sha256"]
+CONDITIONS: tuple[Condition, ...] = ("device", "dtype", "batch", "instruction_set", "packages_sha256")
 _COLUMNS = ["record_id", "source_key", "source_sha256", "output_key", "output_sha256", "pixels_sha256", *CONDITIONS]
+
+
+class PublishedOutput(TypedDict):
+    """Of an output's row what a replay needs."""
+
+    record_id: str
+    source_key: str
+    source_sha256: str
+    output_key: str
+    output_sha256: str
+    pixels_sha256: str
+    device: str
+    dtype: str
+    batch: int
+    instruction_set: str
+    packages_sha256: str
 
 
 @dataclass(frozen=True)
@@ -54,14 +72,14 @@ class Bench:
     """A translator for a row's conditions, and the conditions that it really works under."""
 
     translator: Translates
-    conditions: Mapping[str, Any]
+    conditions: ManifestRow
 
 
 def replay(
     store: Store,
     run: Run,
     sources: Source,
-    bench: Callable[[Mapping[str, Any]], Bench],
+    bench: Callable[[PublishedOutput], Bench],
     count: int,
     seed: str = "",
 ) -> list[Replayed]:
@@ -85,7 +103,7 @@ def replay(
     return sorted(results, key=lambda result: result.record_id)
 
 
-def _rows(store: Store, run: Run) -> dict[str, dict[str, Any]]:
+def _rows(store: Store, run: Run) -> dict[str, PublishedOutput]:
     """One row for each output that this transform made, by output key."""
     rows = collect(store, run, gates=Gates()).rows
     made = pc.and_(pc.equal(rows["status"], Status.OK.value), pc.equal(rows["transform_id"], run.transform_id))
@@ -93,11 +111,11 @@ def _rows(store: Store, run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _replay_alike(
-    store: Store, run: Run, sources: Source, bench: Bench, rows: Sequence[Mapping[str, Any]]
+    store: Store, run: Run, sources: Source, bench: Bench, rows: Sequence[PublishedOutput]
 ) -> Iterator[Replayed]:
     """Replay rows that were made under the same conditions."""
     differing = tuple(name for name in CONDITIONS if bench.conditions[name] != rows[0][name])
-    images: list[tuple[Mapping[str, Any], Image.Image]] = []
+    images: list[tuple[PublishedOutput, Image.Image]] = []
     for row in rows:
         try:
             images.append((row, _source(sources, row)))
@@ -112,7 +130,7 @@ def _replay_alike(
         yield _compare(store, row, decode(encode(output, "jpeg"))[0] if lossy else output, differing)
 
 
-def _source(sources: Source, row: Mapping[str, Any]) -> Image.Image:
+def _source(sources: Source, row: PublishedOutput) -> Image.Image:
     try:
         data = sources.read(row["source_key"])
     except StoreError as error:
@@ -122,7 +140,7 @@ def _source(sources: Source, row: Mapping[str, Any]) -> Image.Image:
     return shared_decoder().decode(data)[0]
 
 
-def _compare(store: Store, row: Mapping[str, Any], made: Image.Image, differing: tuple[str, ...]) -> Replayed:
+def _compare(store: Store, row: PublishedOutput, made: Image.Image, differing: tuple[str, ...]) -> Replayed:
     if pixels_sha256(made) == row["pixels_sha256"]:
         return _result(row, differing, same=True, largest=0, mean=0.0)
     key = row["output_key"]
@@ -156,7 +174,7 @@ def _within(allowed: Tolerance, largest: int, mean: float) -> bool:
     return largest <= allowed.largest and mean <= allowed.mean
 
 
-def _result(row: Mapping[str, Any], differing: tuple[str, ...], *, same: bool = False, **figures: Any) -> Replayed:
+def _result(row: PublishedOutput, differing: tuple[str, ...], *, same: bool = False, **figures: Any) -> Replayed:
     return Replayed(
         record_id=row["record_id"],
         source_key=row["source_key"],

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lsb.redaction import visible, without_secrets
 
 if TYPE_CHECKING:
-    from flows.translate import JobResult
     from lsb.audit.verdict import Replayed, Verdict
-    from lsb.jobs.dry_run import DryRun
     from lsb.jobs.erase import Erased
     from lsb.jobs.gc import CleanUp
     from lsb.jobs.rerun import Chosen
@@ -27,10 +25,12 @@ if TYPE_CHECKING:
     from lsb.views.diff import Difference
     from lsb.views.export import Exported
     from lsb.views.status import RunStatus
-    from lsb.views.trace import Trace
+
+# What is printed of a thing, by the names under which it is. Nothing but `show` looks into it.
+Figures = Mapping[str, object]
 
 
-def show(figures: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = ()) -> None:
+def show(figures: Figures, *, as_json: bool, lines: Iterable[str] = ()) -> None:
     """Print names and values, one a line, nested ones on one line; as text `lines` follow."""
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=2, default=str) + "\n")
@@ -43,7 +43,7 @@ def show(figures: Mapping[str, Any], *, as_json: bool, lines: Iterable[str] = ()
         _print(line)
 
 
-def show_all(several: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+def show_all(several: Sequence[Figures], *, as_json: bool) -> None:
     """Print several things of a kind: as JSON one list, as text with an empty line between them."""
     if as_json:
         sys.stdout.write(json.dumps(several, indent=2, default=str) + "\n")
@@ -59,15 +59,7 @@ def complain(message: str) -> None:
     sys.stderr.write(visible(without_secrets(message)) + "\n")
 
 
-def dry_run(resolved: DryRun) -> dict[str, Any]:
-    return asdict(resolved)
-
-
-def result(done: JobResult) -> dict[str, Any]:
-    return asdict(done)
-
-
-def chosen(found: Chosen) -> dict[str, Any]:
+def chosen(found: Chosen) -> Figures:
     return {
         "run": found.run,
         "records": found.records,
@@ -83,7 +75,7 @@ def chosen_lines(found: Chosen) -> Iterator[str]:
         yield from (f"{record}  {shard}  {found.why[record]}  {found.sources[record]}" for record in records)
 
 
-def difference(found: Difference) -> dict[str, Any]:
+def difference(found: Difference) -> Figures:
     return asdict(found)
 
 
@@ -94,12 +86,12 @@ def difference_lines(found: Difference) -> Iterator[str]:
     yield from (f"~ {key}  ({', '.join(parts)})" for key, parts in found.changed.items())
 
 
-def counted(figures: Mapping[str, Any]) -> dict[str, Any]:
+def counted(figures: Figures) -> Figures:
     """Numbers in place of lists, for people who are shown the lists below."""
     return {name: len(value) if isinstance(value, (list, tuple, dict)) else value for name, value in figures.items()}
 
 
-def dataset(found: Dataset) -> dict[str, Any]:
+def dataset(found: Dataset) -> Figures:
     return {
         "data_set": found.name,
         "version": found.version,
@@ -111,14 +103,14 @@ def dataset(found: Dataset) -> dict[str, Any]:
     }
 
 
-def prompts(stored: Sequence[StoredPrompt]) -> dict[str, Any]:
+def prompts(stored: Sequence[StoredPrompt]) -> Figures:
     return {
         side: {"domain": prompt.domain, "id": prompt.id, "key": prompt.key, "learned_now": prompt.new}
         for side, prompt in zip(("source", "target"), stored, strict=True)
     }
 
 
-def plan(planned: Run, uri: str) -> dict[str, Any]:
+def plan(planned: Run, uri: str) -> Figures:
     return {
         "run": uri,
         "records": planned.plan["records"],
@@ -130,7 +122,7 @@ def plan(planned: Run, uri: str) -> dict[str, Any]:
     }
 
 
-def status(counted: RunStatus) -> dict[str, Any]:
+def status(counted: RunStatus) -> Figures:
     return {
         "run": counted.run_id,
         "planned": counted.planned,
@@ -145,7 +137,7 @@ def status(counted: RunStatus) -> dict[str, Any]:
     }
 
 
-def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
+def verdict(found: Verdict, *, as_json: bool) -> Figures:
     """As text only the number of findings: each is a complaint of its own."""
     return {
         "run": found.run_id,
@@ -161,12 +153,12 @@ def verdict(found: Verdict, *, as_json: bool) -> dict[str, Any]:
     }
 
 
-def clean_up(done: CleanUp, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
+def clean_up(done: CleanUp, *, dry_run: bool, as_json: bool) -> Figures:
     """A dry run lists every object, JSON always does."""
     if dry_run and not as_json:
         for leftover in done.deleted:
             _print(f"would delete {leftover.key} ({leftover.size} bytes)")
-    figures: dict[str, Any] = {
+    figures: dict[str, object] = {
         "dry_run": dry_run,
         "deleted": len(done.deleted),
         "bytes": done.size,
@@ -178,11 +170,7 @@ def clean_up(done: CleanUp, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
     return {**figures, "objects": [asdict(leftover) for leftover in done.deleted]} if as_json else figures
 
 
-def trace(found: Trace) -> dict[str, Any]:
-    return asdict(found)
-
-
-def erased(done: Erased, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
+def erased(done: Erased, *, dry_run: bool, as_json: bool) -> Figures:
     """A dry run lists every record and file, JSON always does; counted is what is erased by this call alone."""
     if dry_run and not as_json:
         for record, key in done.records.items():
@@ -203,7 +191,7 @@ def erased(done: Erased, *, dry_run: bool, as_json: bool) -> dict[str, Any]:
     }
 
 
-def export(done: Exported, destination: Path, *, as_json: bool) -> dict[str, Any]:
+def export(done: Exported, destination: Path, *, as_json: bool) -> Figures:
     """As text only the number of what could not be written: each is a complaint of its own."""
     reasons = {key: str(error) for key, error in done.not_written.items()}
     return {
@@ -217,7 +205,7 @@ def export(done: Exported, destination: Path, *, as_json: bool) -> dict[str, Any
     }
 
 
-def metrics(measured: Mapping[str, Any]) -> dict[str, Any]:
+def metrics(measured: Mapping[str, Any]) -> Figures:
     """The rows' values, without intervals, and why there are none."""
     rows = {
         row["key"]: {name: cell["value"] for name, cell in row.items() if isinstance(cell, dict) and "value" in cell}

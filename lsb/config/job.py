@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -29,6 +29,9 @@ from lsb.errors import BridgeError, ConfigError
 from lsb.fields import Count, Fraction, Frozen, Location, ModelLocation, Name, Seconds
 from lsb.prompts.settings import DomainPrompt, LearningConfig, PromptRequest, Side
 from lsb.redaction import without_secrets
+
+if TYPE_CHECKING:
+    from lsb.models.load import ModelOptions  # with it comes torch
 
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\..*)?")
 _LONGEST_SHOWN = 80
@@ -167,7 +170,7 @@ class JobConfig(Frozen):
         return PromptRequest(domain, wanted, self.learning, self.seed, self.execution.dtype)
 
     @property
-    def model_options(self) -> dict[str, Any]:
+    def model_options(self) -> ModelOptions:
         """What `load_backbone` and `identify` take beside the model."""
         return {"revision": self.revision, "strict": self.strict, "loras": self.loras}
 

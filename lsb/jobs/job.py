@@ -160,7 +160,11 @@ def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -
         config.execution.dtype,
         config.output.format,
     )
-    asked = {"job": config.name, "dataset": {"name": config.source.domain}, "transform": transform}
+    asked: dict[str, object] = {
+        "job": config.name,
+        "dataset": {"name": config.source.domain},
+        "transform": transform,
+    }
     frozen = {**frozen_parts(run), "dataset": {"name": run.dataset["name"]}}
     learned = [side for side in SIDES if config.prompt_request(side).wanted.images is not None]
     if before is not None and learned:
@@ -189,7 +193,7 @@ def _prompt_asked_for(run: Run, before: JobConfig | None, config: JobConfig, sid
         return frozen
 
 
-def _learned_by(config: JobConfig, sides: Sequence[Side]) -> dict[str, Any]:
+def _learned_by(config: JobConfig, sides: Sequence[Side]) -> dict[str, object]:
     """The settings that prompts are learned with, wherever the images lie."""
     prompts = {}
     for side in sides:

@@ -7,21 +7,21 @@ from typing import Any
 
 from lsb.config.job import JobConfig
 from lsb.errors import SourceError, StoreError
-from lsb.metrics.table import SCHEMA
+from lsb.metrics.table import SCHEMA, Measures
 from lsb.metrics.truths import Truths
 from lsb.pictures.optional import listed_pictures, listing_digest
 from lsb.pictures.sources import Source, open_sources
 
 
-def evaluation_settings(config: JobConfig) -> dict[str, Any]:
+def evaluation_settings(config: JobConfig) -> Mapping[str, object]:
     """What the metrics were measured with, apart from the run. Kept in metrics.json."""
-    settings = config.evaluate.model_dump(mode="json")
+    settings: dict[str, object] = config.evaluate.model_dump(mode="json")
     if settings["measure"]:  # as it was before there was a choice
         del settings["measure"]
     return settings
 
 
-def unmeasured(config: JobConfig, reason: str) -> dict[str, Any]:
+def unmeasured(config: JobConfig, reason: str) -> Measures:
     """The content of metrics.json of what was not measured, and why, in a sentence without its end."""
     return {"schema": SCHEMA, "rows": [], "unmeasured": reason, "settings": evaluation_settings(config)}
 

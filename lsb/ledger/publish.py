@@ -17,6 +17,7 @@ from lsb.ledger.log.snapshots import (
     MANIFEST_NAME,
     METRICS_NAME,
     REPORT_NAME,
+    Head,
     Snapshot,
     SnapshotHistory,
     SnapshotLog,
@@ -113,7 +114,7 @@ def publish(
     return last
 
 
-def current_heads(store: Store, run: Run) -> dict[str, dict[str, Any]]:
+def current_heads(store: Store, run: Run) -> dict[str, Head]:
     """Each shard's newest log entry as a snapshot names it; shards without one are absent."""
     entries = ((shard, open_log(store, run, shard).entries()) for shard in run.shards())
     return {shard: _head(commits[-1]) for shard, commits in entries if commits}
@@ -137,11 +138,11 @@ def _collected(store: Store, run: Run, partial: bool, gates: Gates) -> Collected
     return collected
 
 
-def _head(entry: LogEntry) -> dict[str, Any]:
+def _head(entry: LogEntry) -> Head:
     return {"key": entry.link.key, "generation": entry.link.number, "sha256": entry.link.sha256}
 
 
-def _same(last: Snapshot, heads: Mapping[str, Any], collected: Collected, metrics: str, gates: Gates) -> bool:
+def _same(last: Snapshot, heads: Mapping[str, Head], collected: Collected, metrics: str, gates: Gates) -> bool:
     rows = (last.heads, last.erasures) == (heads, collected.erasures)
     return rows and last.files[METRICS_NAME] == metrics and last.gates == gates.thresholds()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from lsb.metrics.features import FeatureExtractor, Features
 from lsb.metrics.picture import MEASURES
 from lsb.metrics.retrieval import hits
 from lsb.metrics.scores import OF_SOURCE, Scorer, Scores
-from lsb.metrics.table import COLUMNS, SCHEMA
+from lsb.metrics.table import COLUMNS, SCHEMA, Measures
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import from_square, pixels_sha256, to_images, to_square, to_tensor
 from lsb.progress import NoProgress, Progress
@@ -74,7 +73,7 @@ class MeasuredRow:
     def __getitem__(self, column: str) -> Estimate:
         return self.values[column]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Mapping[str, object]:
         estimates = {column.key: self.values[column.key]._asdict() for column in COLUMNS}
         return {"key": self.key, "images": self.images, **estimates}
 
@@ -91,7 +90,7 @@ class EvaluationResult:
     def row(self, key: str) -> MeasuredRow:
         return next(row for row in self.rows if row.key == key)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Measures:
         """What metrics.json holds. Every number is finite or null with a reason."""
         return {
             "schema": SCHEMA,

@@ -10,7 +10,7 @@ translated. A folder in which nothing can be read is taken to be away, which is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from lsb.ledger.run import Run
 from lsb.metrics.comparison import Comparison, evaluate_images
 from lsb.metrics.features import FeatureExtractor
 from lsb.metrics.scores import OF_SOURCE, Scores
+from lsb.metrics.table import Measures
 from lsb.metrics.truths import Truths
 from lsb.models.protocol import Backbone
 from lsb.pictures.optional import find_picture, listed_pictures, listing_digest, refuse_absence
@@ -67,7 +68,7 @@ def evaluate(
     sample: int = SAMPLE,
     *,
     progress: Progress = NoProgress(),
-) -> dict[str, Any]:
+) -> Measures:
     """The content of metrics.json for what is committed of `run`.
 
     Args:

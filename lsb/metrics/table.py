@@ -2,14 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from lsb.metrics.column import Column
 from lsb.metrics.picture import MEASURES
 
 SCHEMA = "lsb.metrics/1"
+
+
+class LeftOut(TypedDict):
+    """How many pictures of the sample could not be read, or are others than those that were translated."""
+
+    sources: int
+    outputs: int
+    targets: int
+    truths: int
+
+
+class Sample(TypedDict):
+    """What was compared."""
+
+    rule: str
+    images: int
+    targets: int
+    truths: int
+    left_out: NotRequired[LeftOut]
+    ambiguous_truths: NotRequired[int]  # sources with several truths of their name and other suffixes
+
+
+class ExtractorUsed(TypedDict):
+    """The network behind the features."""
+
+    id: str
+    digest: str
+
+
+class Interval(TypedDict):
+    """How the intervals were made."""
+
+    level: float
+    resamples: int
+
+
+class ComparedWith(TypedDict):
+    """Digests of the listings of the target's and the truths' pictures, None where none were given."""
+
+    target: str | None
+    truth: str | None
+
+
+class Measures(TypedDict):
+    """The content of metrics.json. What was not measured, or not known to an older version, is missing."""
+
+    schema: str
+    sample: NotRequired[Sample]
+    extractor: NotRequired[ExtractorUsed]
+    interval: NotRequired[Interval]
+    rows: Sequence[Mapping[str, Any]]  # `key`, `images`, and by each column's key an estimate as it is shown
+    compared_with: NotRequired[ComparedWith]
+    unmeasured: NotRequired[str]  # why there are no rows, in a sentence without its end
+    settings: NotRequired[Mapping[str, object]]  # what `lsb.jobs.measures.evaluation_settings` says
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 from urllib.parse import unquote, urlsplit
 
 from lsb.errors import ModelError, UnsafeWeightsError
@@ -20,6 +21,14 @@ from lsb.models.stable_diffusion import load_stable_diffusion
 from lsb.redaction import redact
 
 logger = logging.getLogger(__name__)
+
+
+class ModelOptions(TypedDict, total=False):
+    """What `identify` and `load_backbone` take to find a model's files."""
+
+    revision: str | None
+    strict: bool
+    loras: tuple[str, ...]
 
 
 @dataclass(frozen=True)

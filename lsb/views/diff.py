@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -28,6 +27,9 @@ _OF_ROWS = {
     "transform": ("transform_id",),
     "output": ("pixels_sha256",),
 }
+
+Row = Mapping[str, object]  # the columns that are compared
+Rows = Mapping[str, Row]  # by source key
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def compare(before: str, after: str) -> Difference:
     return _difference(_rows(before), _rows(after), _OF_ROWS)
 
 
-def _records(found: re.Match[str]) -> dict[str, dict[str, Any]]:
+def _records(found: re.Match[str]) -> Rows:
     store = open_store(found["root"] or ".")
     tables = [entry for entry in store.list(found["folder"]) if _DATASET.fullmatch(entry.key)]
     key = f"{found['folder']}/{found['table']}" if found["table"] else found["folder"]
@@ -71,7 +73,7 @@ def _records(found: re.Match[str]) -> dict[str, dict[str, Any]]:
     return _by_key(read_table(store.read(tables[-1].key), RECORDS), "key", _OF_RECORDS)
 
 
-def _rows(uri: str) -> dict[str, dict[str, Any]]:
+def _rows(uri: str) -> Rows:
     root, run_id = parse_run_uri(uri)
     store: Store = open_store(root)
     snapshot = latest_snapshot(store, open_run(store, run_id))
@@ -80,14 +82,12 @@ def _rows(uri: str) -> dict[str, dict[str, Any]]:
     return _by_key(read_manifest(store, reference(snapshot)), "source_key", _OF_ROWS)
 
 
-def _by_key(table: pa.Table, key: str, parts: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+def _by_key(table: pa.Table, key: str, parts: Mapping[str, tuple[str, ...]]) -> Rows:
     columns = [column for names in parts.values() for column in names]
     return {row.pop(key): row for row in table.select([key, *columns]).to_pylist()}
 
 
-def _difference(
-    before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]], parts: Mapping[str, tuple[str, ...]]
-) -> Difference:
+def _difference(before: Rows, after: Rows, parts: Mapping[str, tuple[str, ...]]) -> Difference:
     changed = {}
     both = before.keys() & after.keys()
     for key in sorted(both):
@@ -102,7 +102,7 @@ def _difference(
     )
 
 
-def _differ(before: Mapping[str, Any], after: Mapping[str, Any], names: tuple[str, ...]) -> bool:
+def _differ(before: Row, after: Row, names: tuple[str, ...]) -> bool:
     if "etag" in names and None not in (before["sha256"], after["sha256"]):
         names = ("sha256",)  # the same bytes under another time are no change
     elif "etag" in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -12,6 +12,7 @@ from PIL import Image
 from lsb.ledger.layout import run_folder
 from lsb.ledger.manifest import Collected
 from lsb.ledger.run import Run
+from lsb.ledger.schemas import ManifestRow
 from lsb.metrics.truths import Truths, usable_truths
 from lsb.pictures.optional import find_picture
 from lsb.pictures.sources import Source, described
@@ -58,13 +59,13 @@ def gather_report(
         truth: each source's truth under the source's own name, with any suffix.
         stopped: why some records have no row.
     """
-    rows = collected.rows.to_pylist()
+    rows: list[ManifestRow] = collected.rows.to_pylist()
     uri = f"{store.uri.rstrip('/')}/{run_folder(run.id)}"
     counts = {status.value: sum(row["status"] == status for row in rows) for status in Status}
     counts["pending"] = run.plan["records"] - len(rows)
     done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
     measured = [row for row in done if FARTHEST in dict(row["scores"] or ())]
-    farthest = sorted(measured, key=lambda row: -dict(row["scores"])[FARTHEST])
+    farthest = sorted(measured, key=lambda row: -dict(row["scores"] or ())[FARTHEST])
     truths = usable_truths(truth)
     examples = tuple(_examples(done[:GRID], store, sources, truths))
     worst = tuple(_examples(farthest[:WORST], store, sources, truths))
@@ -94,10 +95,11 @@ def gather_report(
     )
 
 
-def _examples(rows: list[dict[str, Any]], store: Store, sources: Source, truths: Truths | None) -> Iterator[Example]:
+def _examples(rows: Sequence[ManifestRow], store: Store, sources: Source, truths: Truths | None) -> Iterator[Example]:
     for row in rows:
         source = find_picture(sources, row["source_key"], row["source_sha256"])
-        output = source and find_picture(store, row["output_key"], row["output_sha256"])
+        key = row["output_key"]
+        output = find_picture(store, key, row["output_sha256"]) if source and key else None
         if source is None or output is None:
             continue
         truth = None if truths is None else truths.find(row["source_key"])

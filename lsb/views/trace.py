@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,8 +17,8 @@ from lsb.errors import DecodingError, ImageError, NotFoundError, TamperedError, 
 from lsb.ledger.log.commit_log import LogEntry, read_checked
 from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.manifest import Gates, collect
-from lsb.ledger.run import Run, open_log, open_named_run, open_run
-from lsb.ledger.schemas import MANIFEST, read_table
+from lsb.ledger.run import ModelReference, Run, open_log, open_named_run, open_run
+from lsb.ledger.schemas import MANIFEST, ManifestRow, read_table
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import pixels_sha256
 from lsb.records import key_of, sha256
@@ -25,9 +26,80 @@ from lsb.store.store import Store
 from lsb.views.problems import detail_alone
 
 _OUTPUT = re.compile(r"(?P<root>.*/)?(?P<key>runs/(?P<run>[^/]+)/shards/[^/]+/[^/]+/[^/]+)")
-_SOURCE = ("key", "sha256", "bytes", "format", "mode", "width", "height", "orientation")
-_EXECUTION = ("device", "dtype", "batch", "instruction_set", "code_version", "code_commit", "packages_sha256")
-_OUTPUT_COLUMNS = ("key", "sha256", "bytes", "format", "width", "height")
+
+
+class SourceFile(TypedDict):
+    """The file that was translated, as it was read."""
+
+    key: str
+    sha256: str | None
+    bytes: int | None
+    format: str | None
+    mode: str | None
+    width: int | None
+    height: int | None
+    orientation: int | None
+    place: str  # the source that it lay in
+
+
+class UsedPrompt(TypedDict):
+    """A prompt. `text` is None where the document beside it is gone."""
+
+    key: str
+    id: str
+    text: str | None
+
+
+class Making(TypedDict):
+    """Who made it, and when; by a carried row the run that did."""
+
+    shard: str | None
+    attempt: str | None
+    tries: int
+    started: datetime | None
+    finished: datetime | None
+    carried_from: str | None
+
+
+class Execution(TypedDict):
+    """The conditions that it was made under, see `lsb.translation.execution`."""
+
+    device: str | None
+    dtype: str | None
+    batch: int | None
+    instruction_set: str | None
+    code_version: str | None
+    code_commit: str | None
+    packages_sha256: str | None
+
+
+class Output(TypedDict):
+    """What came of it. `file` says whether it is still there: `intact`, `differs` or `missing`."""
+
+    key: str
+    sha256: str
+    bytes: int | None
+    format: str | None
+    width: int | None
+    height: int | None
+    pixels_sha256: str | None
+    file: str
+
+
+class NamedEntry(TypedDict):
+    """The entry of a shard's log that made the row visible."""
+
+    key: str
+    sha256: str
+    time: str
+
+
+class NamedSnapshot(TypedDict):
+    """A snapshot by its number and the digest of its entry."""
+
+    number: int
+    sha256: str
+    time: str
 
 
 @dataclass(frozen=True)
@@ -39,15 +111,15 @@ class Trace:
     record_id: str
     status: str
     error: str | None
-    source: dict[str, Any]
-    model: dict[str, Any]
-    prompts: dict[str, Any]  # "source" and "target" -> key, id and text
-    settings: dict[str, Any]  # transform id, bridge, preprocessing, encoder, seed
-    made: dict[str, Any]  # shard, attempt, tries, when, and by a carried row the run that made it
-    execution: dict[str, Any]
-    output: dict[str, Any] | None  # key, digests, and whether the file still has them
-    committed_by: dict[str, Any] | None  # the log entry
-    snapshots: list[dict[str, Any]]  # that hold this row: number and digest
+    source: SourceFile
+    model: ModelReference
+    prompts: dict[str, UsedPrompt]  # of "source" and "target"
+    settings: dict[str, object]  # transform id, bridge, preprocessing, encoder, seed
+    made: Making
+    execution: Execution
+    output: Output | None
+    committed_by: NamedEntry | None  # None for what ingest set aside
+    snapshots: list[NamedSnapshot]  # that hold this row
 
 
 def run_of_output(place: str) -> str:
@@ -98,7 +170,7 @@ def _find(rows: pa.Table, what: str) -> tuple[str, pa.Table]:
     raise UsageError(f"{what} was not made by this run: no output has its bytes or its pixels")
 
 
-def _snapshots(store: Store, run: Run, records: pa.ChunkedArray) -> Iterator[tuple[dict[str, Any], pa.Table]]:
+def _snapshots(store: Store, run: Run, records: pa.ChunkedArray) -> Iterator[tuple[NamedSnapshot, pa.Table]]:
     """Each snapshot with the rows that it has of `records`."""
     history = SnapshotLog(store, run.id, run.sha256).history()
     times = {link.number: link.document["time"] for link in history.links}
@@ -112,13 +184,12 @@ def _snapshots(store: Store, run: Run, records: pa.ChunkedArray) -> Iterator[tup
 def _trace(
     store: Store,
     run: Run,
-    row: Mapping[str, Any],
+    row: ManifestRow,
     found_by: str,
-    snapshots: Sequence[tuple[dict[str, Any], pa.Table]],
+    snapshots: Sequence[tuple[NamedSnapshot, pa.Table]],
 ) -> Trace:
     maker = open_named_run(store, row["carried_from"]) if row["carried_from"] else run
-    entry = _committed_by(store, maker, row)
-    same = {name: row[name] for name in ("record_id", "attempt", "tries", "status")}
+    same = {"record_id": row["record_id"], "attempt": row["attempt"], "tries": row["tries"], "status": row["status"]}
     code = row["error_code"]
     error = f"{code}: {detail_alone(code, row['error_detail'])}" if code else None
     transform = run.transform
@@ -128,8 +199,18 @@ def _trace(
         record_id=row["record_id"],
         status=row["status"],
         error=error,
-        source={name: row[f"source_{name}"] for name in _SOURCE} | {"place": run.source},
-        model={name: row[f"model_{name}"] for name in ("id", "revision", "digest")},
+        source={
+            "key": row["source_key"],
+            "sha256": row["source_sha256"],
+            "bytes": row["source_bytes"],
+            "format": row["source_format"],
+            "mode": row["source_mode"],
+            "width": row["source_width"],
+            "height": row["source_height"],
+            "orientation": row["source_orientation"],
+            "place": run.source,
+        },
+        model={"id": row["model_id"], "revision": row["model_revision"], "digest": row["model_digest"]},
         prompts={side: _prompt(store, run.prompts[side]) for side in ("source", "target")},
         settings={
             "transform_id": row["transform_id"],
@@ -143,16 +224,22 @@ def _trace(
             "finished": row["finished"],
             "carried_from": row["carried_from"],
         },
-        execution={name: row[name] for name in _EXECUTION},
-        output=_output(store, row) if row["output_key"] else None,
-        committed_by={"key": entry.link.key, "sha256": entry.link.sha256, "time": entry.link.document["time"]}
-        if entry
-        else None,
+        execution={
+            "device": row["device"],
+            "dtype": row["dtype"],
+            "batch": row["batch"],
+            "instruction_set": row["instruction_set"],
+            "code_version": row["code_version"],
+            "code_commit": row["code_commit"],
+            "packages_sha256": row["packages_sha256"],
+        },
+        output=_output(store, row),
+        committed_by=_named(_committed_by(store, maker, row)),
         snapshots=[snapshot for snapshot, held in snapshots if same in held.to_pylist()],
     )
 
 
-def _committed_by(store: Store, run: Run, row: Mapping[str, Any]) -> LogEntry | None:
+def _committed_by(store: Store, run: Run, row: ManifestRow) -> LogEntry | None:
     """The log entry that made the row visible; None for what ingest set aside, which no shard ever saw."""
     if row["shard"] is None:
         return None
@@ -165,7 +252,13 @@ def _committed_by(store: Store, run: Run, row: Mapping[str, Any]) -> LogEntry | 
     return None
 
 
-def _prompt(store: Store, key: str) -> dict[str, Any]:
+def _named(entry: LogEntry | None) -> NamedEntry | None:
+    if entry is None:
+        return None
+    return {"key": entry.link.key, "sha256": entry.link.sha256, "time": entry.link.document["time"]}
+
+
+def _prompt(store: Store, key: str) -> UsedPrompt:
     """Where a prompt lies, and its words from the document beside it."""
     folder, _, name = key.rpartition("/")
     identity = name.split(".", 1)[0]
@@ -176,10 +269,22 @@ def _prompt(store: Store, key: str) -> dict[str, Any]:
     return {"key": key, "id": identity, "text": text}
 
 
-def _output(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {name: row[f"output_{name}"] for name in _OUTPUT_COLUMNS} | {"pixels_sha256": row["pixels_sha256"]}
+def _output(store: Store, row: ManifestRow) -> Output | None:
+    key, digest = row["output_key"], row["output_sha256"]
+    if key is None or digest is None:
+        return None
+    file = "intact"
     try:
-        read_checked(store, row["output_key"], row["output_sha256"])
+        read_checked(store, key, digest)
     except TamperedError as error:
-        return facts | {"file": "missing" if isinstance(error.__cause__, NotFoundError) else "differs"}
-    return facts | {"file": "intact"}
+        file = "missing" if isinstance(error.__cause__, NotFoundError) else "differs"
+    return {
+        "key": key,
+        "sha256": digest,
+        "bytes": row["output_bytes"],
+        "format": row["output_format"],
+        "width": row["output_width"],
+        "height": row["output_height"],
+        "pixels_sha256": row["pixels_sha256"],
+        "file": file,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -93,7 +94,7 @@ def trace(
     from lsb.views.trace import trace as find
 
     store, run_id = open_store_of(run or run_of_output(output))
-    render.show_all([render.trace(found) for found in find(store, run_id, output)], as_json=json)
+    render.show_all([asdict(found) for found in find(store, run_id, output)], as_json=json)
 
 
 def export(

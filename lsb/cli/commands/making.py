@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from lsb.cli import options as opt
@@ -78,13 +79,13 @@ def run(
     if dry_run:
         from lsb.jobs.dry_run import dry_run as resolve
 
-        render.show(render.dry_run(resolve(job, options, resume=run_in(job, resume))), as_json=json)
+        render.show(asdict(resolve(job, options, resume=run_in(job, resume))), as_json=json)
         return
     with _prefect(verbose):
         from flows.translate import translate_dataset
 
         result = translate_dataset(job, run_in(job, resume), options)
-    render.show(render.result(result), as_json=json)
+    render.show(asdict(result), as_json=json)
 
 
 def ingest(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
@@ -142,7 +143,7 @@ def translate(
         from flows.stages import translate_only
 
         done = translate_only(job, run_in(job, resume), accept_vanished)
-    render.show({"run": run_uri(job, done["run"]), "translated": done["translated"]}, as_json=json)
+    render.show({"run": run_uri(job, done.run), "translated": done.translated}, as_json=json)
 
 
 def evaluate(
@@ -178,7 +179,7 @@ def publish(
         from flows.stages import publish_only
 
         result = publish_only(job, run_in(job, resume))
-    render.show(render.result(result), as_json=json)
+    render.show(asdict(result), as_json=json)
 
 
 def rerun(
@@ -232,7 +233,7 @@ def rerun(
         from flows.rerun import rerun_records
 
         result = rerun_records(job, run_id, chosen)
-    render.show(render.result(result), as_json=json)
+    render.show(asdict(result), as_json=json)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -51,7 +51,7 @@ def well_formed(key: str) -> Iterator[None]:
         raise TamperedError(f"{key} does not hold what its schema demands ({reason})", key=key) from error
 
 
-def seal(document: dict[str, Any]) -> bytes:
+def seal(document: Mapping[str, object]) -> bytes:
     """RFC 8785 bytes of `document` with its seal."""
     return canonical_json({**document, SEAL: digest_of(document)})
 

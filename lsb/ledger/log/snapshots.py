@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from lsb.errors import LsbError, TamperedError, UnverifiableError
 from lsb.ledger import layout
@@ -22,22 +22,44 @@ REPORT_NAME = "report/index.html"
 _OF_THE_LOG = ("schema", "run", "run_sha256", "nonce", "time")
 
 
+class Head(TypedDict):
+    """How a snapshot names the newest entry of a shard's log."""
+
+    key: str
+    generation: int
+    sha256: str
+
+
+class SnapshotDocument(TypedDict):
+    """What an entry of the snapshot log holds, apart from what every log entry holds."""
+
+    kind: str
+    folder: int
+    files: dict[str, str]  # name in the folder -> SHA-256
+    heads: dict[str, Head]  # by shard
+    counts: dict[str, int]
+    planned: int
+    gates: dict[str, float]
+    erasures: dict[str, str]
+    stopped: str | None
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """An immutable view of a run. `heads` maps each shard to the digest of its log's last entry then."""
+    """An immutable view of a run. `heads` has each shard's newest entry at that time."""
 
     run_id: str
     number: int
     folder: str
     files: dict[str, str]  # name in the folder -> SHA-256
-    heads: dict[str, dict[str, Any]]  # shard -> {"generation", "sha256"}
+    heads: dict[str, Head]  # by shard
     counts: dict[str, int]
     planned: int
     gates: dict[str, float]
     erasures: dict[str, str]  # key -> digest of the log entries that erased images, as far as the manifest knows
     stopped: str | None  # why planned records have no row, if somebody knows
     sha256: str  # of the entry in snapshots/log
-    stated: dict[str, Any]  # what the entry says apart from what the log itself adds: the snapshot attests to this
+    stated: Mapping[str, Any]  # what the entry says apart from what the log itself adds: the snapshot attests to this
 
     @property
     def missing(self) -> int:
@@ -198,14 +220,13 @@ def _snapshot(link: Link) -> Snapshot:
 def snapshot_document(
     folder: int,
     files: Mapping[str, str],
-    heads: Mapping[str, Any],
+    heads: Mapping[str, Head],
     counts: Mapping[str, int],
     planned: int,
     gates: Mapping[str, float],
     erasures: Mapping[str, str],
     stopped: str | None = None,
-) -> dict[str, Any]:
-    """What an entry of the snapshot log holds, apart from what every log entry holds."""
+) -> SnapshotDocument:
     return {
         "kind": SNAPSHOT,
         "folder": folder,
