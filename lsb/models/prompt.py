@@ -26,7 +26,7 @@ from lsb.store.store import open_store
 SLOT = "{token}"
 # All metadata in one value: the order of several is not fixed, and a prompt's id must be.
 _METADATA_KEY = "lsb"
-_MAX_HEADER = 1_000_000
+_MAX_HEADER = 100_000_000  # the library's own limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,7 @@ def to_bytes(prompt: Prompt) -> bytes:
     words = {"template": prompt.template, "prefix": prompt.prefix}
     if prompt.token is None or prompt.vectors is None:
         return canonical_json(words)
-    metadata = {_METADATA_KEY: canonical_json(words).decode()}
-    return safetensors_torch.save({prompt.token: prompt.vectors}, metadata)
+    return with_words({prompt.token: prompt.vectors}, canonical_json(words).decode())
 
 
 def from_bytes(data: bytes, *, token: str | None = None) -> Prompt:
@@ -108,6 +107,24 @@ def from_bytes(data: bytes, *, token: str | None = None) -> Prompt:
         raise PromptError("a prompt file must be safetensors or JSON; these bytes are neither") from error
     template, prefix = _words(words)
     return Prompt(template, prefix=prefix)
+
+
+def with_words(tensors: dict[str, Tensor], words: str) -> bytes:
+    """A safetensors file that says something of its own, such as JSON."""
+    return safetensors_torch.save(tensors, {_METADATA_KEY: words})
+
+
+def names_and_words(data: bytes) -> tuple[list[str], str | None]:
+    """What the tensors of a safetensors file are called, and what `with_words` made it say; None without that.
+
+    Raises:
+        PromptError: the file is damaged, or its header names a key twice.
+    """
+    header = _header(data)
+    words = header.pop("__metadata__", {}).get(_METADATA_KEY)
+    if words is not None and not isinstance(words, str):
+        raise PromptError("embedding is not valid safetensors: its metadata are no texts")
+    return list(header), words
 
 
 def load_prompt(path: str | Path, *, token: str | None = None) -> Prompt:
@@ -169,15 +186,14 @@ def _checked(vectors: Tensor, token: str) -> Tensor:
 
 
 def _from_safetensors(data: bytes, token: str | None) -> Prompt:
-    header = _header(data)
-    words = _json(header.pop("__metadata__", {}).get(_METADATA_KEY), {"template": SLOT, "prefix": ""})
-    template, prefix = _words(words)
-    if len(header) != 1:
-        names = ", ".join(sorted(header)[:4]) or "none"
-        if "clip_g" in header:
+    found, words = names_and_words(data)
+    template, prefix = _words({"template": SLOT, "prefix": ""} if words is None else _json(words))
+    if len(found) != 1:
+        names = ", ".join(sorted(found)[:4]) or "none"
+        if "clip_g" in found:
             raise PromptError(f"an embedding for SDXL ({names}); use one made for Stable Diffusion 1.x or 2.x")
         raise PromptError(
-            f"a prompt file holds one embedding, this one {len(header)} ({names}); give each a file of its own"
+            f"a prompt file holds one embedding, this one {len(found)} ({names}); give each a file of its own"
         )
     try:
         ((name, tensor),) = safetensors_torch.load(data).items()
@@ -193,15 +209,13 @@ def _header(data: bytes) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
     if length > min(len(data) - 8, _MAX_HEADER):
         raise PromptError(f"embedding is cut short: a header of {length} bytes in a file of {len(data)}")
-    header = _json(data[8 : 8 + length], None)
+    header = _json(data[8 : 8 + length])
     if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
         raise PromptError("embedding is not valid safetensors: its header is no mapping")
     return header
 
 
-def _json(text: bytes | str | None, default: Any) -> Any:
-    if text is None:
-        return default
+def _json(text: bytes | str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -224,4 +238,4 @@ def _words(value: Any) -> tuple[str, str]:
 
 
 def _nameless(data: bytes) -> bool:
-    return data[8:9] == b"{" and "emb_params" in _header(data)
+    return data[8:9] == b"{" and "emb_params" in names_and_words(data)[0]

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from lsb.bridge.noise import unit_noise
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
-from lsb.models.prompt import Prompt
+from lsb.models.prompt import Prompt, names_and_words, with_words
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import pixels_sha256, to_rgb, to_square, to_tensor
 from lsb.progress import NoProgress, Progress
@@ -46,7 +46,6 @@ MAX_MISHAPS = 3
 _VALIDATION_DRAWS = 16
 _BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8  # Adam
 _TENSORS = ("vectors", "mean", "square", "best_vectors")
-_METADATA_KEY = "lsb"
 
 
 class Checkpoint(Protocol):
@@ -305,8 +304,7 @@ def _save(checkpoint: Checkpoint | None, state: _State, settings: dict[str, Any]
         return
     tensors = {name: getattr(state, name).contiguous() for name in _TENSORS}
     numbers = {name: value for name, value in vars(state).items() if name not in _TENSORS}
-    metadata = {_METADATA_KEY: json.dumps({"settings": settings, "state": numbers})}
-    checkpoint.save(safetensors_torch.save(tensors, metadata))
+    checkpoint.save(with_words(tensors, json.dumps({"settings": settings, "state": numbers})))
 
 
 def _resume(checkpoint: Checkpoint | None, settings: dict[str, Any]) -> _State | None:
@@ -319,11 +317,10 @@ def _resume(checkpoint: Checkpoint | None, settings: dict[str, Any]) -> _State |
     if data is None:
         return None
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        saved = json.loads(header["__metadata__"][_METADATA_KEY])
+        saved = json.loads(names_and_words(data)[1] or "")
         values: dict[str, Any] = {**safetensors_torch.load(data), **saved["state"]}
         state = _State(**values)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (PromptError, SafetensorError, ValueError, KeyError, TypeError) as error:
         logger.warning("the checkpoint of the prompt cannot be read and is begun anew: %s", redact(str(error)))
         return None
     differing = sorted(key for key in settings if saved["settings"].get(key) != json.loads(json.dumps(settings[key])))

@@ -101,6 +101,7 @@ def test_bad_files(tmp_path: Path) -> None:
         struct.pack("<Q", 1 << 40) + b"{}": "cut short",
         struct.pack("<Q", 2) + b"{]": "not JSON",
         struct.pack("<Q", len(header)) + header + b"\0" * 4: "names a key twice",
+        struct.pack("<Q", 26) + b'{"__metadata__":{"lsb":7}}': "metadata are no texts",
         save({"one": vectors(), "two": vectors()}): r"one embedding, this one 2 \(one, two\)",
         save({"<x>": torch.full((1, 4), torch.nan)}): "NaN",
         save({"<x>": torch.zeros(2, 3, 4)}): "shape",
