@@ -13,12 +13,14 @@ import logging
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lsb.errors import ModelError, StoreBusyError, StoreError, UnsafeWeightsError
 from lsb.isolation import private_folder
-from lsb.models.files import COMPONENTS, PICKLES, is_part
+from lsb.models.files import PICKLES
 from lsb.records import digest_of
 from lsb.store.answers import is_md5
 from lsb.store.store import Entry, open_s3
@@ -29,8 +31,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def download(uri: str) -> Path:
+def download(uri: str, parts: Sequence[str] = ()) -> Path:
     """A local copy of the diffusers folder or `.safetensors` file at an `s3://` URI. Copies nothing but safe files.
+
+    Args:
+        parts: patterns of what is copied of a folder, by names below it.
 
     Raises:
         UnsafeWeightsError: pickled weights only.
@@ -41,8 +46,7 @@ def download(uri: str) -> Path:
         raise ModelError(f"model {uri} is a whole bucket; put the model into a folder of it: s3://bucket/folder")
     try:
         store = open_s3(parent)
-        parts = _parts(store, name, uri)
-        return _copy(store, parts) / name
+        return _copy(store, _found(store, name, uri, parts)) / name
     except StoreError as error:
         if error.transient:
             raise
@@ -51,26 +55,35 @@ def download(uri: str) -> Path:
         raise ModelError(f"cannot keep a copy of {uri}: {error.strerror}; check HF_HOME and its space") from error
 
 
-def _parts(store: S3Store, name: str, uri: str) -> list[Entry]:
+def _found(store: S3Store, name: str, uri: str, parts: Sequence[str]) -> list[Entry]:
     """What is to be copied, by its key below the model's parent."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in PICKLES:
         raise UnsafeWeightsError(f"{uri} is a pickle, which can run code; give a .safetensors file")
     if suffix == ".safetensors":
         folder = name.removesuffix(suffix)
-        return [store.entry(name), *(entry for entry in store.list(folder) if is_part(_below(folder, entry)))]
+        return [store.entry(name), *(entry for entry in store.list(folder) if _is_one(_below(folder, entry), parts))]
     found = {_below(name, entry): entry for entry in store.list(name)}
     if not found:
         raise ModelError(f"no model at {uri}: there is nothing below it")
-    for component in COMPONENTS:
-        inside = [PurePosixPath(key) for key in found if key.startswith(f"{component}/")]
-        pickles = [path.name for path in inside if path.suffix.lower() in PICKLES]
-        if pickles and not any(is_part(str(path)) and path.suffix == ".safetensors" for path in inside):
+    chosen = {key: entry for key, entry in found.items() if _is_one(key, parts)}
+    for folder in sorted({pattern.rpartition("/")[0] for pattern in parts if pattern.endswith(".safetensors")}):
+        pickles = [path.name for key in found if (path := _within(folder, key)) and path.suffix.lower() in PICKLES]
+        if pickles and not any((path := _within(folder, key)) and path.suffix == ".safetensors" for key in chosen):
+            place = f"{uri}/{folder}".rstrip("/")
             raise UnsafeWeightsError(
-                f"{uri}/{component} has only pickled weights ({pickles[0]}), which can run code; "
-                "convert them to safetensors"
+                f"{place} has only pickled weights ({pickles[0]}), which can run code; convert them to safetensors"
             )
-    return [entry for key, entry in found.items() if is_part(key)]
+    return list(chosen.values())
+
+
+def _is_one(key: str, parts: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in parts)
+
+
+def _within(folder: str, key: str) -> PurePosixPath | None:
+    path = PurePosixPath(key)
+    return path if path.parent == PurePosixPath(folder) else None
 
 
 def _below(folder: str, entry: Entry) -> str:

@@ -36,6 +36,17 @@ _CONFIGS = {
     "scheduler": "scheduler_config.json",
 }
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+# What a folder's model is made of; whatever else lies there is neither copied nor read.
+PARTS = (
+    *(f"{component}/*.json" for component in _CONFIGS),
+    "tokenizer/merges.txt",
+    *(
+        f"{component}/{stem}{rest}.safetensors"
+        for component in COMPONENTS
+        for stem in ("diffusion_pytorch_model", "model")
+        for rest in ("", ".fp16", "-[0-9]*-of-*", ".fp16-[0-9]*-of-*")
+    ),
+)
 _LIBRARIES = frozenset({"diffusers", "transformers", None})
 # Older versions of diffusers put `.fp16` behind the number of a shard.
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(\.fp16)?(?:-\d{5}-of-\d{5}(\.fp16)?)?\.safetensors")
@@ -92,7 +103,7 @@ class ModelFiles:
         return found
 
 
-def of_folder(folder: Path, *, id: str | None = None, revision: str | None = None) -> ModelFiles:
+def of_folder(folder: Path) -> ModelFiles:
     """A diffusers folder, checked without reading its weights.
 
     Raises:
@@ -107,7 +118,7 @@ def of_folder(folder: Path, *, id: str | None = None, revision: str | None = Non
             _refuse_pickles(folder / component)
             raise ModelError(f"{folder / component} has no safetensors weights; a diffusers folder has them there")
         variants[component] = variant
-    return ModelFiles(id or folder.resolve().name, revision, folder, variants=variants)
+    return ModelFiles(folder.resolve().name, None, folder, variants=variants)
 
 
 def of_checkpoint(checkpoint: Path) -> ModelFiles:
@@ -140,14 +151,6 @@ def class_name(folder: Path) -> str | None:
     index = folder / "model_index.json"
     name = _read_json(index).get("_class_name") if index.is_file() else None
     return name if isinstance(name, str) else None
-
-
-def is_part(name: str) -> bool:
-    """Whether a file of a diffusers folder, by its name there, is one that a model is loaded from. All are safe."""
-    folder, _, file = name.rpartition("/")
-    if folder in COMPONENTS and _WEIGHTS.fullmatch(file):
-        return True
-    return name == "model_index.json" or (folder in _CONFIGS and (file.endswith(".json") or file == "merges.txt"))
 
 
 def check_lora(path: Path) -> Path:

@@ -15,7 +15,7 @@ from lsb.errors import ModelError, UnsafeWeightsError
 from lsb.ledger.transform import ModelIdentity
 from lsb.models.device import usable_device
 from lsb.models.download import download
-from lsb.models.files import COMPONENTS, PICKLES, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
+from lsb.models.files import PARTS, PICKLES, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
 from lsb.models.protocol import Backbone
 from lsb.models.stable_diffusion import load_stable_diffusion
 from lsb.redaction import redact
@@ -38,13 +38,15 @@ class Family:
     Attributes:
         files: which files of a folder fix the pixels, checked without reading weights; its errors are ModelErrors.
         load: the backbone of such files on a device, in a dtype.
+        parts: patterns of their names in the folder, such as `unet/*.json`: nothing else is fetched from the hub or S3.
     """
 
     files: Callable[[Path], ModelFiles]
     load: Callable[[ModelFiles, str, str], Backbone]
+    parts: Sequence[str]
 
 
-STABLE_DIFFUSION = Family(of_folder, load_stable_diffusion)
+STABLE_DIFFUSION = Family(of_folder, load_stable_diffusion, PARTS)
 # By `_class_name` in a folder's model_index.json. What is not here is taken for Stable Diffusion, which refuses others.
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
@@ -52,8 +54,6 @@ FAMILIES: dict[str, Family] = {
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_FILES = ["model_index.json", "scheduler/*.json", "tokenizer/*"]
-_HUB_FILES += [f"{component}/{pattern}" for component in COMPONENTS for pattern in ("*.json", "*.safetensors")]
 
 
 def load_backbone(
@@ -109,17 +109,27 @@ def _locate(model: str, revision: str | None, strict: bool) -> ModelFiles:
     if path.exists():
         if revision is not None:
             raise ModelError(f"{model} is no hub id and has no revisions; leave revision out")
-        try:
-            return _family(path).files(path) if path.is_dir() else of_checkpoint(path)
-        except ModelError as error:
-            if not model.startswith("s3://"):
-                raise
-            # The copy's place in the cache would tell the user nothing.
-            message = error.message.replace(str(path.parent), model.rstrip("/").rpartition("/")[0])
-            raise type(error)(message, **error.details) from error
+        copied = (path.parent, model.rstrip("/").rpartition("/")[0]) if model.startswith("s3://") else None
+        return _checked(path, copied)
     if is_hub_id(model):
         return _from_hub(model, revision, strict)
     raise ModelError(f"no model {model}: there is no such folder or file, and it is no hub id (owner/name)")
+
+
+def _checked(path: Path, copied: tuple[Path, str] | None) -> ModelFiles:
+    """The files of a folder or a checkpoint; of a copy, errors name what was copied and not its place in the cache."""
+    try:
+        return _family(path).files(path) if path.is_dir() else of_checkpoint(path)
+    except ModelError as error:
+        if copied is None:
+            raise
+        place, name = copied
+        raise type(error)(error.message.replace(str(place), name), **error.details) from error
+
+
+def _parts() -> list[str]:
+    """Patterns of all files of folders that any family loads."""
+    return ["model_index.json", *(part for family in FAMILIES.values() for part in family.parts)]
 
 
 def _family(folder: Path) -> Family:
@@ -132,7 +142,7 @@ def _on_disk(uri: str) -> Path:
         return Path(uri)
     parts = urlsplit(uri)
     if parts.scheme == "s3":
-        return download(uri)
+        return download(uri, _parts())
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise ModelError(
             f"model {uri} has scheme {parts.scheme}; allowed: a path, file:///path, s3://bucket/path, or owner/name"
@@ -154,9 +164,7 @@ def _from_hub(model: str, revision: str | None, strict: bool) -> ModelFiles:
             f"no model {model} at revision {revision or 'main'}: no such folder here, and the hub gives none "
             "(wrong name, no access, or no network)"
         )
-    if not (folder / "unet").is_dir():
-        raise ModelError(f"{model} has no unet folder: it is no Stable Diffusion model in diffusers' layout")
-    return of_folder(folder, id=model, revision=folder.name)
+    return dataclasses.replace(_checked(folder, (folder, model)), id=model, revision=folder.name)
 
 
 def _snapshot(model: str, revision: str | None, *, cached: bool) -> Path | None:
@@ -165,7 +173,7 @@ def _snapshot(model: str, revision: str | None, *, cached: bool) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES, local_files_only=cached)
+        found = snapshot_download(model, revision=revision, allow_patterns=_parts(), local_files_only=cached)
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
         logger.info("%s not found (%s): %s", model, "cache" if cached else "hub", redact(str(error)))
         return None

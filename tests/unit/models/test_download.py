@@ -105,6 +105,17 @@ def test_what_cannot_be_loaded_is_named_by_its_uri(tiny_folder: Path, store: Sto
         locate(f"{store.uri}/model")
 
 
+def test_a_model_of_another_family_is_copied_as_that_says(store: Store) -> None:
+    for name in ("words.safetensors", "notes.txt", "old/words.safetensors"):
+        store.write(f"model/{name}", b"words")
+    copy = download(f"{store.uri}/model", ["words.safetensors"])
+    assert [path.name for path in copy.iterdir()] == ["words.safetensors"]
+    store.delete("model/words.safetensors")
+    store.write("model/words.ckpt", b"a pickle")
+    with pytest.raises(UnsafeWeightsError, match="has only pickled weights"):
+        download(f"{store.uri}/model", ["words.safetensors"])
+
+
 def test_pickles_are_not_even_copied(tiny_folder: Path, store: Store, caplog: pytest.LogCaptureFixture) -> None:
     upload(tiny_folder, store, "model")
     store.delete("model/unet/diffusion_pytorch_model.safetensors")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lsb.errors import ModelError, UnsafeWeightsError
-from lsb.models.files import is_part
-from lsb.models.load import identify, load_backbone
+from lsb.models.files import PARTS, ModelFiles
+from lsb.models.load import FAMILIES, Family, identify, load_backbone, locate
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.records import sha256
 
@@ -152,7 +153,7 @@ def test_both_names_of_fp16_shards_are_known(folder: Path, tiny_backbone: Stable
     assert len([file for file in backbone.identity.files if file.endswith(".safetensors")]) == 6
     x_t, condition = torch.ones(1, *backbone.latent_shape()), torch.ones(1, 77, 32)
     assert torch.equal(backbone.predict(x_t, 1.0, condition), tiny_backbone.predict(x_t, 1.0, condition))
-    assert all(is_part(file) for file in backbone.identity.files)
+    assert all(any(fnmatchcase(file, part) for part in PARTS) for file in backbone.identity.files)
 
 
 def test_file_uri(tiny_folder: Path) -> None:
@@ -196,6 +197,39 @@ def test_a_pinned_hub_model_comes_from_the_cache(
     identity = load_backbone("owner/name", revision=COMMIT, strict=True, device="cpu").identity
     assert (identity.id, identity.revision) == ("owner/name", COMMIT)
     assert identity.digest == identify(str(tiny_folder)).digest
+
+
+class WordFiles(ModelFiles):
+    """Those of a family of its own."""
+
+    def files(self) -> dict[str, Path]:
+        return {"words.safetensors": self.folder / "words.safetensors"}
+
+
+def word_files(folder: Path) -> ModelFiles:
+    if not (folder / "words.safetensors").is_file():
+        raise ModelError(f"{folder} has no words")
+    return WordFiles(folder.name, None, folder)
+
+
+def test_a_hub_model_is_loaded_by_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "Words", Family(word_files, lambda files, device, dtype: files, ["words.*"]))  # type: ignore
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "model_index.json").write_text('{"_class_name": "Words"}')
+    asked: list[list[str]] = []
+
+    def fetch(model: str, *, allow_patterns: list[str], **more: Any) -> str:
+        asked.append(allow_patterns)
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(ModelError, match=r"^owner/name has no words"):
+        locate("owner/name")
+    (snapshot / "words.safetensors").write_bytes(b"words")
+    identity = load_backbone("owner/name", revision="main", device="cpu").identity()  # type: ignore
+    assert (identity.id, identity.revision, list(identity.files)) == ("owner/name", COMMIT, ["words.safetensors"])
+    assert all({"model_index.json", "words.*", "unet/*.json"} < set(patterns) for patterns in asked)
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
