@@ -8,6 +8,8 @@ is a 95 % percentile bootstrap over pictures with a fixed seed.
     k     = (x · y / D + 1)³
     KID   = 1000 MMD²                                          Bińkowski et al. 2018, without subsets
     FID   = |m_x - m_y|² + tr(C_x + C_y - 2 (C_x C_y)^½)       Heusel et al. 2017
+
+Both are written out: torchmetrics' take sets of one size, give no interval over all pairs, and differ by 1e-12.
 """
 
 from __future__ import annotations

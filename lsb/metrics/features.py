@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -75,6 +76,8 @@ class EfficientNetLite0:
         for module in self._network.modules():
             if isinstance(module, nn.ReLU6):
                 module.inplace = True  # half the memory traffic, the same numbers
+        self._seen = threading.local()  # of each thread what its own forward has shown
+        self._network.get_submodule(STRIDE_8_BLOCK).register_forward_hook(self._see)
         self._device = torch.device(device)
         self._batch = batch
 
@@ -91,8 +94,9 @@ class EfficientNetLite0:
 
     @torch.no_grad()
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        seen: list[Tensor] = []
-        block = self._network.get_submodule(STRIDE_8_BLOCK)
-        with block.register_forward_hook(lambda module, inputs, output: seen.append(output)):
-            pooled = self._network.extract_features(x).mean((2, 3))
-        return pooled, seen[0]
+        pooled = self._network.extract_features(x).mean((2, 3))
+        layout: Tensor = self._seen.__dict__.pop("layout")
+        return pooled, layout
+
+    def _see(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._seen.layout = output

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,16 @@ def test_neighbours_and_position_change_nothing(extractor: EfficientNetLite0) ->
     assert np.array_equal(together.pooled, backwards.pooled[::-1])
     assert np.array_equal(extractor(images[2:3]).pooled[0], together.pooled[2])
     assert torch.equal(extractor(images[4:5]).maps[0], together.maps[4])
+
+
+def test_threads_do_not_see_each_other_s_pictures(extractor: EfficientNetLite0) -> None:
+    images = [disc(seed) for seed in range(8)]
+    alone = [extractor([image]) for image in images]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(3):
+            for one, expected in zip(threads.map(lambda image: extractor([image]), images), alone, strict=True):
+                assert np.array_equal(one.pooled, expected.pooled)
+                assert torch.equal(one.maps, expected.maps)
 
 
 def test_nothing_in_gives_nothing_out(extractor: EfficientNetLite0) -> None:
