@@ -37,7 +37,7 @@ class MemoryStore:
     """Objects in memory, with a clock that counts the changes."""
 
     objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    uri: str = "memory:"
+    uri: str = "memory://"
     conditional: bool = True  # False breaks `create`: it replaces what is there
 
     def read(self, key: str) -> bytes:

@@ -37,7 +37,6 @@ _UNNAMED = re.compile(
     rf"|(?P<plan>plan-{_DIGEST}\.parquet))"
 )
 _HINT = re.compile(rf"runs/{_RUN_ID.pattern}/shards/{_SHARD}/hints/{_ATTEMPT}\.json")
-_LISTING = re.compile(rf"datasets/[^/]+/listings/{_DIGEST}/(known\.parquet|left-out\.json|doubts/[0-9a-f]{{32}})")
 _NUMBERED = re.compile(r"([0-9]{8})\.json")
 _OF_A_STORE = re.compile(
     rf"runs/{_RUN_ID.pattern}/(run\.json|shards/{_SHARD}/log/{_NUMBER}\.json|snapshots/log/{_NUMBER}\.json)"
@@ -130,11 +129,6 @@ def doubts_folder(name: str, source: str) -> str:
 def doubt_file(name: str, source: str, record_id: str) -> str:
     """Says that a record's file was not what ingest knew of it."""
     return f"{doubts_folder(name, source)}/{record_id}"
-
-
-def is_of_a_listing(key: str) -> bool:
-    """Whether `key` is something in a `listing_folder`."""
-    return _LISTING.fullmatch(key) is not None
 
 
 def prompt_file(domain: str, prompt_id: str, *, learned: bool) -> str:

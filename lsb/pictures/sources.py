@@ -22,7 +22,6 @@ from lsb.errors import SourceError, StoreError, UsageError
 from lsb.pictures.images import SUFFIXES
 from lsb.redaction import holds_secret
 from lsb.store.kinds import STORES
-from lsb.store.local import LocalStore
 from lsb.store.store import Entries, Entry, open_store, scheme_of
 
 MAX_BYTES = 1 << 30
@@ -136,7 +135,7 @@ def list_sources(sources: Source) -> Listing:
     """
     since = time.time()
     try:
-        seen = list(_walk(sources.root) if isinstance(sources, LocalStore) else _objects(sources.list()))
+        seen = list(LOOKS.get(scheme_of(sources.uri), _objects)(sources))
     except StoreError as error:
         if error.transient:
             raise
@@ -155,8 +154,9 @@ def described(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in sorted(left_out.items(), key=lambda item: (-item[1], item)))
 
 
-def _walk(root: os.PathLike[str]) -> Iterator[SourceFile | str]:
-    """Each picture of a folder, and the kind of each entry that is none."""
+def _walk(folder: Source) -> Iterator[SourceFile | str]:
+    """Each picture of a folder of this machine, and the kind of each entry that is none."""
+    root = folder.uri
     waiting = [""]
     while waiting:
         within = waiting.pop()
@@ -213,9 +213,10 @@ def _kind_of(error: OSError) -> Iterator[str]:
     yield _ODD[error.errno]
 
 
-def _objects(entries: Iterable[Entry]) -> Iterator[SourceFile | str]:
+def _objects(source: Source) -> Iterator[SourceFile | str]:
+    """The same of what a listing of objects shows."""
     hidden = set()
-    for entry in entries:
+    for entry in source.list():
         parts = entry.key.split("/")
         dotted = next((place for place, part in enumerate(parts) if part.startswith(".")), None)
         if dotted is not None:
@@ -226,6 +227,10 @@ def _objects(entries: Iterable[Entry]) -> Iterator[SourceFile | str]:
             stamp = f"{entry.etag}-{entry.modified}"
             yield SourceFile(entry.key, entry.size, entry.etag, entry.modified, stamp, _ALWAYS)
     yield from (HIDDEN for _ in hidden)
+
+
+# By the scheme of a source's URI, where more can be seen than its own `list` shows: a path has none.
+LOOKS: dict[str, Callable[[Source], Iterator[SourceFile | str]]] = {"": _walk}
 
 
 def _kind_by_name(key: str) -> str | None:

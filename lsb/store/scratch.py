@@ -13,7 +13,7 @@ class ScratchStore:
     """Another store with everything written on top of it forgotten at the end."""
 
     def __init__(self, under: Store | None) -> None:
-        self.uri = under.uri if under else "memory:"
+        self.uri = under.uri if under else "memory://"
         self._under = under
         self._written: dict[str, bytes] = {}
         self._deleted: set[str] = set()
