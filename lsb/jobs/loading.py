@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 import torch
 
@@ -18,6 +18,7 @@ from lsb.jobs.measures import open_truth
 from lsb.ledger.run import Run, open_run
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
+from lsb.metrics.truths import OptionalTruths
 from lsb.models.load import load_backbone
 from lsb.models.protocol import Backbone
 from lsb.pictures.sources import open_sources
@@ -96,6 +97,11 @@ class Stock:
             for model in self._models:
                 model.close()
 
+    @cached_property
+    def _truths(self) -> OptionalTruths:
+        """Those of all workers."""
+        return OptionalTruths(open_truth(self._config) if self._config.evaluate.measure else None)
+
     def _make(self) -> Equipment:
         config, number = self._config, len(self._models)
         device = device_of(config, number)
@@ -111,7 +117,7 @@ class Stock:
             model,
             open_sources(config.source.path),
             describe(device, self._run.transform["dtype"], config.execution.batch),
-            truth=open_truth(config) if config.evaluate.measure else None,
+            truths=self._truths,
             feature_sample=config.evaluate.sample,
             try_seconds=START_SECONDS + 2 * config.execution.hang_seconds,
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import posixpath
+import threading
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cache, cached_property
+from functools import cached_property
 
 from PIL import Image
 
@@ -16,30 +17,6 @@ from lsb.pictures.sources import Source
 from lsb.store.store import Entry
 
 logger = logging.getLogger(__name__)
-
-
-def usable_truths(folder: Source | None) -> Truths | None:
-    """The truths of a folder, for those who can do without: None, and one warning, if it cannot be listed.
-
-    Raises:
-        StoreBusyError: it cannot be used, now.
-    """
-    if folder is None:
-        return None
-    truths = Truths(folder)
-    try:
-        truths.key_of("")
-    except (SourceError, StoreError) as error:
-        if error.transient:
-            raise
-        _warn_once(f"nothing is compared with a truth: {error.message}")
-        return None
-    return truths
-
-
-@cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
 
 
 class Truths:
@@ -87,6 +64,38 @@ class Truths:
         for entry in self._pictures:
             found[_stem(entry.key)].append(entry.key)
         return dict(found)
+
+
+class OptionalTruths:
+    """Truths for those who can do without, such as all workers of a run: none, and one warning, where the folder cannot
+    be listed."""
+
+    def __init__(self, folder: Source | None = None) -> None:
+        self._truths = Truths(folder) if folder is not None else None
+        self._looked = False
+        self._lock = threading.Lock()
+
+    def find(self, source_key: str) -> Image.Image | None:
+        """As `Truths.find`.
+
+        Raises:
+            StoreBusyError: the folder cannot be used, now.
+        """
+        with self._lock:
+            if self._truths is not None and not self._looked:
+                self._look(self._truths)
+            truths = self._truths
+        return None if truths is None else truths.find(source_key)
+
+    def _look(self, truths: Truths) -> None:
+        try:
+            truths.key_of("")
+        except (SourceError, StoreError) as error:
+            if error.transient:
+                raise
+            logger.warning("nothing is compared with a truth: %s", error.message)
+            self._truths = None
+        self._looked = True
 
 
 def _stem(key: str) -> str:

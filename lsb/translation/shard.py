@@ -220,5 +220,5 @@ class _ShardJob:
                 "source_height": info.height,
                 "source_orientation": info.orientation,
             }
-            return Picture(members[index:], digest, read, image, self.equipment.truth_of(planned["key"]))
+            return Picture(members[index:], digest, read, image, self.equipment.truths.find(planned["key"]))
         return None

@@ -13,7 +13,7 @@ from lsb.ledger.layout import run_folder
 from lsb.ledger.manifest import Collected
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow
-from lsb.metrics.truths import Truths, usable_truths
+from lsb.metrics.truths import OptionalTruths
 from lsb.pictures.optional import find_picture
 from lsb.pictures.sources import Source, described
 from lsb.records import Status
@@ -66,7 +66,7 @@ def gather_report(
     done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
     measured = [row for row in done if FARTHEST in dict(row["scores"] or ())]
     farthest = sorted(measured, key=lambda row: -dict(row["scores"] or ())[FARTHEST])
-    truths = usable_truths(truth)
+    truths = OptionalTruths(truth)
     examples = tuple(_examples(done[:GRID], store, sources, truths))
     worst = tuple(_examples(farthest[:WORST], store, sources, truths))
     return ReportInput(
@@ -95,14 +95,14 @@ def gather_report(
     )
 
 
-def _examples(rows: Sequence[ManifestRow], store: Store, sources: Source, truths: Truths | None) -> Iterator[Example]:
+def _examples(rows: Sequence[ManifestRow], store: Store, sources: Source, truths: OptionalTruths) -> Iterator[Example]:
     for row in rows:
         source = find_picture(sources, row["source_key"], row["source_sha256"])
         key = row["output_key"]
         output = find_picture(store, key, row["output_sha256"]) if source and key else None
         if source is None or output is None:
             continue
-        truth = None if truths is None else truths.find(row["source_key"])
+        truth = truths.find(row["source_key"])
         scores = {name: value for name, value in row["scores"] or () if name != TONE}
         if truth is not None:
             scores[TONE] = _tone(output, truth)  # the row's may be that of another truth

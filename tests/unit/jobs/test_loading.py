@@ -9,7 +9,7 @@ import pytest
 from lsb.config.job import JobConfig
 from lsb.errors import FrozenSettingsError, ModelError, PromptError
 from lsb.jobs.job import check_resumed, check_same_transform, run_spec
-from lsb.jobs.loading import _load, backbone_for
+from lsb.jobs.loading import Stock, _load, backbone_for
 from lsb.ledger.run import Run, create_run
 from lsb.models.load import identify
 from lsb.pictures.images import encode
@@ -134,3 +134,15 @@ def test_a_prompts_file_that_is_gone_is_missed_only_where_it_is_another(
     check_same_transform(replace(planned, config=gone.model_dump(mode="json")), gone, identity)
     with pytest.raises(PromptError, match="gone"):
         check_same_transform(planned, gone, identity)
+
+
+def test_the_workers_of_a_run_share_its_truths(
+    tmp_path: Path, tiny_folder: Path, planned: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "truths").mkdir()
+    stock = Stock(settings(tmp_path, tiny_folder, evaluate__truth=str(tmp_path / "truths")), planned)
+    with stock.lend() as one, stock.lend() as other:
+        (tmp_path / "truths").rmdir()
+        assert one.truths.find("a.png") is other.truths.find("a.png") is None
+    stock.close()
+    assert len([said for said in caplog.messages if "nothing is compared with a truth" in said]) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,15 +8,13 @@ from PIL import Image
 
 from lsb.errors import StoreBusyError
 from lsb.ledger.manifest import Gates, collect
-from lsb.metrics.truths import Truths
+from lsb.metrics.truths import OptionalTruths, Truths
 from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, open_store
-from lsb.translation.equipment import Equipment
-from lsb.translation.model import Model
 from lsb.views.page_contents import gather_report
-from tests.ledger import EXECUTION, Inverter, make_images, start, translate_all
+from tests.ledger import make_images, start, translate_all
 
 
 def test_the_same_name_with_any_suffix_is_the_truth(tmp_path: Path) -> None:
@@ -75,12 +74,12 @@ def test_whoever_can_do_without_does_where_the_folder_has_gone(
     (tmp_path / "truths").mkdir()
     folder = open_store(str(tmp_path / "truths"))
     (tmp_path / "truths").rmdir()
-    for _ in range(2):
-        made = Equipment(Model(Inverter()), LocalStore(tmp_path), EXECUTION, truth=folder)
-        assert made.truth_of("a.png") is None
-        assert made.truth_of("b.png") is None
-    (warning,) = caplog.messages
-    assert "nothing is compared with a truth: cannot list the images at" in warning
+    for run in range(2):
+        truths = OptionalTruths(folder)
+        with ThreadPoolExecutor(4) as workers:
+            assert list(workers.map(truths.find, ["a.png", "b.png"] * 4)) == [None] * 8
+        assert len(caplog.messages) == run + 1
+    assert all("nothing is compared with a truth: cannot list the images at" in said for said in caplog.messages)
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 2))
     translate_all(store, run, sources)
@@ -90,13 +89,22 @@ def test_whoever_can_do_without_does_where_the_folder_has_gone(
     )
 
 
-def test_a_folder_that_cannot_be_listed_now_is_asked_again(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_listed_now_is_asked_again() -> None:
     class Busy(ScratchStore):
-        def list(self, prefix: str = "") -> list[Entry]:
-            raise StoreBusyError("slow down")
+        busy = True
 
-    with pytest.raises(StoreBusyError):
-        Equipment(Model(Inverter()), LocalStore(tmp_path), EXECUTION, truth=Busy(None)).truth_of("a.png")
+        def list(self, prefix: str = "") -> list[Entry]:
+            if self.busy:
+                raise StoreBusyError("slow down")
+            return []
+
+    folder = Busy(None)
+    truths = OptionalTruths(folder)
+    for _ in range(2):
+        with pytest.raises(StoreBusyError):
+            truths.find("a.png")
+    folder.busy = False
+    assert truths.find("a.png") is None
 
 
 def test_a_transient_fault_is_no_missing_truth(tmp_path: Path) -> None:
@@ -107,4 +115,4 @@ def test_a_transient_fault_is_no_missing_truth(tmp_path: Path) -> None:
             raise StoreBusyError("slow down", key=key)
 
     with pytest.raises(StoreBusyError):
-        Equipment(Model(Inverter()), LocalStore(tmp_path), EXECUTION, truth=Busy(tmp_path)).truth_of("a.png")
+        OptionalTruths(Busy(tmp_path)).find("a.png")

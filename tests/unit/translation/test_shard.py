@@ -13,6 +13,7 @@ from lsb.ledger.manifest import collect_features
 from lsb.ledger.publish import manifest_table
 from lsb.ledger.run import Run, open_log, pending, read_plan
 from lsb.metrics.scores import Scores
+from lsb.metrics.truths import OptionalTruths
 from lsb.pictures.decoder import Decoder
 from lsb.pictures.images import ImageInfo, decode, encode, pixels_sha256
 from lsb.records import sha256
@@ -280,7 +281,7 @@ def test_scores_features_and_truths(store: LocalStore, folder: Path, tmp_path: P
     (truth / "odd" / "0003.png").write_bytes(b"broken")
     run, sources = start(store, folder, shard_size=10)
     judge = Judge()
-    here = equipment(sources, scorer=judge, truth=LocalStore(truth), feature_sample=5)
+    here = equipment(sources, scorer=judge, truths=OptionalTruths(LocalStore(truth)), feature_sample=5)
     run_shard(store, run, "00000", here)
     rows = manifest(store, run)
     assert dict(rows["odd/0001.png"]["scores"]).keys() == {"output_contrast", "width"}
