@@ -30,7 +30,7 @@ from lsb.ledger.log.commit_log import ShardLog, read_checked
 from lsb.ledger.log.seal import read_proved, seal, unseal, well_formed
 from lsb.ledger.schemas import PLAN, RECORDS, read_table, write_table
 from lsb.ledger.selection import Selection
-from lsb.ledger.transform import ModelIdentity, transform_id
+from lsb.ledger.transform import ModelIdentity, Transform, transform_id
 from lsb.records import Action, Status, digest_of, sha256
 from lsb.store.store import Store
 
@@ -47,7 +47,7 @@ class RunSpec:
 
     job: str
     dataset: Dataset
-    transform: dict[str, Any]
+    transform: Transform
     model: ModelIdentity
     shard_size: int  # images to translate per shard; copies of one image count once
     prompts: Mapping[str, str]  # "source" and "target" -> key of the stored prompt
@@ -79,7 +79,16 @@ class ModelReference(TypedDict):
     digest: str
 
 
-class PlanReference(TypedDict):
+class PlanSettings(TypedDict):
+    """What is asked of the plan, apart from the records; what is not asked for is absent. Part of the run's id."""
+
+    schema: str
+    shard_size: int
+    fresh: NotRequired[bool]
+    only: NotRequired[Restriction]
+
+
+class PlanReference(PlanSettings):
     """How `run.json` names the plan, and what was asked of it."""
 
     key: str
@@ -88,10 +97,15 @@ class PlanReference(TypedDict):
     shards: int
     carried: NotRequired[int]
     quarantined: NotRequired[int]
-    schema: str
-    shard_size: int
-    fresh: NotRequired[bool]
-    only: NotRequired[Restriction]
+
+
+class FrozenParts(TypedDict):
+    """What a run's id is made of, by the names that `check_frozen` gives to settings."""
+
+    job: str
+    dataset: dict[str, str]
+    transform: Transform
+    plan: PlanSettings
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Run:
     id: str
     job: str
     dataset: DatasetReference
-    transform: dict[str, Any]
+    transform: Transform
     transform_id: str
     model: ModelReference
     plan: PlanReference
@@ -126,13 +140,17 @@ def shard_name(index: int) -> str:
     return f"{index:05d}"
 
 
-def plan_settings(spec: RunSpec) -> dict[str, Any]:
-    """What is asked of the plan, apart from the records. What is not asked for leaves no trace in the run's id."""
-    asked = {"fresh": spec.fresh or None, "only": None if spec.only is None else dict(spec.only)}
-    return {"schema": PLAN.name, "shard_size": spec.shard_size, **{k: v for k, v in asked.items() if v is not None}}
+def plan_settings(spec: RunSpec) -> PlanSettings:
+    """What `spec` asks of the plan."""
+    asked: PlanSettings = {"schema": PLAN.name, "shard_size": spec.shard_size}
+    if spec.fresh:
+        asked["fresh"] = True
+    if spec.only is not None:
+        asked["only"] = spec.only
+    return asked
 
 
-def run_id_of(job: str, version: str, transform: str, settings: Mapping[str, Any]) -> str:
+def run_id_of(job: str, version: str, transform: str, settings: PlanSettings) -> str:
     """Job name and 12 hex of the digest over data-set version, transform id and plan settings."""
     return f"{job}-{digest_of([version, transform, dict(settings)])[:RUN_ID_HEX]}"
 
@@ -142,7 +160,7 @@ def run_id(spec: RunSpec) -> str:
     return run_id_of(spec.job, spec.dataset.version, transform_id(spec.transform), plan_settings(spec))
 
 
-def plan_of(store: Store, records: pa.Table, settings: Mapping[str, Any], parent: ParentReference | None) -> pa.Table:
+def plan_of(store: Store, records: pa.Table, settings: PlanSettings, parent: ParentReference | None) -> pa.Table:
     """The plan that follows from a data set's records, the plan's settings and the parent's snapshot.
 
     Raises:
@@ -300,7 +318,7 @@ def check_frozen(run: Run, spec: RunSpec) -> None:
     Raises:
         FrozenSettingsError: `fields` names each setting that differs, such as `transform.bridge.tau`.
     """
-    wanted = {
+    wanted: FrozenParts = {
         "job": spec.job,
         "dataset": {"version": spec.dataset.version},
         "transform": spec.transform,
@@ -309,8 +327,8 @@ def check_frozen(run: Run, spec: RunSpec) -> None:
     refuse_differences(run, frozen_parts(run), wanted)
 
 
-def frozen_parts(run: Run) -> dict[str, Any]:
-    """What a run's id is made of, by the names that `check_frozen` gives to settings."""
+def frozen_parts(run: Run) -> FrozenParts:
+    """Those of a run."""
     return {
         "job": run.job,
         "dataset": {"version": run.dataset["version"]},
@@ -364,9 +382,14 @@ def is_due(row: Mapping[str, Any] | None, tries: int) -> bool:
     return row is None or (row["status"] == Status.FAILED and row["tries"] <= tries)
 
 
-def settings_of(plan: PlanReference) -> dict[str, Any]:
+def settings_of(plan: PlanReference) -> PlanSettings:
     """The settings among what `run.json` says of a plan."""
-    return {name: plan[name] for name in ("schema", "shard_size", "fresh", "only") if name in plan}
+    settings: PlanSettings = {"schema": plan["schema"], "shard_size": plan["shard_size"]}
+    if "fresh" in plan:
+        settings["fresh"] = plan["fresh"]
+    if "only" in plan:
+        settings["only"] = plan["only"]
+    return settings
 
 
 def _prompt_files(store: Store, prompts: Iterable[str]) -> Iterator[tuple[str, str]]:

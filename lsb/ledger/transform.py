@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from lsb.bridge.settings import BridgeSettings
 from lsb.records import digest_of
 
 # Raised by any change that alters pixels; the golden-image test holds the images of each version.
 TRANSFORM_VERSION = 2
+
+Encoder = Literal["png", "webp", "jpeg"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,20 @@ class ModelIdentity:
     files: dict[str, str]  # relative name -> SHA-256
 
 
+class Transform(TypedDict):
+    """Everything that enters an image's pixels. The values are plain JSON."""
+
+    transform_version: int
+    method: str
+    model: dict[str, str]  # relative name -> SHA-256
+    prompts: dict[str, str]  # "source" and "target" -> id
+    bridge: dict[str, Any]  # the method's own settings
+    seed: str
+    dtype: str
+    preprocessing: dict[str, str]
+    encoder: Encoder
+
+
 def transform_settings(
     identity: ModelIdentity,
     source_prompt_id: str,
@@ -29,8 +45,8 @@ def transform_settings(
     settings: BridgeSettings,
     seed: str,
     dtype: str,
-    output_format: str,
-) -> dict[str, Any]:
+    output_format: Encoder,
+) -> Transform:
     """Everything that enters an image's pixels, and nothing else: no device, batch shape, shard size or threshold.
 
     The values are plain JSON. Whole numbers are below 2^53; the seed is text.
@@ -48,6 +64,6 @@ def transform_settings(
     }
 
 
-def transform_id(settings: dict[str, Any]) -> str:
+def transform_id(settings: Transform) -> str:
     """SHA-256 of the RFC 8785 canonical JSON, 64 hex digits."""
     return digest_of(settings)

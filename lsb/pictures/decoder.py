@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from PIL import AvifImagePlugin, Image
 
@@ -57,6 +57,16 @@ _ANSWER = struct.Struct(">IQ")  # lengths of a JSON text and of the pixels
 _MAX_TEXT = 1 << 20
 
 
+class Answer(TypedDict, total=False):
+    """What the process says: of a usable picture its header and size, of another one what is wrong, and nothing when it
+    is ready."""
+
+    info: dict[str, Any]  # of `ImageInfo`
+    size: tuple[int, int]
+    code: str
+    message: str
+
+
 class Decoder:
     """Decodes in processes of its own, as many as threads that ask at the same time."""
 
@@ -78,7 +88,8 @@ class Decoder:
             ResourceError: no process can be started.
         """
         answer, pixels = self._ask(b"d", data)
-        return Image.frombytes("RGB", tuple(answer["size"]), pixels), ImageInfo(**answer["info"])
+        width, height = answer["size"]
+        return Image.frombytes("RGB", (width, height), pixels), ImageInfo(**answer["info"])
 
     def inspect(self, data: bytes) -> ImageInfo:
         """What is known of a file that can be decoded; errors as for `decode`."""
@@ -94,7 +105,7 @@ class Decoder:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _ask(self, what: bytes, data: bytes) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, what: bytes, data: bytes) -> tuple[Answer, bytes]:
         process = self._take()
         try:
             answer, pixels = process.ask(what, data, self._wall_seconds)
@@ -161,7 +172,7 @@ class _Process:
         """Whether it runs, and is ours and not that of a process that we were forked from."""
         return self._owner == os.getpid() and self._process.poll() is None
 
-    def ask(self, what: bytes, data: bytes, wall_seconds: float) -> tuple[dict[str, Any], bytes]:
+    def ask(self, what: bytes, data: bytes, wall_seconds: float) -> tuple[Answer, bytes]:
         answer, pixels = self._exchange(_REQUEST.pack(what, len(data)), data, wall_seconds)
         if not _sound(answer, pixels, what):
             raise _decoding_error("decoder_died", "its answer makes no sense")
@@ -244,7 +255,7 @@ def serve() -> None:
                 os._exit(_OUT_OF_MEMORY)
 
 
-def _decoded(what: bytes, data: bytes, room: int) -> tuple[dict[str, Any], bytes]:
+def _decoded(what: bytes, data: bytes, room: int) -> tuple[Answer, bytes]:
     try:
         image, info = decode(data)
     except ImageError as error:
@@ -289,7 +300,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _answer(answers: IO[bytes], text: dict[str, Any], pixels: bytes = b"") -> None:
+def _answer(answers: IO[bytes], text: Answer, pixels: bytes = b"") -> None:
     words = json.dumps(text).encode()
     answers.write(_ANSWER.pack(len(words), len(pixels)))
     answers.write(words)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from PIL import Image
 
@@ -28,7 +28,7 @@ from lsb.pictures.images import to_square
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import Source, open_sources
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.learning import LearnedPrompt, learn_prompt
+from lsb.prompts.learning import LearnedPrompt, Look, learn_prompt
 from lsb.prompts.settings import DomainPrompt, PromptRequest
 from lsb.records import digest_of, sha256
 from lsb.store.store import Store
@@ -61,6 +61,16 @@ class Recipe(TypedDict):
     learning: dict[str, Any]
     seed: str
     dtype: str
+
+
+class Provenance(TypedDict):
+    """How a prompt came about; but for `origin`, where it was learned."""
+
+    origin: Literal["given", "learned"]
+    recipe: NotRequired[Recipe]
+    history: NotRequired[list[Look]]
+    best_step: NotRequired[int]
+    stopped_because: NotRequired[str]
 
 
 def find_prompt(
@@ -210,7 +220,7 @@ def _claim(store: Store, domain: str, recipe: Recipe, kept: StoredPrompt) -> Sto
     return kept
 
 
-def _keep(store: Store, domain: str, prompt: Prompt, provenance: dict[str, Any]) -> StoredPrompt:
+def _keep(store: Store, domain: str, prompt: Prompt, provenance: Provenance) -> StoredPrompt:
     data = to_bytes(prompt)
     stored = StoredPrompt(domain, sha256(data), prompt_file(domain, sha256(data), learned=prompt.vectors is not None))
     document = {"schema": PROMPT_SCHEMA, "domain": domain, "prompt": stored.id, "text": prompt.text, **provenance}
@@ -226,7 +236,7 @@ def _keep(store: Store, domain: str, prompt: Prompt, provenance: dict[str, Any])
     return stored
 
 
-def _provenance(recipe: Recipe, learned: LearnedPrompt) -> dict[str, Any]:
+def _provenance(recipe: Recipe, learned: LearnedPrompt) -> Provenance:
     return {
         "origin": "learned",
         "recipe": recipe,

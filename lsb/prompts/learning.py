@@ -21,7 +21,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -56,19 +56,41 @@ class Checkpoint(Protocol):
     def save(self, state: bytes, /) -> None: ...
 
 
+class Look(TypedDict):
+    """What one look at the held-out images showed."""
+
+    step: int
+    learning_rate: float
+    training_loss: float | None  # mean since the look before
+    validation_loss: float | None  # None if it is not finite
+
+
+class Settings(TypedDict):
+    """What a learned prompt depends on, as its checkpoint keeps it."""
+
+    model: str
+    dtype: str
+    images: str  # digest of the images' digests
+    token: str
+    initial: str
+    vectors: int
+    learning: dict[str, Any]
+    seed: str
+
+
 @dataclass(frozen=True)
 class LearnedPrompt:
     """A prompt and how it came about.
 
     Attributes:
         prompt: the vectors with the lowest validation loss, in the first of the templates.
-        history: one entry per validation: step, learning_rate, training_loss, validation_loss (None if not finite).
+        history: each look at the held-out images.
         best_step: the step whose vectors these are; 0 if training helped nothing.
         stopped_because: `steps` or `patience`.
     """
 
     prompt: Prompt
-    history: list[dict[str, Any]]
+    history: list[Look]
     best_step: int
     stopped_because: str
 
@@ -88,7 +110,7 @@ class _State:
     stale: int = 0
     best_loss: float = math.inf
     best_step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Look] = field(default_factory=list)
 
 
 def learn_prompt(
@@ -129,7 +151,7 @@ def learn_prompt(
         )
     pixels, digests = _distinct(images, backbone.image_size, learning.max_images)
     start = _initial_vectors(backbone.table_vectors(initial), vectors)
-    settings = {
+    settings: Settings = {
         "model": backbone.identity.digest,
         "dtype": backbone.dtype,
         "images": digest_of(digests),
@@ -257,7 +279,7 @@ def _validate(course: _Course, state: _State, training_loss: float | None) -> No
         state.best_vectors = state.vectors.clone()
     else:
         state.stale += 1
-    entry = {
+    entry: Look = {
         "step": state.step,
         "learning_rate": state.learning_rate,
         "training_loss": training_loss,
@@ -299,7 +321,7 @@ def _generator(seed: str, purpose: str, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key.astype(np.uint64)))
 
 
-def _save(checkpoint: Checkpoint | None, state: _State, settings: dict[str, Any]) -> None:
+def _save(checkpoint: Checkpoint | None, state: _State, settings: Settings) -> None:
     if checkpoint is None:
         return
     tensors = {name: getattr(state, name).contiguous() for name in _TENSORS}
@@ -307,7 +329,7 @@ def _save(checkpoint: Checkpoint | None, state: _State, settings: dict[str, Any]
     checkpoint.save(with_words(tensors, json.dumps({"settings": settings, "state": numbers})))
 
 
-def _resume(checkpoint: Checkpoint | None, settings: dict[str, Any]) -> _State | None:
+def _resume(checkpoint: Checkpoint | None, settings: Settings) -> _State | None:
     """The saved state, or None where there is none that can be read.
 
     Raises:
@@ -323,7 +345,8 @@ def _resume(checkpoint: Checkpoint | None, settings: dict[str, Any]) -> _State |
     except (PromptError, SafetensorError, ValueError, KeyError, TypeError) as error:
         logger.warning("the checkpoint of the prompt cannot be read and is begun anew: %s", redact(str(error)))
         return None
-    differing = sorted(key for key in settings if saved["settings"].get(key) != json.loads(json.dumps(settings[key])))
+    now = json.loads(json.dumps(settings))
+    differing = sorted(key for key in now if saved["settings"].get(key) != now[key])
     if differing:
         raise FrozenSettingsError(
             f"the checkpoint of {settings['token']} was made with another {', '.join(differing)}; "

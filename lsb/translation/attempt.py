@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,15 @@ from lsb.translation.batch import Picture
 logger = logging.getLogger(__name__)
 
 
+class Part(TypedDict):
+    """What a commit names."""
+
+    files: dict[str, str]  # name in the shard's folder -> SHA-256
+    rows: str
+    features: str | None
+    counts: dict[str, int]  # rows by status
+
+
 @dataclass
 class Attempt:
     """One call's work on a shard, under a fresh id."""
@@ -46,7 +55,7 @@ class Attempt:
     tries: dict[str, int] = field(default_factory=dict)
     rows: list[ManifestRow] = field(default_factory=list)  # made, not committed
     objects: dict[str, str] = field(default_factory=dict)  # output key -> SHA-256
-    features: dict[str, Any] = field(default_factory=dict)  # record id -> vector
+    features: dict[str, np.ndarray] = field(default_factory=dict)  # record id -> vector
     translated: int = 0
     commits: int = 0
 
@@ -160,8 +169,8 @@ class Attempt:
         self.objects.clear()
         self.features.clear()
 
-    def _write_part(self) -> dict[str, Any]:
-        files = {}
+    def _write_part(self) -> Part:
+        files: dict[str, str] = {}
 
         def put(key: str, data: bytes) -> str:
             self.store.write(key, data)

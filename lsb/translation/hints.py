@@ -17,7 +17,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from lsb.errors import StoreError
 from lsb.ledger import layout
@@ -30,6 +30,15 @@ logger = logging.getLogger(__name__)
 SCHEMA = "lsb.hint/1"
 
 
+class Hint(TypedDict):
+    """What an attempt says of its work."""
+
+    schema: NotRequired[str]
+    records: list[str]  # what it works on
+    deaths: dict[str, int]  # by record: processes that it has ended, alone
+    tries: dict[str, int]  # by record, where there were any before
+
+
 @dataclass
 class Hints:
     """The hints of one shard, as one attempt at it reads and writes them."""
@@ -40,7 +49,7 @@ class Hints:
     attempt: str
     seen: Counter[str] = field(default_factory=Counter)  # deaths that this attempt saw
     _tries: Mapping[str, int] = field(default_factory=dict)  # as of the last batch
-    _last: dict[str, Any] | None = None
+    _last: Hint | None = None
 
     def write(self, records: Iterable[str], tries: Mapping[str, int] | None = None) -> None:
         """Say that the attempt works on `records` from now on.
@@ -51,7 +60,7 @@ class Hints:
         """
         tries = self._tries = self._tries if tries is None else tries
         names = sorted(records)
-        document = {
+        document: Hint = {
             "schema": SCHEMA,
             "records": names,
             "deaths": dict(self.seen),
@@ -90,7 +99,7 @@ class Hints:
                     found[record] += hint["deaths"].get(record, 0) + (alone and record in hint["records"])
         return found
 
-    def _read(self, entry: Entry) -> dict[str, Any]:
+    def _read(self, entry: Entry) -> Hint:
         try:
             hint = json.loads(self.store.read(entry.key))
             return {"records": list(hint["records"]), "deaths": dict(hint["deaths"]), "tries": dict(hint["tries"])}
