@@ -39,14 +39,16 @@ class Family:
         files: which files of a folder fix the pixels, checked without reading weights; its errors are ModelErrors.
         load: the backbone of such files on a device, in a dtype.
         parts: patterns of their names in the folder, such as `unet/*.json`: nothing else is fetched from the hub or S3.
+        loras: whether LoRA files can be added to it; elsewhere a job that names some is refused.
     """
 
     files: Callable[[Path], ModelFiles]
     load: Callable[[ModelFiles, str, str], Backbone]
     parts: Sequence[str]
+    loras: bool = False
 
 
-STABLE_DIFFUSION = Family(of_folder, load_stable_diffusion, PARTS)
+STABLE_DIFFUSION = Family(of_folder, load_stable_diffusion, PARTS, loras=True)
 # By `_class_name` in a folder's model_index.json. What is not here is taken for Stable Diffusion, which refuses others.
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
@@ -83,7 +85,10 @@ def load_backbone(
     """
     place = usable_device(device)  # before anything is fetched
     files = locate(model, revision=revision, strict=strict, loras=loras)
-    return _family(files.folder).load(files, place, dtype)
+    backbone = _family(files.folder).load(files, place, dtype)
+    if backbone.dtype != dtype:
+        raise ModelError(f"{model} does not compute in {dtype}, only in {backbone.dtype}; set execution.dtype to that")
+    return backbone
 
 
 def identify(
@@ -96,6 +101,8 @@ def identify(
 def locate(model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()) -> ModelFiles:
     """The model's files on the local disk; a hub id is downloaded if need be. Arguments as for `load_backbone`."""
     files = _locate(model, revision, strict)
+    if loras and not _family(files.folder).loras:
+        raise ModelError(f"{model} is of a kind that takes no LoRA files; leave loras out")
     return dataclasses.replace(files, loras=tuple(check_lora(_on_disk(lora)) for lora in loras))
 
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -47,7 +48,7 @@ class Source(Protocol):
         ...
 
     def list(self) -> Entries:
-        """Every file; StoreError if it cannot be listed. An etag changes whenever the file's bytes may have."""
+        """Every file once; StoreError if it cannot be listed. An etag changes whenever the file's bytes may have."""
         ...
 
     def read(self, key: str) -> bytes:
@@ -131,7 +132,7 @@ def list_sources(sources: Source) -> Listing:
     what has too long a path.
 
     Raises:
-        SourceError: the source cannot be listed.
+        SourceError: the source cannot be listed, or lists a file twice.
     """
     since = time.time()
     try:
@@ -144,6 +145,9 @@ def list_sources(sources: Source) -> Listing:
         reason = error.strerror or type(error).__name__
         raise SourceError(f"cannot list the images at {sources.uri}: {reason}; check path and permissions") from error
     files = sorted((found for found in seen if isinstance(found, SourceFile)), key=attrgetter("key"))
+    for file, other in pairwise(files):
+        if file.key == other.key:
+            raise SourceError(f"{sources.uri} holds {file.key!r} twice; rename one of them")
     times = {(file.modified, file.changed) for file in files}
     one_time = len(files) > 1 and len(times) == 1 and files[0].changed != _ALWAYS
     return Listing(files, _counts(found for found in seen if isinstance(found, str)), since, one_time)

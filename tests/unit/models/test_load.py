@@ -9,6 +9,7 @@ import shutil
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lsb.errors import ModelError, UnsafeWeightsError
-from lsb.models.files import PARTS, ModelFiles
+from lsb.models.files import PARTS, ModelFiles, of_folder
 from lsb.models.load import FAMILIES, Family, identify, load_backbone, locate
-from lsb.models.stable_diffusion import StableDiffusion
+from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from lsb.records import sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -213,7 +214,10 @@ def word_files(folder: Path) -> ModelFiles:
 
 
 def test_a_hub_model_is_loaded_by_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "Words", Family(word_files, lambda files, device, dtype: files, ["words.*"]))  # type: ignore
+    def load(files: ModelFiles, device: str, dtype: str) -> Any:
+        return SimpleNamespace(identity=files.identity(), dtype=dtype)
+
+    monkeypatch.setitem(FAMILIES, "Words", Family(word_files, load, ["words.*"]))
     snapshot = tmp_path / "models--owner--name" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (snapshot / "model_index.json").write_text('{"_class_name": "Words"}')
@@ -227,7 +231,7 @@ def test_a_hub_model_is_loaded_by_its_family(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ModelError, match=r"^owner/name has no words"):
         locate("owner/name")
     (snapshot / "words.safetensors").write_bytes(b"words")
-    identity = load_backbone("owner/name", revision="main", device="cpu").identity()  # type: ignore
+    identity = load_backbone("owner/name", revision="main", device="cpu").identity
     assert (identity.id, identity.revision, list(identity.files)) == ("owner/name", COMMIT, ["words.safetensors"])
     assert all({"model_index.json", "words.*", "unet/*.json"} < set(patterns) for patterns in asked)
 
@@ -282,3 +286,20 @@ def test_other_families_and_broken_folders(folder: Path, tmp_path: Path) -> None
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ModelError, match="is no model"):
         load_backbone(str(tmp_path / "notes.txt"))
+
+
+def only_float32(files: ModelFiles, device: str, dtype: str) -> StableDiffusion:
+    return load_stable_diffusion(files, device)
+
+
+def test_a_family_gets_no_lora_files_and_no_dtype_that_it_knows_nothing_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would leave them out, and the run would say that they were used."""
+    monkeypatch.setitem(FAMILIES, "StableDiffusionPipeline", Family(of_folder, only_float32, PARTS))
+    assert load_backbone(str(folder), device="cpu").dtype == "float32"
+    with pytest.raises(ModelError, match=r"does not compute in bfloat16, only in float32; set execution\.dtype"):
+        load_backbone(str(folder), device="cpu", dtype="bfloat16")
+    for ask in (identify, load_backbone):
+        with pytest.raises(ModelError, match="takes no LoRA files; leave loras out"):
+            ask(str(folder), loras=[str(folder / "unet/diffusion_pytorch_model.safetensors")])

@@ -204,3 +204,21 @@ def test_an_object_that_is_too_large_is_not_read(store: Store, store_uri: str, m
         sources.read("large.png")
     assert caught.value.of_object
     assert len(sources.read("small.png")) == 1000
+
+
+class Archive:
+    """A source as an archive is one: nothing keeps a name from being there twice."""
+
+    uri = "archive:///pictures"
+
+    def list(self) -> list[Entry]:
+        return [Entry("a.png", 1, "one", 0.0), Entry("b.png", 1, "other", 0.0), Entry("a.png", 2, "third", 1.0)]
+
+    def read(self, key: str) -> bytes:
+        raise NotImplementedError
+
+
+def test_a_source_that_holds_a_name_twice_is_refused() -> None:
+    """Both would be one record, of which nobody could say which picture it was made from."""
+    with pytest.raises(SourceError, match=r"archive:///pictures holds 'a\.png' twice"):
+        list_sources(Archive())
