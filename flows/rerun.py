@@ -39,7 +39,7 @@ def rerun_records(config: JobConfig, run_id: str, selection: Selection = Selecti
     result = conclude(config, run, snapshot, done.translated)
     if snapshot.missing:
         raise UnfinishedError(
-            f"what was chosen is done and published; {snapshot.missing} other records of run {run.id} have no row yet, "
-            "`lsb rerun` on the run without a selection does them"
+            f"what was chosen is done and published; {snapshot.missing} other records of run {run.id} have no row yet; "
+            "`lsb rerun` without a selection tries them"
         )
     return result

@@ -75,7 +75,7 @@ def translate_only(config: JobConfig, resume: str | None = None, accept_vanished
     with observing(config), interruptible():
         done = translate_all(config, run)
     if done.over_budget is not None:
-        raise BudgetExceededError(f"{done.over_budget}; what is done is committed, with a larger budget it goes on")
+        raise BudgetExceededError(f"{done.over_budget}; what is done is committed, and it goes on with a larger budget")
     return Translated(run.id, done.translated)
 
 

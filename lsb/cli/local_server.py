@@ -80,7 +80,7 @@ def prefect_server() -> Iterator[None]:
 
 
 def _check(url: str) -> None:
-    """Ask the server that the user named something that only a Prefect server answers, to whom it trusts."""
+    """Ask the server that the user named what only a Prefect server answers, and only to those whom it trusts."""
     from prefect.client.orchestration import ServerType, get_client
 
     try:

@@ -11,8 +11,10 @@ ConfigFile = Annotated[Path, Argument(metavar="CONFIG", help="The job's YAML fil
 RunUri = Annotated[str, Argument(metavar="RUN", help="<root>/runs/<run>, as `lsb run` prints it.")]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 # Every command takes it: `lsb.cli.main.run_command` looks for it before anything else.
-Verbose = Annotated[bool, Option("--verbose", "-v", help="Tracebacks of errors, and Prefect's log lines.")]
-Resume = Annotated[str | None, Option(metavar="RUN", help="This run and no other: refuse if settings differ.")]
+Verbose = Annotated[bool, Option("--verbose", "-v", help="Show tracebacks of errors, and Prefect's log lines.")]
+Resume = Annotated[
+    str | None, Option(metavar="RUN", help="Go on with this run and no other; refused if settings differ.")
+]
 
 # init
 SourceFolder = Annotated[
@@ -27,18 +29,20 @@ Model = Annotated[
 ]
 NewFile = Annotated[Path, Option("--out", metavar="FILE", help="The file to write; it must not exist.")]
 NewStore = Annotated[
-    str | None, Option(metavar="ROOT", help="Where runs are to be kept; left out, `store` beside the file.")
+    str | None, Option(metavar="ROOT", help="Where runs are to be kept; by default `store` beside the file.")
 ]
 
 # Which records
 Records = Annotated[
-    list[str], Option(metavar="NAME", help="Only this record: its id or its source key, letter by letter. Repeatable.")
+    list[str], Option(metavar="NAME", help="Only this record: its id or its source key, taken literally. Repeatable.")
 ]
-Match = Annotated[list[str], Option(metavar="PATTERN", help="Only source keys like 'cats/*', slashes included.")]
+Match = Annotated[
+    list[str], Option(metavar="PATTERN", help="Only source keys like 'cats/*'; `*` stands for slashes, too.")
+]
 Codes = Annotated[list[str], Option(metavar="CODE", help="Only records with this error code.")]
-Flags = Annotated[list[str], Option(metavar="FLAG", help="Those with this flag, such as flat_output.")]
-Shards = Annotated[list[str], Option(metavar="SHARD", help="Only of this shard, such as 00003.")]
-Statuses = Annotated[list[str], Option(metavar="STATUS", help="Only `failed`, or only `pending`.")]
+Flags = Annotated[list[str], Option(metavar="FLAG", help="Only records with this flag, such as flat_output.")]
+Shards = Annotated[list[str], Option(metavar="SHARD", help="Only records of this shard, such as 00003.")]
+Statuses = Annotated[list[str], Option(metavar="STATUS", help="Only records that are `failed`, or `pending`.")]
 
 # run
 Resolve = Annotated[bool, Option("--dry-run", help="Print what would be done; write nothing.")]
@@ -52,17 +56,17 @@ RecordsFrom = Annotated[
 
 # rerun
 Failed = Annotated[bool, Option("--failed", help="Records without a row and retryable failures: the default.")]
-IncludeTerminal = Annotated[bool, Option("--include-terminal", help="Failures that are not retryable, too.")]
+IncludeTerminal = Annotated[bool, Option("--include-terminal", help="Include failures that are not retryable.")]
 Choose = Annotated[bool, Option("--dry-run", help="Print exactly what would run; write nothing.")]
 OtherConfig = Annotated[
-    Path | None, Option(metavar="FILE", help="The job's file, where its paths or settings are others now.")
+    Path | None, Option(metavar="FILE", help="The job's file, if its paths or settings have changed.")
 ]
 Workers = Annotated[int | None, Option(min=1, help="Instead of execution.workers.")]
 Batch = Annotated[int | None, Option(min=1, help="Instead of execution.batch.")]
 Device = Annotated[str | None, Option(help="Instead of execution.device.")]
 
 # verify
-Sample = Annotated[int | None, Option(min=0, help="Check only this many outputs, 0 for none, and all tables.")]
+Sample = Annotated[int | None, Option(min=0, help="Check only this many outputs, 0 for none; all tables are checked.")]
 PublicKey = Annotated[
     Path | None, Option(metavar="PUBLIC", help="Ed25519 public key (PEM) that must have signed the snapshot.")
 ]
@@ -74,7 +78,7 @@ MovedModel = Annotated[str | None, Option(help="Where the run's model lies now, 
 MovedLoras = Annotated[
     list[str] | None, Option(metavar="FILE", help="LoRA file of the run's model, for --replay; repeatable.")
 ]
-SampleSeed = Annotated[str, Option(help="Any text: chooses another sample.")]
+SampleSeed = Annotated[str, Option(help="Any text; another one chooses another sample.")]
 
 # diff, trace, export, report
 Before = Annotated[str, Argument(metavar="A", help="<root>/runs/<run> or <root>/datasets/<name>/<version>.")]
@@ -95,9 +99,10 @@ Root = Annotated[str, Argument(metavar="ROOT", help="A job's `store`: where `run
 Delete = Annotated[bool, Option("--dry-run", help="Print what would be deleted; delete nothing.")]
 OlderThan = Annotated[float, Option(metavar="HOURS", help="Spare what is younger; at least 24.")]
 ErasedRecords = Annotated[
-    list[str], Option(metavar="NAME", help="Of this record: its id or its source key, letter by letter. Repeatable.")
+    list[str],
+    Option(metavar="NAME", help="The image of this record: its id or its source key, taken literally. Repeatable."),
 ]
 ErasedMatch = Annotated[
-    list[str], Option(metavar="PATTERN", help="Of all source keys like 'cats/*', slashes included.")
+    list[str], Option(metavar="PATTERN", help="The images of source keys like 'cats/*'; `*` stands for slashes, too.")
 ]
 Reason = Annotated[str, Option(help="One line; kept for ever, so it should name nobody.")]

@@ -43,7 +43,7 @@ def _section(name: str, command: typer.main.TyperCommand) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that means itself in a table of Markdown, but for its code in backticks."""
+    """Text escaped for a table of Markdown, but for its code in backticks."""
     for character in "\\|<*[":
         text = text.replace(character, f"\\{character}")
     return text

@@ -215,7 +215,7 @@ def metrics(measured: Mapping[str, Any]) -> Figures:
 
 
 def _replayed(results: Sequence[Replayed]) -> str | None:
-    """How many of how many were the same to the bit, and which conditions were others."""
+    """How many of how many were the same to the bit, and which conditions differed."""
     if not results:
         return None
     same = sum(result.same for result in results)

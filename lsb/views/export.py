@@ -66,7 +66,9 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
     suffix = SUFFIX_OF_FORMAT[run.transform["encoder"]]
     keys = read_plan(store, run)["key"].to_pylist()
     if nameless := [key for key in keys if not PurePosixPath(key).name]:
-        raise TamperedError(f"{run.plan['key']} calls a source {nameless[0]!r}, which names none", key=run.plan["key"])
+        raise TamperedError(
+            f"{run.plan['key']} names a source {nameless[0]!r}, which cannot be a file's name", key=run.plan["key"]
+        )
     names = target_names(keys, suffix)
     columns = ["source_key", "status", "output_key", "output_sha256"]
     rows = collect(store, run, gates=Gates()).rows.select(columns).to_pylist()

@@ -156,7 +156,7 @@ def _find(rows: pa.Table, what: str) -> tuple[str, pa.Table]:
             return column, found
     path = Path(what)
     if not path.is_file():
-        raise UsageError(f"{what} is no output, record id, source key of this run and no file; check it and --run")
+        raise UsageError(f"{what} is no output, record id or source key of this run, and no file; check it and --run")
     data = path.read_bytes()
     digests = {"output_sha256": sha256(data)}
     try:
