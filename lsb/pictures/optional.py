@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from PIL import Image
 
-from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError
+from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError, UsageError
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.sources import MAX_BYTES, Source, list_sources, open_sources
 from lsb.records import sha256
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def pictures_to_show(uri: str) -> Source:
-    """The folder of pictures at `uri` for a page, which does without them: an empty one if it is not there."""
+    """The pictures at `uri` for a page, which does without them: none if they are not there, or of an unknown kind."""
     try:
         return open_sources(uri)
-    except SourceError:
+    except (SourceError, UsageError):
         return ScratchStore(None)
 
 

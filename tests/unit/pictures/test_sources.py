@@ -19,6 +19,7 @@ from lsb.ledger.publish import manifest_table
 from lsb.pictures import sources as sources_module
 from lsb.pictures.images import encode
 from lsb.pictures.ingest import ingest
+from lsb.pictures.optional import pictures_to_show
 from lsb.pictures.sources import OTHER_SUFFIXES, described, list_sources, open_sources
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store
@@ -222,3 +223,8 @@ def test_a_source_that_holds_a_name_twice_is_refused() -> None:
     """Both would be one record, of which nobody could say which picture it was made from."""
     with pytest.raises(SourceError, match=r"archive:///pictures holds 'a\.png' twice"):
         list_sources(Archive())
+
+
+def test_a_page_does_without_pictures_of_an_unknown_kind() -> None:
+    """So that an image can be erased wherever its run's source lay."""
+    assert pictures_to_show("tape:///night/7").list() == []
