@@ -16,6 +16,7 @@ from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run
 from lsb.metrics.evaluation import evaluate
 from lsb.metrics.scores import Scorer
+from lsb.metrics.truths import OptionalTruths
 from lsb.pictures.images import encode
 from lsb.records import canonical_json
 from lsb.store.local import LocalStore
@@ -60,7 +61,7 @@ def finished(folder: Path, scored: Sequence[str]) -> Setting:
     store, truth = open_store(str(folder / "store"), create=True), open_store(str(folder / "truth"))
     run, sources = ledger.start(store, folder / "images")
     for shard in run.shards():
-        more = {"scorer": Scorer(Averages()), "truth": truth} if shard in scored else {}
+        more = {"scorer": Scorer(Averages()), "truths": OptionalTruths(truth)} if shard in scored else {}
         ledger.run_shard(store, run, shard, ledger.equipment(sources, **more))
     publish(store, run, {}, b"page")
     return Setting(store, run, sources, truth)
