@@ -6,10 +6,11 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from lsb.metrics.table import COLUMNS, ROWS, shown
@@ -136,6 +137,20 @@ def report_image(image: Image.Image) -> ReportImage:
 
 def render_report(report: ReportInput) -> str:
     """The page as one HTML document: no reference to anything outside it, no script."""
+    return _template().render(
+        report=report,
+        columns=COLUMNS,
+        rows=_rows(report.metrics),
+        reasons=_reasons(report.metrics),
+        left_out=_left_out(report.metrics),
+        has_truths=_truths(report.metrics),
+        has_truth=any(example.truth for example in (*report.examples, *report.worst)),
+    )
+
+
+@cache
+def _template() -> Template:
+    """Compiled once in a process, which takes longer than to write a page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -145,16 +160,7 @@ def render_report(report: ReportInput) -> str:
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["shortened"] = shortened
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        report=report,
-        columns=COLUMNS,
-        rows=_rows(report.metrics),
-        reasons=_reasons(report.metrics),
-        left_out=_left_out(report.metrics),
-        has_truths=_truths(report.metrics),
-        has_truth=any(example.truth for example in (*report.examples, *report.worst)),
-    )
+    return environment.get_template("report.html.j2")
 
 
 def _rows(metrics: Mapping[str, Any] | None) -> list[_TableRow]:
