@@ -109,10 +109,16 @@ class Inbox:
 class Trial:
     """The parts, and what is done to them."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, flow: str | None = None, **variables: str) -> None:
+        """
+        Args:
+            flow: another entrypoint than that of the project's deployment.
+            variables: for the environment of the nights.
+        """
         self.folder = folder
+        self.flow = flow
         self.inbox = Inbox(folder / "inbox", random.Random(seed))
-        self.server = PrefectServer(folder / "server", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+        self.server = PrefectServer(folder / "server", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", **variables)
         self.store_uri = str(folder / "store")
         self.deployment = ""
         self.worker: Worker | None = None
@@ -146,7 +152,7 @@ class Trial:
         self.inbox.open()
         with self.server:
             self.server.command("work-pool", "create", POOL, "--type", "process")
-            file = deployment_file(self.folder / "prefect.yaml", self.settings(), cron)
+            file = deployment_file(self.folder / "prefect.yaml", self.settings(), cron, entrypoint=self.flow)
             self.deployment = self.server.deploy(file, JOB)["id"]
             self.worker = Worker(self.server, "first")
             try:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from examples.object_server import ObjectServer
 from lsb.cli.environment import prepare
@@ -42,6 +47,23 @@ os.environ.pop("PREFECT_API_URL", None)
 os.environ.pop("PREFECT_PROFILE", None)
 prepare()
 ignore_working_folder()
+# On a busy machine it is no fault of anything how long it takes; and what fails once fails each time.
+settings.register_profile("lsb", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lsb")
+
+MAKE_DATABASE = """
+import asyncio
+from lsb.cli.working_folder import ignore_working_folder
+ignore_working_folder()
+from prefect.server.database import provide_database_interface
+
+async def make():
+    database = provide_database_interface()
+    await database.create_db()
+    await (await database.engine()).dispose()
+
+asyncio.run(make())
+"""
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +91,44 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def store(store_uri: str) -> Store:
     """An empty store of each kind in turn, opened."""
     return open_store(store_uri, create=True)
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database that a server of Prefect makes when it first starts, which takes longer than all else that it does.
+
+    One for all processes of a run of the tests. Copied into the home of a server, as `prefect.db`, it is found there.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    made = folder / "prefect" / "prefect.db"
+    with (folder / "prefect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            being_made = folder / "prefect-being-made"
+            environment = {**os.environ, "PREFECT_HOME": str(being_made)}
+            subprocess.run([sys.executable, "-c", MAKE_DATABASE], env=environment, check=True)
+            being_made.rename(made.parent)
+    return made
+
+
+@pytest.fixture
+def prefect_home(prefect_database: Path, tmp_path: Path) -> Path:
+    """A folder for a server of Prefect that was there before, and kept nothing."""
+    home = tmp_path / "prefect"
+    home.mkdir()
+    shutil.copy(prefect_database, home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def our_home(prefect_database: Path) -> Path:
+    """PREFECT_HOME of these tests, likewise."""
+    home = Path(os.environ["PREFECT_HOME"])
+    home.mkdir(exist_ok=True)
+    if not (home / prefect_database.name).exists():
+        shutil.copy(prefect_database, home)
+    return home
 
 
 @pytest.fixture

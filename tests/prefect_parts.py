@@ -10,6 +10,7 @@ with PrefectServer(folder) as server:
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,21 +30,20 @@ DEPLOYMENT_FILE = REPOSITORY / "deployments" / "prefect.yaml"
 PREFECT = [sys.executable, "-P", "-m", "prefect"]
 POOL = "lsb"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
-START_SECONDS = 180
-BUSY_SECONDS = 120
+PATIENCE_SECONDS = 600.0  # for what must come: nothing is said of how fast, whatever else the machine does
 
 
-def wait_until(what: str, found: Callable[[], Any], seconds: float) -> Any:
+def wait_until(what: str, found: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """The first true answer of `found`; TimeoutError that names `what` if there is none in time."""
     until = time.monotonic() + seconds
     while not (answer := found()):
         if time.monotonic() > until:
             raise TimeoutError(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.2)
+        time.sleep(0.1)
     return answer
 
 
-def end(process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+def end(process: subprocess.Popen[bytes], seconds: float = 120) -> None:
     """SIGTERM, and SIGKILL for what is left then of it and of all that it has started."""
     family = _family(process)
     if process.poll() is None:
@@ -75,11 +75,22 @@ def _kill(pids: list[int]) -> None:
 class PrefectServer:
     """`prefect server start`. What it keeps, its log, and the environment of its clients lie in `folder`."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, database: Path | None = None, **settings: str) -> None:
+        """Nothing is started yet.
+
+        Args:
+            database: one that a server of this version has made, to begin with; None lets it make its own.
+            settings: for the environment.
+        """
         self.folder = folder
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self._port = listener.getsockname()[1]
+        if database is not None:
+            (folder / "prefect").mkdir(parents=True)
+            shutil.copy(database, folder / "prefect")
+        # Kept, so that nobody else gets the port, also while the server is down; who reuses addresses can listen there.
+        self._reserved = socket.socket()
+        self._reserved.bind(("127.0.0.1", 0))
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port = self._reserved.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}/api"
         mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         self.environment = {
@@ -103,6 +114,7 @@ class PrefectServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._http.close()
+        self._reserved.close()
 
     @property
     def log(self) -> str:
@@ -117,7 +129,7 @@ class PrefectServer:
             self._process = subprocess.Popen(
                 command, env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        wait_until("the Prefect server answers", self._answers, START_SECONDS)
+        wait_until("the Prefect server answers", self._answers)
 
     def stop(self) -> None:
         """End it by its pid."""
@@ -183,7 +195,7 @@ class PrefectServer:
         )
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
-        until = time.monotonic() + BUSY_SECONDS
+        until = time.monotonic() + PATIENCE_SECONDS
         while True:
             answer = self._http.request(method, f"/{path}", json=body)
             # Its database takes one writer at a time, and on a busy machine it gives up waiting.
@@ -202,14 +214,15 @@ class PrefectServer:
 
 
 class Worker:
-    """`prefect worker start`, with the limit that docs/operations.md names."""
+    """`prefect worker start`, with the limit that docs/operations.md names. `variables` are for the runs, too."""
 
-    def __init__(self, server: PrefectServer, name: str = "worker", limit: int = 1) -> None:
+    def __init__(self, server: PrefectServer, name: str = "worker", limit: int = 1, **variables: str) -> None:
+        environment = {**server.environment, **variables}
         command = [*PREFECT, "worker", "start", "--pool", POOL, "--name", name, "--limit", str(limit)]
         self._log = server.folder / f"{name}.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=server.environment, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, env=environment, cwd=server.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def __enter__(self) -> Worker:
@@ -233,12 +246,21 @@ class Worker:
 
 
 def deployment_file(
-    target: Path, config: Mapping[str, Any], cron: str | None = "* * * * *", name: str = "nightly"
+    target: Path,
+    config: Mapping[str, Any],
+    cron: str | None = "* * * * *",
+    name: str = "nightly",
+    entrypoint: str | None = None,
 ) -> Path:
-    """The project's own file with another job, time and name; without a schedule where `cron` is None."""
+    """The project's own file with another job, time and name; without a schedule where `cron` is None.
+
+    Args:
+        entrypoint: another flow in place of the file's.
+    """
     content = yaml.safe_load(DEPLOYMENT_FILE.read_text())
     (deployment,) = content["deployments"]
     deployment |= {"name": name, "parameters": {"config": dict(config)}}
+    deployment["entrypoint"] = entrypoint or deployment["entrypoint"]
     if cron is None:
         deployment["schedules"] = []
     else:

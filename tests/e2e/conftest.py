@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+    temporary_settings,
+)
 
-from lsb.cli.local_server import prefect_server
+from lsb.cli import local_server
 from lsb.cli.main import run_command
 from tests.e2e.adversary import Scene, make_template, planted_scene
 from tests.e2e.jobs import Job, make_job
@@ -21,8 +28,23 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[None]:
-    with prefect_server():
+def running(our_home: Path) -> Iterator[dict[Any, Any]]:
+    """A Prefect server, and the settings that name it. Nobody has them who does not ask for `server`."""
+    secret = "lsb:known-to-the-tests"
+    process, address = local_server._start(our_home, secret)
+    yield {
+        PREFECT_API_URL: address,
+        PREFECT_API_AUTH_STRING: secret,
+        PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False,
+    }
+    local_server._drain()
+    local_server._stop(process)
+
+
+@pytest.fixture
+def server(running: dict[Any, Any]) -> Iterator[None]:
+    """What runs in this process uses the one server."""
+    with temporary_settings(running):
         yield
 
 
@@ -38,10 +60,16 @@ def job(tmp_path: Path, model: Path) -> Job:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, model: Path, server: None) -> Job:
+def done(tmp_path_factory: pytest.TempPathFactory, model: Path, running: dict[Any, Any]) -> Job:
+    made = make_job(tmp_path_factory.mktemp("finished"), model)
+    with temporary_settings(running):
+        assert run_command(["run", str(made.config)]) == 0
+    return made
+
+
+@pytest.fixture
+def finished(done: Job, server: None) -> Job:
     """A job that has run. Read only: copy its store to change it."""
-    done = make_job(tmp_path_factory.mktemp("finished"), model)
-    assert run_command(["run", str(done.config)]) == 0
     return done
 
 

@@ -6,7 +6,6 @@ import colorsys
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import yaml
 from PIL import Image, ImageDraw
 
 from lsb.cli.main import run_command
+from tests.gate import LSB, Gate
+from tests.prefect_parts import REPOSITORY, wait_until
 
 PICTURES = 12  # of which one is no picture at all and one a copy
 SIZE = 32
@@ -63,6 +64,12 @@ class Job:
         file = self.config.with_name(f"{name}.yaml")
         file.write_text(yaml.safe_dump(settings))
         return Job(file, Path(settings.get("store", self.store)), self.source)
+
+    def one_by_one(self, name: str, **changes: Any) -> Job:
+        """A copy that translates and commits its pictures one by one and measures few, to be hit in the middle."""
+        return self.changed(
+            name, execution__batch=1, execution__commit_seconds=0.001, evaluate={"sample": 1}, **changes
+        )
 
     def files(self) -> dict[str, tuple[int, int]]:
         """Every file of the store with size and time of change, but for what a listing writes over."""
@@ -113,17 +120,29 @@ def lsb(capsys: Any, *arguments: str | Path) -> Answer:
     return Answer(code, out, err)
 
 
-def start_lsb(*arguments: str | Path) -> subprocess.Popen[str]:
-    """The command as users start it, with a Prefect server of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+def start_lsb(gate: Gate, *arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, its batches held at a gate, with a Prefect server of its own."""
+    places = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH", ""), str(REPOSITORY))))
     return subprocess.Popen(
-        [str(Path(sys.executable).with_name("lsb")), *map(str, arguments)],
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        [*LSB, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": places, **gate.environment, **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_for_commits(process: subprocess.Popen[Any], store: Path, number: int = 1) -> None:
+    """Until so many are there; the process must not end before."""
+
+    def committed() -> bool:
+        ended = process.poll() is not None  # before the look: what it commits at its end counts
+        there = len(log_entries(store)) >= number
+        assert there or not ended, process.communicate()
+        return there
+
+    wait_until(f"{number} commits", committed)
 
 
 def log_entries(store: Path) -> dict[Path, bytes]:

@@ -20,10 +20,11 @@ import yaml
 
 from flows.translate import translate_dataset
 from lsb.config.job import JobConfig
-from tests.e2e.jobs import PICTURES, Job, log_entries, make_job
+from tests.e2e.jobs import PICTURES, Job, log_entries, wait_for_commits
+from tests.gate import FLOW, Gate
 from tests.prefect_parts import DEPLOYMENT_FILE, POOL, REPOSITORY, PrefectServer, Worker, deployment_file, wait_until
 
-SLOW = {"bridge__nfe": 600, "execution__batch": 1, "execution__commit_seconds": 0.001}
+pytestmark = pytest.mark.xdist_group("deployments")  # one server for all
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, installed: Path) -> Iterator[PrefectServer]:
-    """With the work pool of the documentation. Its clients and workers see the install, not this checkout."""
-    with PrefectServer(tmp_path_factory.mktemp("prefect"), PYTHONPATH=str(installed)) as running:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, installed: Path, prefect_database: Path
+) -> Iterator[PrefectServer]:
+    """With the work pool of the documentation. Its clients and workers see the install, not this checkout, of which
+    they have no more than the gate."""
+    beside = tmp_path_factory.mktemp("beside")
+    (beside / "tests").mkdir()
+    for name in ("gate.py", "gated_flow.py"):
+        shutil.copy(REPOSITORY / "tests" / name, beside / "tests")
+    places = os.pathsep.join(map(str, (installed, beside)))
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), prefect_database, PYTHONPATH=places) as running:
         made = running.command("work-pool", "create", POOL, "--type", "process")
         assert made.returncode == 0, made.stderr
         yield running
@@ -62,10 +71,10 @@ def settings(job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def deployed(server: PrefectServer, job: Job, cron: str | None) -> Iterator[str]:
+def deployed(server: PrefectServer, job: Job, cron: str | None, entrypoint: str | None = None) -> Iterator[str]:
     """The id of a deployment of the job, which takes its schedule along when it goes."""
     name = job.config.parent.name  # of its own: one of the same name would be changed, and keep its runs
-    file = deployment_file(job.config.with_name("prefect.yaml"), settings(job), cron, name)
+    file = deployment_file(job.config.with_name("prefect.yaml"), settings(job), cron, name, entrypoint)
     made = str(server.deploy(file, name)["id"])
     try:
         yield made
@@ -173,7 +182,8 @@ class TestTheFileAsItIs:
 def test_a_cron_of_every_minute_is_scheduled(server: PrefectServer, job: Job) -> None:
     with deployed(server, job, "* * * * *") as deployment:
         runs = wait_until(
-            "scheduled runs", lambda: server.runs(deployment, state={"name": {"any_": ["Scheduled"]}}), 90
+            "scheduled runs",
+            lambda: server.runs(deployment, state={"name": {"any_": ["Scheduled"]}}),
         )
     assert all(run["auto_scheduled"] for run in runs)
     minutes = [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
@@ -181,16 +191,15 @@ def test_a_cron_of_every_minute_is_scheduled(server: PrefectServer, job: Job) ->
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_a_scheduled_run_is_run_by_a_worker_and_publishes(server: PrefectServer, job: Job) -> None:
     with deployed(server, job, "* * * * *") as deployment, Worker(server) as worker:
 
         def ended() -> Any:
             return next((run for run in server.runs(deployment) if run["state_name"] == "Completed"), None)
 
-        run = wait_until("a scheduled run that ended", ended, 240)
+        run = wait_until("a scheduled run that ended", ended)
         assert run["auto_scheduled"]
-        wait_until("the run is said to have ended", lambda: "Finished in state Completed" in worker.log, 30)
+        wait_until("the run is said to have ended", lambda: "Finished in state Completed" in worker.log)
     (folder,) = (job.store / "runs").iterdir()
     verdict = lsb(server, "verify", folder, "--json")
     assert verdict.returncode == 0, verdict.stderr
@@ -199,21 +208,23 @@ def test_a_scheduled_run_is_run_by_a_worker_and_publishes(server: PrefectServer,
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
-def test_a_killed_worker_holds_nothing_up(server: PrefectServer, tmp_path: Path, model: Path) -> None:
+def test_a_killed_worker_holds_nothing_up(server: PrefectServer, job: Job, tmp_path: Path) -> None:
     """It and its run die by SIGKILL; the next worker starts the next run at once, which goes on from what is there."""
-    job = make_job(tmp_path, model, **SLOW, evaluate={"sample": 2})
-    with deployed(server, job, None) as deployment:
+    job, gate = job.one_by_one("hit"), Gate(tmp_path / "gate")
+    gate.admit(2)
+    with deployed(server, job, None, FLOW) as deployment:
         dead = server.trigger(deployment)
-        worker = Worker(server, "first")
-        wait_until("two commits", lambda: len(log_entries(job.store)) >= 2, 240)
+        worker = Worker(server, "first", **gate.environment)
+        wait_for_commits(worker.process, job.store, 2)
         worker.kill()
         before = log_entries(job.store)
-        with Worker(server, "second"):
+        gate.admit(1)
+        with Worker(server, "second", **gate.environment) as second:
             alive = server.trigger(deployment)
-            wait_until("the next run is under way", lambda: log_entries(job.store).keys() - before.keys(), 240)
+            wait_for_commits(second.process, job.store, 3)
             assert server.state(dead) == "Running"  # nobody has told the server
-            wait_until("the next run's end", lambda: server.state(alive) == "Completed", 240)
+            gate.open()
+            wait_until("the next run's end", lambda: server.state(alive) == "Completed")
         # As documented, the entry of the dead run goes.
         assert server.command("flow-run", "delete", dead).returncode == 0
         assert {run["id"] for run in server.runs(deployment)} == {alive}
@@ -242,8 +253,9 @@ def test_the_install_brings_its_data_files(installed: Path) -> None:
     there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert wanted <= there
     environment = {**os.environ, "PYTHONPATH": str(installed)}
+    find = "import lsb; from importlib.util import find_spec; print(lsb.__file__, find_spec('flows.translate').origin)"
     said = subprocess.run(
-        [sys.executable, "-P", "-c", "import lsb, flows.translate; print(lsb.__file__, flows.translate.__file__)"],
+        [sys.executable, "-P", "-c", find],
         env=environment,
         capture_output=True,
         text=True,

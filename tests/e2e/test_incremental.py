@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.e2e.jobs import PICTURES, SIZE, Job, log_entries, lsb, start_lsb
-from tests.e2e.test_interruption import wait_for_commits
+from tests.e2e.jobs import PICTURES, SIZE, Job, log_entries, lsb, start_lsb, wait_for_commits
+from tests.gate import Gate
 
 
 @pytest.mark.usefixtures("server")
@@ -104,18 +104,18 @@ def test_chosen_records_with_other_settings_are_a_run_of_their_own(
 
 
 @pytest.mark.usefixtures("server")
-def test_a_night_that_was_cut_off_and_then_new_data(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_night_that_was_cut_off_and_then_new_data(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What is committed is carried, with the prompt that the first night learned from fewer pictures."""
-    nightly = job.changed(
+    nightly = job.one_by_one(
         "nightly",
         prompts__source={"images": str(job.source), "token": "<flat>", "initial": "icon"},
         learning={"steps": 2, "batch": 2, "validate_every": 2},
-        bridge__nfe=40,
-        execution__batch=1,
-        execution__commit_seconds=0.001,
-        evaluate={"sample": 1},
     )
-    killed = start_lsb("run", nightly.config)
+    gate = Gate(tmp_path / "gate")
+    gate.admit(2)
+    killed = start_lsb(gate, "run", nightly.config)
     wait_for_commits(killed, nightly.store, 2)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()

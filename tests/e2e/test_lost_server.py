@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,40 +16,28 @@ import yaml
 from prefect.settings import PREFECT_HOME
 
 from lsb.cli import local_server
-from tests.e2e.jobs import PICTURES, Job, log_entries, lsb
+from tests.e2e.jobs import PICTURES, Job, lsb, start_lsb, wait_for_commits
+from tests.gate import FLOW, Gate
 from tests.prefect_parts import POOL, PrefectServer, Worker, deployment_file, wait_until
 from tests.unit.cli.test_local_server import servers
-
-pytestmark = pytest.mark.timeout(600)
 
 SECRET = "lsb:known-to-this-test"
 BLOWS = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}
 
 
-def start(job: Job, home: Path, **variables: str) -> subprocess.Popen[str]:
-    kept = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    return subprocess.Popen(
-        [sys.executable, "-c", "from lsb.cli.main import main; main()", "run", str(job.config)],
-        env={**kept, "PREFECT_HOME": str(home), **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """One batch passes."""
+    made = Gate(tmp_path / "gate")
+    made.admit(1)
+    return made
 
 
-def wait_for_a_commit(process: subprocess.Popen[str] | subprocess.Popen[bytes], job: Job) -> None:
-    until = time.monotonic() + 200
-    while not log_entries(job.store):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def slow(job: Job, **changes: object) -> Job:
-    """One picture a batch and a commit for each, so that it can be hit in the middle."""
-    return job.changed(
-        "slow", bridge__nfe=12, execution__batch=1, execution__commit_seconds=0.001, evaluate={"sample": 1}, **changes
-    )
+def run_to_the_first_commit(job: Job, gate: Gate, home: Path, **variables: str) -> subprocess.Popen[str]:
+    """A run in the middle of its work, and held there."""
+    process = start_lsb(gate, "run", job.config, PREFECT_HOME=str(home), **variables)
+    wait_for_commits(process, job.store)
+    return process
 
 
 def pickles(home: Path) -> set[Path]:
@@ -58,7 +46,7 @@ def pickles(home: Path) -> set[Path]:
 
 
 def check(process: subprocess.Popen[str], job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = process.communicate(timeout=250)  # one artifact alone used to wait for 67 s, and the run failed
+    out, err = process.communicate()
     assert process.returncode == 0, err
     assert "snapshots/00000000/report" in out
     odd = [line for line in err.splitlines() if not line.startswith(("ingest:", "translate:", "evaluate:"))]
@@ -79,19 +67,21 @@ def check_published(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("blow", BLOWS)
-def test_our_own(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], blow: str) -> None:
-    hit = slow(job, execution__workers=2)
-    process = start(hit, tmp_path / "prefect")
-    wait_for_a_commit(process, hit)
-    (server,) = servers(tmp_path / "prefect")
+def test_our_own(job: Job, gate: Gate, prefect_home: Path, capsys: pytest.CaptureFixture[str], blow: str) -> None:
+    hit = job.one_by_one("hit", execution__workers=2)
+    process = run_to_the_first_commit(hit, gate, prefect_home)
+    (server,) = servers(prefect_home)
     os.kill(server, BLOWS[blow])
+    gate.open()
     check(process, hit, capsys)
-    assert servers(tmp_path / "prefect") == []
+    assert servers(prefect_home) == []
 
 
 @pytest.fixture
-def named(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+def named(tmp_path: Path, prefect_database: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
     """A server that the user has started, and the variables that name it."""
+    (tmp_path / "theirs").mkdir()
+    shutil.copy(prefect_database, tmp_path / "theirs")
     process, address = local_server._start(tmp_path / "theirs", SECRET)
     try:
         yield process, {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": SECRET}
@@ -104,49 +94,52 @@ def named(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, s
 @pytest.mark.parametrize("blow", BLOWS)
 def test_one_that_the_user_named(
     job: Job,
-    tmp_path: Path,
+    gate: Gate,
+    prefect_home: Path,
     capsys: pytest.CaptureFixture[str],
     named: tuple[subprocess.Popen[bytes], dict[str, str]],
     blow: str,
 ) -> None:
     server, variables = named
-    hit = slow(job)
-    process = start(hit, tmp_path / "prefect", **variables)
-    wait_for_a_commit(process, hit)
+    hit = job.one_by_one("hit")
+    process = run_to_the_first_commit(hit, gate, prefect_home, **variables)
     server.send_signal(BLOWS[blow])
+    gate.open()
     check(process, hit, capsys)
 
 
 @pytest.mark.long
-def test_ctrl_c_ends_a_run_without_its_server(job: Job, tmp_path: Path) -> None:
-    hit = slow(job)
-    process = start(hit, tmp_path / "prefect")
-    wait_for_a_commit(process, hit)
-    (server,) = servers(tmp_path / "prefect")
+def test_ctrl_c_ends_a_run_without_its_server(job: Job, gate: Gate, prefect_home: Path) -> None:
+    process = run_to_the_first_commit(job.one_by_one("hit"), gate, prefect_home)
+    (server,) = servers(prefect_home)
     os.kill(server, signal.SIGKILL)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=200)
+    gate.open()
+    _, err = process.communicate()
     assert process.returncode == 130, err
     assert "run again to go on" in err.splitlines()[-1]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_does_not_wait_long_for_a_server_that_hangs(job: Job, tmp_path: Path, times: int) -> None:
-    hit = slow(job, execution__workers=2)
-    process = start(hit, tmp_path / "prefect")
-    wait_for_a_commit(process, hit)
-    (server,) = servers(tmp_path / "prefect")
+def test_ctrl_c_does_not_wait_long_for_a_server_that_hangs(
+    job: Job, gate: Gate, prefect_home: Path, times: int
+) -> None:
+    """Once it ends with the batches under way, twice it does not wait even for them."""
+    process = run_to_the_first_commit(job.one_by_one("hit", execution__workers=2), gate, prefect_home)
+    (server,) = servers(prefect_home)
     os.kill(server, signal.SIGSTOP)
-    for _ in range(times):
-        time.sleep(0.5)
+    for heard in range(1, times + 1):
         process.send_signal(signal.SIGINT)
+        wait_until("the signal is heard", lambda heard=heard: gate.signals == heard)
+    if times == 1:
+        gate.open()
     begun = time.monotonic()
-    _, err = process.communicate(timeout=200)
-    assert time.monotonic() - begun < 30  # it was 70
+    _, err = process.communicate()
+    assert time.monotonic() - begun < 60  # it was 70, on a machine with nothing else to do
     assert process.returncode == 130, err
     assert "run again to go on" in err.splitlines()[-1]
-    assert servers(tmp_path / "prefect") == []
+    assert servers(prefect_home) == []
 
 
 def test_no_error_is_pickled_or_shown_to_prefect_as_it_is(
@@ -162,18 +155,22 @@ def test_no_error_is_pickled_or_shown_to_prefect_as_it_is(
 
 
 @pytest.mark.long
-def test_of_a_run_of_a_deployment(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hit = slow(job)
-    with PrefectServer(tmp_path / "prefect") as server:
+def test_of_a_run_of_a_deployment(
+    job: Job, gate: Gate, prefect_database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hit = job.one_by_one("hit")
+    with PrefectServer(tmp_path / "prefect", prefect_database, **gate.environment) as server:
         assert server.command("work-pool", "create", POOL, "--type", "process").returncode == 0
-        file = deployment_file(tmp_path / "prefect.yaml", yaml.safe_load(hit.config.read_text()), None)
+        settings = yaml.safe_load(hit.config.read_text())
+        file = deployment_file(tmp_path / "prefect.yaml", settings, None, entrypoint=FLOW)
         deployment = server.deploy(file, "nightly")["id"]
         with Worker(server) as worker:
             server.trigger(deployment)
-            wait_for_a_commit(worker.process, hit)
+            wait_for_commits(worker.process, hit.store)
             (engine,) = psutil.Process(worker.process.pid).children()
             server.kill()
-            wait_until("the run ends", lambda: not engine.is_running(), 250)
+            gate.open()
+            wait_until("the run ends", lambda: not engine.is_running())
             assert worker.log.count("the work goes on") == 1
             assert "Flow run 'tiny' - Finished in state Completed()" in worker.log
             assert "exited with unexpected exception" not in worker.log

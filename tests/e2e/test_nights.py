@@ -8,18 +8,23 @@ import pytest
 
 from benchmarks.nightly import JOB, Trial
 from lsb.store.store import open_store
+from tests.gate import FLOW, Gate
 from tests.nights import account_of
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_killed_worker_and_a_night_cut_off_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
-    trial = Trial(tmp_path, seed=3)
+    gate = Gate(tmp_path / "gate")
+    trial = Trial(tmp_path, seed=3, flow=FLOW, **gate.environment)
     with trial.under_way(cron=None):
+        gate.admit(4)
         trial.start_a_night()
         trial.kill_the_worker()
+        gate.admit(4)
         trial.start_a_night()
         trial.cut_a_night_off()
+        gate.open()
         trial.whole_night()
     account, told = trial.account()
     assert account.problems == []

@@ -104,15 +104,15 @@ def test_it_leaves_nothing_behind_and_keeps_every_task_run(tmp_path: Path, proxi
     assert (tmp_path / "lsb-server.log").read_text() == ""
 
 
-def test_its_secret_is_in_no_arguments(tmp_path: Path) -> None:
-    process, _ = local_server._start(tmp_path, "lsb:known-to-the-test")
+def test_its_secret_is_in_no_arguments(prefect_home: Path) -> None:
+    process, _ = local_server._start(prefect_home, "lsb:known-to-the-test")
     try:
-        (server,) = servers(tmp_path)
+        (server,) = servers(prefect_home)
         assert b"known-to-the-test" not in Path(f"/proc/{server}/cmdline").read_bytes()
         assert b"known-to-the-test" in Path(f"/proc/{server}/environ").read_bytes()  # which only its owner may read
     finally:
         local_server._stop(process)
-    assert b"known-to-the-test" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"known-to-the-test" not in b"".join(path.read_bytes() for path in prefect_home.rglob("*") if path.is_file())
 
 
 def test_a_database_of_another_version_is_named_and_left_alone(tmp_path: Path) -> None:
@@ -154,36 +154,35 @@ def test_a_named_server_that_is_not_there_is_named(tmp_path: Path, monkeypatch: 
         local_server.prefect_server(),
     ):
         pass
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40  # not for as long as Prefect would ask again
     assert "127.0.0.1:9" in str(caught.value)
     assert "hidden" not in str(caught.value)
     assert ("environment variable PREFECT_API_URL" if where == "environment" else str(profiles)) in str(caught.value)
 
 
-def test_it_ends_when_its_process_is_killed(tmp_path: Path) -> None:
+def test_it_ends_when_its_process_is_killed(prefect_home: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "wait"], env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, "wait"], env=environment(prefect_home), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "401\n"
         ready = process.stdout.readline()
-        running = servers(tmp_path)
+        running = servers(prefect_home)
         process.send_signal(signal.SIGKILL)
     assert (ready, len(running)) == ("ready\n", 1)
-    until = time.monotonic() + 60
-    while servers(tmp_path):
+    until = time.monotonic() + 200
+    while servers(prefect_home):
         assert time.monotonic() < until
         time.sleep(0.1)
 
 
-def test_one_that_hangs_is_not_waited_for() -> None:
+def test_one_that_hangs_is_not_waited_for(our_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_server, "STOP_SECONDS", 3600)
     before = servers(PREFECT_HOME.value())
     # Other tests may have a server, and it is named while they have.
     with temporary_settings(restore_defaults={PREFECT_API_URL}), local_server.prefect_server():
         (server,) = set(servers(PREFECT_HOME.value())) - set(before)
         os.kill(server, signal.SIGSTOP)
         connection.lose(TimeoutError("silence"))
-        begun = time.monotonic()
-    assert time.monotonic() - begun < local_server.STOP_SECONDS / 2
     assert server not in servers(PREFECT_HOME.value())
     connection.connect()

@@ -37,7 +37,7 @@ if __name__ == "__main__":
         assert get_current_settings().tasks.default_retries == 0
 if __name__ == "__main__":
     for method in ("forkserver", "spawn"):
-        with ModelProcess(partial(echoing), batch=1, limit=60, method=method) as model:
+        with ModelProcess(partial(echoing), batch=1, limit=600, method=method) as model:
             assert model.make([1], ["a"], [None]) == [Made(1)]
     print(get_current_settings().home)
 """
@@ -72,24 +72,23 @@ def settings(folder: Path) -> dict[str, str]:
     }
 
 
-def test_nothing_of_it_is_imported_or_read(folder: Path, tmp_path: Path) -> None:
+def test_nothing_of_it_is_imported_or_read(folder: Path, prefect_home: Path, tmp_path: Path) -> None:
     for name, text in settings(folder).items():
         (folder / name).write_text(text)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    home = tmp_path / "prefect"
     script = tmp_path / "bin" / "lsb"  # as the installed command is started: without -P
     script.parent.mkdir()
     script.write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, script],
-        env={**kept, "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        env={**kept, "PREFECT_HOME": str(prefect_home), "PYTHONPATH": str(ROOT)},
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.stderr, done.returncode) == ("", 0)
-    assert done.stdout.splitlines()[-1] == str(home)
+    assert done.stdout.splitlines()[-1] == str(prefect_home)
     assert not (tmp_path / "RAN").exists(), (tmp_path / "RAN").read_text()
     assert not (folder / "away").exists()
 

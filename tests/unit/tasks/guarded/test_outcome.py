@@ -28,7 +28,7 @@ from tasks.guarded.step import step
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[None]:
+def server(our_home: Path) -> Iterator[None]:
     with prefect_server():
         yield
 
@@ -224,10 +224,10 @@ def test_parameters_that_are_wrong_are_not_pickled(server: None, warnings: list[
 
 
 def test_what_is_transient_is_tried_again_where_the_server_goes_meanwhile(
-    tmp_path: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+    prefect_home: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.guarded.step.FIRST_DELAY_SECONDS", 0.01)
-    process, address = local_server._start(tmp_path, "lsb:known-to-this-test")
+    process, address = local_server._start(prefect_home, "lsb:known-to-this-test")
     tries: list[int] = []
 
     def busy() -> int:
@@ -253,17 +253,21 @@ print(observed(name="all")(step(name="one")(lambda: 7))())
 """
 
 
-def test_a_script_that_names_no_server_keeps_the_one_that_prefect_starts(tmp_path: Path) -> None:
+def test_a_script_that_names_no_server_keeps_the_one_that_prefect_starts(prefect_home: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env={**environment, "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"},
+        env={
+            **environment,
+            "PREFECT_HOME": str(prefect_home),
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "7\n", "")
-    with sqlite3.connect(tmp_path / "prefect.db") as database:
+    with sqlite3.connect(prefect_home / "prefect.db") as database:
         rows = database.execute("select state_type from task_run").fetchall()
     database.close()
     assert rows == [("COMPLETED",)]
