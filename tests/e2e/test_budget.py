@@ -15,7 +15,7 @@ from lsb.translation.model import Made, Model
 from tests.e2e.jobs import Job, log_entries, lsb
 from tests.ledger import Inverter, make_images
 
-PLANNED = 400
+PLANNED = 240
 SHARD = 40
 
 

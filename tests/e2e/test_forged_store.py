@@ -253,7 +253,6 @@ PLANTS: dict[str, Plant] = {
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(4))
 def test_forged_documents_and_odd_names(
     template: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: int

@@ -58,7 +58,7 @@ def bridge_settings(draw: st.DrawFn) -> BridgeSettings:
 
 
 @given(schedules(), st.floats(0, 1))
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=60)
 def test_sigma_to_time_to_sigma(schedule: NoiseSchedule, place: float) -> None:
     level = schedule.sigma_min ** (1 - place) * schedule.sigma_max**place
     assume(level >= schedule.sigma_min)
@@ -66,7 +66,7 @@ def test_sigma_to_time_to_sigma(schedule: NoiseSchedule, place: float) -> None:
 
 
 @given(schedules(), st.floats(0, 1))
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=60)
 def test_published_sigma_is_the_nearest_entry(schedule: NoiseSchedule, place: float) -> None:
     level = schedule.sigma_max * place
     table = [1.0, *schedule.alphas_cumprod]
@@ -77,7 +77,7 @@ def test_published_sigma_is_the_nearest_entry(schedule: NoiseSchedule, place: fl
 
 
 @given(bridge_settings())
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=60)
 def test_any_path_spends_what_it_says_and_rises(chosen: BridgeSettings) -> None:
     asked: list[float] = []
 
@@ -97,7 +97,7 @@ def test_any_path_spends_what_it_says_and_rises(chosen: BridgeSettings) -> None:
 
 
 @given(st.permutations(range(5)), st.text(max_size=8))
-@settings(derandomize=True, max_examples=30, deadline=None)
+@settings(derandomize=True, max_examples=30)
 def test_noise_follows_the_image(order: list[int], seed: str) -> None:
     digests = [sha256(str(index).encode()) for index in range(5)]
     batch = BatchNoise((2, 3), seed=seed, digests=[digests[index] for index in order])("start", 0)
@@ -106,7 +106,7 @@ def test_noise_follows_the_image(order: list[int], seed: str) -> None:
 
 
 @given(times, taus, st.integers(0, 2**31))
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=40)
 def test_mix_keeps_the_identity(t: float, tau: float, seed: int) -> None:
     x_t = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -119,7 +119,7 @@ def test_mix_keeps_the_identity(t: float, tau: float, seed: int) -> None:
 
 
 @given(st.floats(0.3, 4.0), st.integers(1, 4), st.integers(0, 2**31))
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=40)
 def test_static_bridge_s_precision(tau: float, dimension: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 

@@ -39,7 +39,7 @@ def records(draw: st.DrawFn) -> pa.Table:
     return RECORDS.table(rows)
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=150)
 @given(records(), st.integers(1, 9))
 def test_a_plan_covers_every_record_once_and_keeps_copies_together(table: pa.Table, shard_size: int) -> None:
     plan = make_plan(table, shard_size).to_pylist()
@@ -60,7 +60,7 @@ def test_a_plan_covers_every_record_once_and_keeps_copies_together(table: pa.Tab
     assert all(0 < count <= shard_size for count in counts[-1:])
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=200)
 @given(keys)
 def test_exported_names_never_meet(found: list[str]) -> None:
     usable = [key for key in found if key.strip(".")]
@@ -69,7 +69,7 @@ def test_exported_names_never_meet(found: list[str]) -> None:
     assert all(name.endswith(".png") for name in names.values())
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=200)
 @given(st.text(max_size=400), st.text("abc/", min_size=1, max_size=20))
 def test_redacted_texts_are_short_lines_without_the_home_folder(text: str, path: str) -> None:
     line = redact(f"{text} '/home/ann/{path}'")

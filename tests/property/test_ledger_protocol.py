@@ -214,7 +214,6 @@ def explore(examples: int, course: Callable[..., None] = course_of, **more: Any)
     @settings(
         derandomize=True,
         max_examples=examples,
-        deadline=None,
         database=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
@@ -226,14 +225,16 @@ def explore(examples: int, course: Callable[..., None] = course_of, **more: Any)
     holds()
 
 
-def test_no_course_of_events_breaks_a_promise() -> None:
-    explore(150)
+@pytest.mark.parametrize("courses", [40, pytest.param(150, marks=pytest.mark.long)])
+def test_no_course_of_events_breaks_a_promise(courses: int) -> None:
+    explore(courses)
 
 
-def test_no_course_of_events_breaks_a_promise_while_the_next_run_is_planned() -> None:
+@pytest.mark.parametrize("courses", [25, pytest.param(100, marks=pytest.mark.long)])
+def test_no_course_of_events_breaks_a_promise_while_the_next_run_is_planned(courses: int) -> None:
     for numbers in seen.values():
         numbers.clear()
-    explore(100, course_of_planning)
+    explore(courses, course_of_planning)
     # They do come in the middle of the other's work.
     assert len(seen["carried"]) > 1
     assert len(seen["snapshots"]) > 1

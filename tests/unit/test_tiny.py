@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
 
 import pytest
@@ -28,9 +27,8 @@ def digests(folder: Path) -> dict[str, str]:
 )
 def test_diffusers_loads_and_runs_it(tmp_path: Path, options: dict) -> None:
     folder = tiny_model(tmp_path / "model", **options)
-    started = time.monotonic()
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 2**22
     pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    assert time.monotonic() - started < 5
     pipeline.set_progress_bar_config(disable=True)
     channels = options.get("latent_channels", 4)
     latents = torch.zeros(1, channels, *LATENT_SHAPE[1:])

@@ -320,7 +320,7 @@ class Swelling(Inverter):
     def translate(
         self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
     ) -> list[Image.Image]:
-        return [Image.new("RGB", (9000, 9000), "red") for _ in images]
+        return [Image.new("RGB", (6000, 6000), "red") for _ in images]
 
 
 def test_outputs_are_decoded_in_a_process_with_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ WORK = """
 import os, signal
 from lsb.store.store import open_store
 open_store("s3://lsb/a").write("written", b"1")
-print(os.environ["FSSPEC_S3_ENDPOINT_URL"], flush=True)
 try:
+    print(os.environ["FSSPEC_S3_ENDPOINT_URL"], flush=True)
     signal.pause()
 except KeyboardInterrupt:
     raise SystemExit(130)
@@ -64,7 +64,7 @@ def test_ctrl_c_is_the_commands_affair_and_then_the_server_ends(process: subproc
 def test_a_server_does_not_outlive_whoever_started_it(process: subprocess.Popen[str]) -> None:
     weed = weed_of(process)
     process.kill()
-    psutil.wait_procs([weed], timeout=60)
+    psutil.wait_procs([weed], timeout=200)
     assert not weed.is_running()
 
 

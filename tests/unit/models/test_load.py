@@ -91,7 +91,11 @@ def test_weights_are_read_once_for_all_who_ask_in_a_process(
     assert read[9:] == [weights.name]
 
 
-def test_weights_that_have_just_been_written_are_not_believed_to_stay(folder: Path, read: list[str]) -> None:
+def test_weights_that_have_just_been_written_are_not_believed_to_stay(
+    folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
     for name in ("vae", "unet"):
         weights = folder / name / "diffusion_pytorch_model.safetensors"
         weights.write_bytes(weights.read_bytes())

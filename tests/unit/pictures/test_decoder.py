@@ -80,12 +80,12 @@ def test_one_process_serves_many_files_bad_ones_too(decoder: Decoder) -> None:
 def test_a_scan_bomb_is_ended_in_time_and_the_next_file_decoded() -> None:
     bomb = scan_bomb(2000)
     assert len(bomb) < 200_000
-    with Decoder(cpu_seconds=0.5) as decoder:
+    with Decoder(cpu_seconds=1.5) as decoder:
         started = time.monotonic()
         with pytest.raises(DecodingError, match="decode_timed_out") as caught:
             decoder.inspect(bomb)
         assert caught.value.code == "decode_timed_out"
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < 200
         assert decoder.inspect(saved(picture(0), "PNG")).width == 12
     assert scan_bomb(1)
     assert decode(scan_bomb(1))[1].width == 4000
@@ -141,7 +141,7 @@ def test_a_process_that_dies_is_replaced(decoder: Decoder) -> None:
     bomb, others = scan_bomb(20_000), set(busy_children())
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(decoder.decode, bomb)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 200
         while not (found := set(busy_children()) - others):
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -224,7 +224,7 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path, state: str) -> None:
         pid = int(starter.stdout.readline())
         time.sleep(0.5)
         starter.kill()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while alive(pid):
         assert time.monotonic() < until
         time.sleep(0.05)

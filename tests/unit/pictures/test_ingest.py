@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from shutil import copy2, copytree
@@ -402,7 +401,7 @@ def test_a_time_that_is_too_new_is_not_trusted(
     store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = Counting(folder)
-    clock = time.time()
+    clock = max(map(time_of, folder.rglob("*.png")))
     monkeypatch.setattr(sources_module.time, "time", lambda: clock)
     for passed, read in ((0.5, 4), (GRAIN_SECONDS + 1.5, 4), (0.1, 0)):
         clock += passed

@@ -27,12 +27,23 @@ from tests.unit.store.lying_proxy import (
 ERROR_IN_XML = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>try again</Message></Error>"
 
 
-@pytest.fixture
-def proxy(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[LyingProxy]:
+@pytest.fixture(scope="module")
+def shared(object_server: ObjectServer) -> Iterator[LyingProxy]:
     made = LyingProxy(object_server.endpoint)
-    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", made.endpoint)
     yield made
     made.close()
+
+
+@pytest.fixture
+def proxy(shared: LyingProxy, monkeypatch: pytest.MonkeyPatch) -> LyingProxy:
+    """As good as new; of the client, which takes long to make, the connections are kept and all that it has learned
+    forgotten."""
+    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", shared.endpoint)
+    shared.lies, shared.deaf, shared.told, shared.requests = {}, False, 0, 0
+    client = s3._client()
+    client.answered, client.etags_are_md5 = False, True
+    client.known.clear()
+    return shared
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def broken(error: Exception | None) -> Model:
 
 @pytest.fixture
 def model() -> Iterator[ModelProcess]:
-    with ModelProcess(partial(build), batch=4, limit=60) as process:
+    with ModelProcess(partial(build), batch=4, limit=600) as process:
         yield process
 
 
@@ -187,7 +187,7 @@ def test_one_that_hangs_is_ended_and_replaced(model: ModelProcess) -> None:
     model.limit = 0.2
     with pytest.raises(ModelHungError, match=r"within 0\.2 s"):
         ask(model, "hang")
-    model.limit = 60
+    model.limit = 600
     assert ask(model, "pid") != first
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
@@ -219,7 +219,7 @@ def test_signals_for_us_are_not_for_it(model: ModelProcess) -> None:
     [(ModelError("no such folder"), "no such folder"), (ValueError("x"), "ValueError: x"), (None, "no model.*code 1")],
 )
 def test_a_model_that_cannot_be_loaded_is_no_images_fault(error: Exception | None, words: str) -> None:
-    with ModelProcess(partial(broken, error), batch=4, limit=60) as process, pytest.raises(CannotStartError) as caught:
+    with ModelProcess(partial(broken, error), batch=4, limit=600) as process, pytest.raises(CannotStartError) as caught:
         process.make([picture(0)], ["a"], [None])
     with pytest.raises(ModelError, match=words):
         raise caught.value.reason
@@ -244,14 +244,14 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
     starter.kill()
     starter.join()
     starter.close()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while alive(pid):
         assert time.monotonic() < until
         time.sleep(0.01)
 
 
 def start_and_wait(told: Path) -> None:
-    process = ModelProcess(partial(build), batch=4, limit=60)
+    process = ModelProcess(partial(build), batch=4, limit=600)
     pid = ask(process, "pid")
     told.with_suffix(".new").write_text(str(pid))
     told.with_suffix(".new").rename(told)

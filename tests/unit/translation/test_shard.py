@@ -186,7 +186,7 @@ def test_after_a_listing_the_job_fills_in_what_is_known_of_a_source(store: Local
 def test_a_picture_that_cannot_be_decoded_here_and_now_fails_and_may_be_tried_again(
     store: LocalStore, folder: Path
 ) -> None:
-    bomb = scan_bomb(2000)
+    bomb = scan_bomb(800)
     for name in ("bomb.jpg", "copy.jpg"):
         (folder / name).write_bytes(bomb)
     (folder / "text.png").write_bytes(b"not a picture")

@@ -37,7 +37,7 @@ def test_work_does_not_wait_for_updates(monkeypatch: pytest.MonkeyPatch) -> None
 
     def update(artifact: UUID, percent: float) -> None:
         told.append(percent)
-        assert answered.wait(60)
+        assert answered.wait(200)
 
     monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_, **__: uuid4())
     monkeypatch.setattr(artifacts, "update_progress_artifact", update)
