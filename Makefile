@@ -41,14 +41,17 @@ else
 	@$(BIN)/lsb run examples/emoji/job.yaml
 endif
 
+# One process more than the smallest machine has cores, since tests wait for a third of their time. Each has its servers.
+SPREAD := -n 3 --no-loadscope-reorder --dist
+
 test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SPREAD) loadfile
 
 test-long: $(STAMP)  ## run the tests that kill, plant and wait much, and only those
-	@$(BIN)/python -m pytest -m long
+	@$(BIN)/python -m pytest $(SPREAD) loadgroup -m long
 
 coverage: $(STAMP)  ## run the tests and show which lines they miss (what child processes run is not counted)
-	@$(BIN)/python -m pytest --cov --cov-report=term --cov-report=html
+	@$(BIN)/python -m pytest $(SPREAD) loadfile --cov --cov-report=term --cov-report=html
 
 nightly: $(STAMP)  ## fifteen nights, one a minute, with Prefect's server, worker and schedule, while things go wrong
 	@PYTHONPATH=. $(BIN)/python benchmarks/nightly.py
