@@ -43,7 +43,7 @@ def wait_until(what: str, found: Callable[[], Any], seconds: float = PATIENCE_SE
     return answer
 
 
-def end(process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+def end(process: subprocess.Popen[bytes], seconds: float = 10) -> None:
     """SIGTERM, and SIGKILL for what is left then of it and of all that it has started."""
     family = _family(process)
     if process.poll() is None:
