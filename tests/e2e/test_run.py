@@ -281,3 +281,38 @@ def test_the_layout_of_stable_diffusion_gives_the_same_pixels_twice(
         found.append(pixels(answer.json["manifest"]))
     assert found[0] == found[1]
     assert len(set(found[0].values())) == PICTURES - 1  # one is a copy, one has none
+
+
+def test_the_run_that_is_to_go_on_may_be_named(finished: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    files = finished.files()
+    for name in (run_of(finished).name, run_of(finished)):
+        answer = lsb(capsys, "run", finished.config, "--resume", name, "--json")
+        assert (answer.code, answer.json["translated"]) == (0, 0), answer.err
+        assert Path(answer.json["run"]) == run_of(finished)
+    assert finished.files() == files
+
+
+def test_a_stage_names_the_one_that_comes_before_it(job: Job, server: None, capsys: pytest.CaptureFixture[str]) -> None:
+    learned = {"images": str(job.source), "token": "<flat>", "initial": "icon"}
+    answer = lsb(capsys, "plan", job.changed("learned", prompts__source=learned).config)
+    assert (answer.code, "run `lsb optimise`" in answer.complaint) == (2, True)
+
+    assert lsb(capsys, "plan", job.config).code == 0
+    answer = lsb(capsys, "run", job.config, "--records-from", run_of(job), "--match", "*")
+    assert (answer.code, "has published nothing to choose records from; finish it" in answer.complaint) == (2, True)
+
+
+def test_what_deletes_says_which_run_it_could_not_read(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished.store, tmp_path / "store")
+    run, other = tmp_path / "store" / "runs" / run_of(finished).name, tmp_path / "store" / "runs" / "other-0123456789ab"
+    shutil.copytree(run, other)
+    (other / "run.json").write_text("{")
+    swept = lsb(capsys, "gc", tmp_path / "store")
+    assert (swept.code, f"{other.name} was left alone: " in swept.err) == (10, True), swept.err
+    erased = lsb(capsys, "erase", run, "--records", "group-0/02.png", "--reason", "request 1")
+    assert (erased.code, f"run {other.name} cannot be read and may show the images" in erased.err) == (10, True), (
+        erased.err
+    )
+    assert lsb(capsys, "status", run, "--json").json["records"]["erased"] > 0
