@@ -50,9 +50,13 @@ def emoji_problem(job: Path, images: int | None = None) -> Problem:
     base = config.bridge
 
     def starts(files: list[bytes]) -> Tensor:
-        squares = [to_square(decode(data)[0], backbone.image_size)[0] for data in files]
+        squares = [to_square(decode(data)[0], backbone.canvas.side)[0] for data in files]
         x_0 = torch.cat([backbone.encode(to_tensor(squares[i : i + BATCH])) for i in range(0, len(files), BATCH)])
-        noise = BatchNoise(backbone.latent_shape(), seed=config.seed, digests=[sha256(data) for data in files])
+        noise = BatchNoise(
+            backbone.latent_shape(backbone.canvas.side, backbone.canvas.side),
+            seed=config.seed,
+            digests=[sha256(data) for data in files],
+        )
         return enter(x_0, base, noise)
 
     # Learning draws gradients and float32 defaults; the benchmark's float64 default is set aside for it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flows.translate import JobResult, conclude, measured_snapshot, observing, translate_all
+from flows.translate import JobResult, conclude, measured_snapshot, observing, refuse_surprise, translate_all
 from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError
@@ -43,6 +43,7 @@ def ingest_only(config: JobConfig) -> Dataset:
 def optimise_only(config: JobConfig) -> list[StoredPrompt]:
     """Provide both domains' prompts."""
     device_of(config)
+    refuse_surprise(config)
     with observing(config), interruptible():
         return [optimise_prompt(config, "source"), optimise_prompt(config, "target")]
 
@@ -50,6 +51,7 @@ def optimise_only(config: JobConfig) -> list[StoredPrompt]:
 @observed(name="plan")
 def plan_only(config: JobConfig) -> Run:
     """Freeze the run that data and settings stand for; the prompts must be there."""
+    refuse_surprise(config)
     with observing(config), interruptible():
         dataset = ingest_source(config)
         identity = identify(config.model, **config.model_options)

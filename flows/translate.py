@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -14,9 +15,16 @@ from flows.watching.artifacts import ArtifactProgress, show_failed_shards, show_
 from flows.watching.display import ManyProgress
 from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig, refuse_relative
-from lsb.errors import BudgetExceededError
+from lsb.errors import BudgetExceededError, NotFoundError
 from lsb.jobs.budget import over_budget
-from lsb.jobs.job import check_resumed, device_of, object_uri, refuse_store_among_pictures
+from lsb.jobs.job import (
+    as_frozen,
+    check_resumed,
+    device_of,
+    object_uri,
+    refuse_changed_default,
+    refuse_store_among_pictures,
+)
 from lsb.jobs.lineage import RunOptions
 from lsb.jobs.measures import open_target, open_truth
 from lsb.jobs.rerun import Chosen, what_is_left
@@ -70,6 +78,7 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
         JobResult; the flow ends as `CompletedWithFailures` if some records failed within the budget.
 
     Raises:
+        ConfigError: these settings make all pictures anew, for a default alone that has changed.
         BudgetExceededError: more records failed or were quarantined than allowed, and everything is published; or more
             have vanished, and nothing was done.
         UnfinishedError: records without a row are left.
@@ -78,9 +87,12 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
     refuse_relative(config)
     refuse_store_among_pictures(config)
     device_of(config)
-    if resume is not None:  # so is that these settings are not the run's
+    if resume is None:
+        refuse_surprise(config)
+    else:  # so is that these settings are not the run's
         run = open_run(open_store(config.store), resume)
         check_resumed(run, config, identify(config.model, **config.model_options))
+        config = as_frozen(config, run)
     open_target(config)  # and so is a folder that is not there
     open_truth(config)
     with observing(config), interruptible():
@@ -91,6 +103,13 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
         done = translate_all(config, run)
         snapshot = measured_snapshot(config, run, named=not done.over_budget, stopped=done.over_budget)
     return conclude(config, run, snapshot, done.translated)
+
+
+def refuse_surprise(config: JobConfig) -> None:
+    """`refuse_changed_default`, where there is a store yet."""
+    with suppress(NotFoundError):
+        store = open_store(config.store)
+        refuse_changed_default(store, config, partial(identify, config.model, **config.model_options))
 
 
 def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> ShardsOutcome:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lsb.models.load import load_backbone
     from lsb.models.prompt import Prompt, load_prompt
     from lsb.models.protocol import Backbone
+    from lsb.pictures.geometry import Geometry
     from lsb.pictures.images import decode
     from lsb.prompts.learning import LearnedPrompt, learn_prompt
     from lsb.translation.translator import Translator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Backbone": "lsb.models.protocol",
     "BridgeSettings": "lsb.bridge.settings",
+    "Geometry": "lsb.pictures.geometry",
     "JobConfig": "lsb.config.job",
     "LearnedPrompt": "lsb.prompts.learning",
     "LearningConfig": "lsb.config.job",
@@ -46,6 +48,7 @@ _HOMES = {
 __all__ = [
     "Backbone",
     "BridgeSettings",
+    "Geometry",
     "JobConfig",
     "LearnedPrompt",
     "LearningConfig",

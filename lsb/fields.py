@@ -73,7 +73,8 @@ RANGE_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_eq
 
 def range_in_words(schema: Mapping[str, Any]) -> str:
     """What a number may be, from its JSON schema: `above 0`, `at least 2`, `within (0, 1]`; empty if anything."""
-    schema = {**schema, **next((kind for kind in schema.get("anyOf", ()) if kind["type"] != "null"), {})}
+    numbers = (kind for kind in schema.get("anyOf", ()) if kind["type"] in ("integer", "number"))
+    schema = {**schema, **next(numbers, {})}
     low, high = (
         schema.get("minimum", schema.get("exclusiveMinimum")),
         schema.get("maximum", schema.get("exclusiveMaximum")),

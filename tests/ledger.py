@@ -16,13 +16,14 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.ledger.layout import prompt_file, prompt_provenance
 from lsb.ledger.run import Run, RunSpec, create_run
 from lsb.ledger.transform import ModelIdentity, transform_settings
+from lsb.pictures.geometry import Frame, Size
 from lsb.pictures.images import decoding_version, encode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.records import digest_of, sha256
 from lsb.store.store import Store
 from lsb.translation.equipment import Equipment
-from lsb.translation.model import Model
+from lsb.translation.model import Model, Task
 from lsb.translation.shard import run_shard
 
 FILES = {"unet/model.safetensors": "0" * 64, "vae/model.safetensors": "1" * 64}
@@ -38,10 +39,24 @@ EXECUTION = {
 }
 
 
+Colour = tuple[int, int, int]
+
+
 def picture(index: int, size: tuple[int, int] = (12, 8)) -> Image.Image:
     """Noise that differs for every index."""
     pixels = np.random.default_rng(index).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def marked(index: int, mark: Colour) -> Image.Image:
+    """A picture whose first pixel tells it from others of its size."""
+    image = picture(index)
+    image.putpixel((0, 0), mark)
+    return image
+
+
+def marks(images: Sequence[Image.Image]) -> set[Any]:
+    return {image.getpixel((0, 0)) for image in images}
 
 
 def make_images(folder: Path, count: int) -> Path:
@@ -80,10 +95,23 @@ class Inverter:
         return digest
 
 
+def own_size(size: Size) -> Frame:
+    """Every picture is translated at its own size."""
+    return Frame(size, size, size, size)
+
+
+def tasks(images: Sequence[Any], digests: Sequence[str], truths: Sequence[Any] | None = None) -> list[Task]:
+    """What a model is asked of pictures that keep their sizes."""
+    return [
+        Task(image, digest, own_size(getattr(image, "size", (1, 1))), image, truth)
+        for image, digest, truth in zip(images, digests, truths or [None] * len(images), strict=True)
+    ]
+
+
 def equipment(sources: Store, translator: Any = None, scorer: Any = None, **more: Any) -> Equipment:
     """`translator` may be a whole model, which scores as well."""
     model = translator if hasattr(translator, "make") else Model(translator or Inverter(), scorer)
-    return Equipment(model=model, sources=sources, execution=EXECUTION, **more)
+    return Equipment(model, sources, EXECUTION, **{"frame": own_size, **more})
 
 
 def run_spec(

@@ -18,7 +18,7 @@ from lsb.models.load import ModelOptions, identify, load_backbone
 from lsb.models.protocol import Backbone
 from lsb.pictures.sources import open_sources
 from lsb.store.store import Store
-from lsb.translation.builder import check_model, run_translator
+from lsb.translation.builder import check_model, run_engine, run_frames
 from lsb.translation.execution import describe
 
 
@@ -67,8 +67,9 @@ class _Workbench:
         """A translator for the conditions of `row`; on the CPU where its device is not here."""
         recorded = str(row["device"]).split(":", 1)[0]
         device = recorded if recorded == "cuda" and torch.cuda.is_available() else "cpu"
-        translator = run_translator(self.store, self.run, self._backbone(device), row["batch"])
-        return Bench(translator, describe(device, self.run.transform["dtype"], row["batch"]))
+        engine = run_engine(self.store, self.run, self._backbone(device), row["batch"])
+        frame = run_frames(self.run, engine.backbone.canvas)
+        return Bench(engine, frame, describe(device, self.run.transform["dtype"], row["batch"]))
 
     def _backbone(self, device: str) -> Backbone:
         return load_backbone(self.model, device=device, dtype=self.run.transform["dtype"], **self._options)

@@ -23,6 +23,7 @@ from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow
 from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.geometry import Frame, Size
 from lsb.pictures.images import decode, encode, pixels_sha256
 from lsb.pictures.sources import Source
 from lsb.records import Status, sha256
@@ -70,9 +71,10 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Bench:
-    """A translator for a row's conditions, and the conditions that it really works under."""
+    """A translator for a row's conditions, its pictures' frames, and the conditions that it really works under."""
 
     translator: Translates
+    frame: Callable[[Size], Frame]
     conditions: ManifestRow
 
 
@@ -116,19 +118,24 @@ def _replay_alike(
 ) -> Iterator[Replayed]:
     """Replay rows that were made under the same conditions."""
     differing = tuple(name for name in CONDITIONS if bench.conditions[name] != rows[0][name])
-    images: list[tuple[PublishedOutput, Image.Image]] = []
+    images: list[tuple[PublishedOutput, Frame, Image.Image]] = []  # as the network is given them
     for row in rows:
         try:
-            images.append((row, _source(sources, row)))
+            source = _source(sources, row)
+            frame = bench.frame(source.size)
+            images.append((row, frame, frame.prepare(source)))
         except LsbError as error:
             message = f"{row['source_key']} cannot be replayed: {error.message}"
             yield _result(row, differing, finding=Finding(UNVERIFIABLE, row["output_key"], message))
-    digests = [row["source_sha256"] for row, _ in images]
-    outputs = bench.translator.translate([image for _, image in images], digests) if images else []
-    for (row, _), output in zip(images, outputs, strict=True):
-        # A lossy file's pixels are the ones that come out of it.
-        lossy = run.transform["encoder"] == "jpeg"
-        yield _compare(store, row, decode(encode(output, "jpeg"))[0] if lossy else output, differing)
+    for size in dict.fromkeys(frame.working for _, frame, _ in images):
+        group = [one for one in images if one[1].working == size]
+        digests = [row["source_sha256"] for row, _, _ in group]
+        made = bench.translator.translate([image for _, _, image in group], digests)
+        for (row, frame, _), picture in zip(group, made, strict=True):
+            output = frame.finish(picture)
+            # A lossy file's pixels are the ones that come out of it.
+            lossy = run.transform["encoder"] == "jpeg"
+            yield _compare(store, row, decode(encode(output, "jpeg"))[0] if lossy else output, differing)
 
 
 def _source(sources: Source, row: PublishedOutput) -> Image.Image:

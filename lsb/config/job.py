@@ -27,6 +27,7 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.config.file import Place, SettingsFile, named, read_settings
 from lsb.errors import BridgeError, ConfigError
 from lsb.fields import Count, Fraction, Frozen, Location, ModelLocation, Name, Seconds
+from lsb.pictures.geometry import Geometry
 from lsb.prompts.settings import DomainPrompt, LearningConfig, PromptRequest, Side
 from lsb.redaction import without_secrets
 
@@ -147,6 +148,7 @@ class JobConfig(Frozen):
         description="`.safetensors` files with LoRA weights. Added to the model's in this order, at strength 1.",
     )
     source: SourceConfig
+    geometry: Geometry = Geometry()
     prompts: PromptsConfig
     learning: LearningConfig = LearningConfig()
     bridge: BridgeSettings = BridgeSettings()
@@ -167,7 +169,16 @@ class JobConfig(Frozen):
             wanted, domain = self.prompts.source, self.prompts.source.domain or self.source.domain
         else:
             wanted, domain = self.prompts.target, self.prompts.target.domain or "target"
-        return PromptRequest(domain, wanted, self.learning, self.seed, self.execution.dtype)
+        return PromptRequest(domain, wanted, self.learning, self.seed, self.execution.dtype, self.geometry.as_seen)
+
+    @property
+    def says_geometry(self) -> bool:
+        """Whether somebody has chosen one, be it the default."""
+        return bool(self.geometry.model_fields_set)
+
+    def with_geometry(self, geometry: Geometry) -> JobConfig:
+        """The same job with this geometry, where none was chosen."""
+        return self if self.says_geometry else self.model_copy(update={"geometry": geometry})
 
     @property
     def model_options(self) -> ModelOptions:

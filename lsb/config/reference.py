@@ -132,6 +132,8 @@ def _allowed(schema: dict[str, Any]) -> str:
     """What a schema allows, in words."""
     if "anyOf" in schema:
         return " or ".join("null" if kind["type"] == "null" else _allowed(kind) for kind in schema["anyOf"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema["type"] == "array":

@@ -9,12 +9,20 @@ import pyarrow.compute as pc
 from lsb.bridge.solve import forwards
 from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
-from lsb.jobs.job import check_resumed, device_of, refuse_store_among_pictures, run_spec
+from lsb.jobs.job import (
+    as_frozen,
+    check_resumed,
+    device_of,
+    refuse_changed_default,
+    refuse_store_among_pictures,
+    run_spec,
+)
 from lsb.jobs.lineage import RunOptions, planned_as, prompt_of_job, restriction
+from lsb.jobs.sizes import Sizes, sizes_of
 from lsb.jobs.vanished import refuse_vanished
 from lsb.ledger.dataset import read_records
 from lsb.ledger.run import check_frozen, make_plan, open_run, pending, read_plan
-from lsb.models.load import identify
+from lsb.models.load import canvas_of, identify
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.progress import NoProgress, Progress
@@ -39,6 +47,7 @@ class DryRun:
     shards: int
     pending: int | None
     forwards_per_image: int
+    sizes: Sizes
     model: str
     prompts_to_learn: tuple[str, ...]
     run: str | None
@@ -60,6 +69,13 @@ def dry_run(
     refuse_store_among_pictures(config)
     device_of(config)
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
+    identity = identify(config.model, **config.model_options)
+    if resume is None:
+        refuse_changed_default(store, config, lambda: identity)
+    else:
+        resumed = open_run(store, resume)
+        check_resumed(resumed, config, identity)
+        config = as_frozen(config, resumed)
     dataset = ingest(
         open_sources(config.source.path),
         config.source.domain,
@@ -68,9 +84,6 @@ def dry_run(
         listed=refuse_vanished(store, config, accepted=options.accept_vanished),
         progress=progress,
     )
-    identity = identify(config.model, **config.model_options)
-    if resume is not None:
-        check_resumed(open_run(store, resume), config, identity)
     found = {
         side: prompt_of_job(
             store, config, side, identity, refit=options.refit, reread=options.reread, progress=progress
@@ -86,7 +99,8 @@ def dry_run(
         if resume is not None:
             check_frozen(open_run(store, resume), spec)
         run = planned_as(store, spec)
-    plan = read_plan(store, run) if run else make_plan(read_records(store, dataset), config.execution.shard_size)
+    records = read_records(store, dataset)
+    plan = read_plan(store, run) if run else make_plan(records, config.execution.shard_size)
     return DryRun(
         records=dataset.records,
         quarantined=dataset.quarantined,
@@ -98,6 +112,7 @@ def dry_run(
         shards=pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
         pending=sum(map(len, pending(store, run).values())) if run else None,
         forwards_per_image=forwards(config.bridge),
+        sizes=sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options)),
         model=identity.id,
         prompts_to_learn=missing,
         run=run.id if run else None,

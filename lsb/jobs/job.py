@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from lsb.config.job import JobConfig
 from lsb.errors import (
     ConfigError,
+    FrozenSettingsError,
     NotFoundError,
     PromptError,
     TamperedError,
@@ -20,7 +21,7 @@ from lsb.errors import (
     UnverifiableError,
     UsageError,
 )
-from lsb.jobs.lineage import learned_with, prompts_of_job
+from lsb.jobs.lineage import UNSAID, learned_with, prompts_of_job
 from lsb.jobs.measures import still_hold
 from lsb.jobs.parents import runs_of_job
 from lsb.ledger.attestation import Signer
@@ -40,8 +41,9 @@ from lsb.ledger.run import (
     run_id,
     settings_of,
 )
-from lsb.ledger.transform import ModelIdentity, transform_id, transform_settings
+from lsb.ledger.transform import ModelIdentity, Transform, transform_id, transform_settings
 from lsb.models.device import usable_device
+from lsb.pictures.geometry import Geometry
 from lsb.pictures.images import decoding_version
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
@@ -50,6 +52,7 @@ from lsb.prompts.settings import SIDES, Side
 from lsb.records import Status
 from lsb.store.overlap import refuse_overlap
 from lsb.store.store import Store
+from lsb.views.status import counts_by_shard
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +68,7 @@ def run_spec(
     only: Restriction | None = None,
 ) -> RunSpec:
     """What is frozen of a job: data set, transform and plan settings. Workers and gates are not."""
-    transform = transform_settings(
-        identity, source.id, target.id, config.bridge, config.seed, config.execution.dtype, config.output.format
-    )
+    transform = _transform(config, identity, source.id, target.id)
     return RunSpec(
         job=config.name,
         dataset=dataset,
@@ -94,7 +95,7 @@ def config_of(run: Run, store: Store) -> JobConfig:
     if run.config is None:
         raise UsageError(f"run {run.id} holds no configuration; give the job's file with --config")
     try:
-        return JobConfig.model_validate({**run.config, "store": store.uri})
+        return JobConfig.model_validate({"geometry": UNSAID, **run.config, "store": store.uri})
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
         raise UsageError(
@@ -144,22 +145,16 @@ def device_of(config: JobConfig, number: int = 0) -> str:
 def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
     """Refuse to go on with a run whose images these settings or this model would not make.
 
-    Where folders lie may differ, what the images in them are learned or translated with may not.
+    Where folders lie may differ, what the images in them are learned or translated with may not. A geometry that nobody
+    has chosen is the run's.
 
     Raises:
         FrozenSettingsError: `fields` names each setting that differs.
         PromptError: a prompt's file is unusable, and it is not the one that the run was planned with.
     """
-    before = learned_with(run)
-    transform = transform_settings(
-        identity,
-        _prompt_asked_for(run, before, config, "source"),
-        _prompt_asked_for(run, before, config, "target"),
-        config.bridge,
-        config.seed,
-        config.execution.dtype,
-        config.output.format,
-    )
+    before, config = learned_with(run), as_frozen(config, run)
+    prompts = (_prompt_asked_for(run, before, config, side) for side in SIDES)
+    transform = _transform(config, identity, *prompts)
     asked: dict[str, object] = {
         "job": config.name,
         "dataset": {"name": config.source.domain},
@@ -178,6 +173,24 @@ def check_resumed(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
     check_same_transform(run, config, identity)
     plan = frozen_parts(run)["plan"]
     refuse_differences(run, {"plan": plan}, {"plan": {**plan, "shard_size": config.execution.shard_size}})
+
+
+def as_frozen(config: JobConfig, run: Run) -> JobConfig:
+    """A job's settings for a run that is frozen: what was a default then may be another one now."""
+    return config.with_geometry(Geometry.of_transform(run.transform))
+
+
+def _transform(config: JobConfig, identity: ModelIdentity, source_prompt: str, target_prompt: str) -> Transform:
+    return transform_settings(
+        identity,
+        source_prompt,
+        target_prompt,
+        config.bridge,
+        config.seed,
+        config.execution.dtype,
+        config.output.format,
+        config.geometry.trace,
+    )
 
 
 def _prompt_asked_for(run: Run, before: JobConfig | None, config: JobConfig, side: Side) -> str:
@@ -274,6 +287,42 @@ def may_take_the_name(store: Store, run: Run) -> bool:
     return True
 
 
+def changed_default(store: Store, config: JobConfig, identity: Callable[[], ModelIdentity]) -> Run | None:
+    """The job's newest run, if nothing but a default that is another one now makes another transform of it.
+
+    Args:
+        identity: of the model; called only if the default is another one.
+    """
+    newest = None if config.says_geometry else next(iter(runs_of_job(store, config.name)), None)
+    if newest is None or Geometry.of_transform(newest.transform) == config.geometry:
+        return None
+    try:
+        check_same_transform(newest, config, identity())
+    except (FrozenSettingsError, PromptError):
+        return None
+    return newest
+
+
+def refuse_changed_default(store: Store, config: JobConfig, identity: Callable[[], ModelIdentity]) -> None:
+    """Stop before a job's pictures are all made again for no other reason than a newer version of lsb; arguments as for
+    `changed_default`.
+
+    Raises:
+        ConfigError: says how many they are, and which line keeps what there is and which takes the new.
+    """
+    run = changed_default(store, config, identity)
+    if run is None:
+        return
+    made = sum(counts.get(Status.OK.value, 0) for counts in counts_by_shard(store, run).values())
+    before, now = Geometry.of_transform(run.transform).fit, config.geometry.fit
+    raise ConfigError(
+        f"geometry.fit is {now} where nothing is said, and the job's newest run, {run.id}, was made with {before}: "
+        f"its {made} pictures would be made again; add `geometry: {{fit: {before}}}` to the job to keep them, or "
+        f"`geometry: {{fit: {now}}}` to have all made anew",
+        field="geometry.fit",
+    )
+
+
 def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run:
     """The run that these settings stand for: that of the data as they are now or, if these have changed since, the one
     that was planned last.
@@ -282,6 +331,8 @@ def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run
         UsageError: none has been planned.
     """
     refuse_store_among_pictures(config)
+    if (newest := changed_default(store, config, lambda: identity)) is not None:
+        config = as_frozen(config, newest)
     sources = open_sources(config.source.path)
     dataset = ingest(sources, config.source.domain, store, read=config.source.read)
     spec = run_spec(config, dataset, *prompts_of_job(store, config, identity), identity)

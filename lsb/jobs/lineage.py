@@ -24,6 +24,8 @@ from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt, find_prompt
 from lsb.prompts.settings import Side
 from lsb.store.store import Store
 
+UNSAID = {"fit": "letterbox"}  # the geometry of runs that were planned before there was a choice
+
 
 class RunOptions(Frozen):
     """What a command asks of a run beyond the job's configuration."""
@@ -129,6 +131,8 @@ def learned_with(run: Run) -> JobConfig | None:
     parts: dict[str, Any] = {
         name: frozen.get(name) for name in ("name", "store", "model", "prompts", "learning", "seed")
     }
+    seen = frozen.get("geometry", UNSAID)
+    parts["geometry"] = {field: seen[field] for field in ("fit", "area") if field in seen}
     for name, fields in (("source", ("domain", "path")), ("execution", ("dtype",))):
         parts[name] = {field: frozen.get(name, {}).get(field) for field in fields}
     try:

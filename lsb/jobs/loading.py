@@ -19,11 +19,12 @@ from lsb.ledger.run import Run, open_run
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
 from lsb.metrics.truths import OptionalTruths
-from lsb.models.load import load_backbone
+from lsb.models.load import canvas_of, load_backbone
 from lsb.models.protocol import Backbone
+from lsb.pictures.geometry import Canvas
 from lsb.pictures.sources import open_sources
 from lsb.store.store import open_store
-from lsb.translation.builder import check_model, run_translator
+from lsb.translation.builder import check_model, run_engine, run_frames
 from lsb.translation.equipment import Equipment
 from lsb.translation.execution import describe
 from lsb.translation.model import Model
@@ -102,6 +103,10 @@ class Stock:
         """Those of all workers."""
         return OptionalTruths(open_truth(self._config) if self._config.evaluate.measure else None)
 
+    @cached_property
+    def _canvas(self) -> Canvas:
+        return canvas_of(self._config.model, **self._config.model_options)
+
     def _make(self) -> Equipment:
         config, number = self._config, len(self._models)
         device = device_of(config, number)
@@ -117,6 +122,7 @@ class Stock:
             model,
             open_sources(config.source.path),
             describe(device, self._run.transform["dtype"], config.execution.batch),
+            run_frames(self._run, self._canvas),
             truths=self._truths,
             feature_sample=config.evaluate.sample,
             try_seconds=START_SECONDS + 2 * config.execution.hang_seconds,
@@ -150,10 +156,10 @@ def _load(config: JobConfig, run_id: str, device: str) -> Model:
     store = open_store(config.store)
     run = open_run(store, run_id)
     backbone = _backbone(config.model, device, run.transform["dtype"], **config.model_options)
-    translator = run_translator(store, run, backbone, config.execution.batch)
+    engine = run_engine(store, run, backbone, config.execution.batch)
     if not config.evaluate.measure:
-        return Model(translator)
-    return Model(translator, Scorer(_extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))))
+        return Model(engine)
+    return Model(engine, Scorer(_extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))))
 
 
 def release_models() -> None:

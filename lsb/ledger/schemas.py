@@ -6,7 +6,7 @@ A file carries its schema's name and version; a reader that does not know them r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Required, TypedDict
 
@@ -22,10 +22,15 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 @dataclass(frozen=True)
 class TableSchema:
-    """An Arrow schema with a name that ends in its version, such as `lsb.plan/1`."""
+    """An Arrow schema with a name that ends in its version, such as `lsb.plan/1`.
+
+    Attributes:
+        before: earlier versions that are read as well, each with the columns that it lacks; they read as null.
+    """
 
     name: str
     arrow: pa.Schema
+    before: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         """Rows as a table of this schema; a missing key is null, an unknown one a KeyError."""
@@ -39,8 +44,11 @@ class TableSchema:
         return self.arrow.empty_table()
 
 
-def _schema(name: str, fields: list[tuple[str, pa.DataType, bool]]) -> TableSchema:
-    return TableSchema(name, pa.schema([pa.field(column, kind, nullable=null) for column, kind, null in fields]))
+def _schema(
+    name: str, fields: list[tuple[str, pa.DataType, bool]], before: Mapping[str, frozenset[str]] | None = None
+) -> TableSchema:
+    arrow = pa.schema([pa.field(column, kind, nullable=null) for column, kind, null in fields])
+    return TableSchema(name, arrow, before or {})
 
 
 _SOURCE = [
@@ -164,7 +172,7 @@ class PlanRow(SourceColumns):
 
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
-    "lsb.manifest/1",
+    "lsb.manifest/2",
     [
         ("record_id", pa.string(), False),
         ("shard", pa.string(), True),  # null for what ingest quarantined
@@ -183,6 +191,8 @@ MANIFEST = _schema(
         ("source_width", pa.int32(), True),
         ("source_height", pa.int32(), True),
         ("source_orientation", pa.int8(), True),
+        ("working_width", pa.int32(), True),  # of what the network was given
+        ("working_height", pa.int32(), True),
         ("transform_id", pa.string(), False),
         ("model_id", pa.string(), False),
         ("model_revision", pa.string(), True),
@@ -198,6 +208,7 @@ MANIFEST = _schema(
         ("device", pa.string(), True),
         ("dtype", pa.string(), True),
         ("batch", pa.int32(), True),
+        ("batch_padding", pa.int32(), True),  # rows of its batch that were no picture's
         ("instruction_set", pa.string(), True),
         ("code_version", pa.string(), True),
         ("code_commit", pa.string(), True),
@@ -209,11 +220,18 @@ MANIFEST = _schema(
         ("output_format", pa.string(), True),
         ("output_width", pa.int32(), True),
         ("output_height", pa.int32(), True),
+        ("output_scale", pa.float64(), True),  # by what the network's picture was enlarged
+        ("output_limited", pa.bool_(), True),  # smaller than the source for geometry.max_scale
         ("scores", pa.map_(pa.string(), pa.float64()), True),
         ("flags", pa.list_(pa.string()), True),  # null until published
         ("started", _TIME, True),
         ("finished", _TIME, True),
     ],
+    before={
+        "lsb.manifest/1": frozenset(
+            {"working_width", "working_height", "batch_padding", "output_scale", "output_limited"}
+        )
+    },
 )
 
 
@@ -237,6 +255,8 @@ class ManifestRow(TypedDict, total=False):
     source_width: int | None
     source_height: int | None
     source_orientation: int | None
+    working_width: int | None
+    working_height: int | None
     transform_id: str
     model_id: str
     model_revision: str | None
@@ -252,6 +272,7 @@ class ManifestRow(TypedDict, total=False):
     device: str | None
     dtype: str | None
     batch: int | None
+    batch_padding: int | None
     instruction_set: str | None
     code_version: str | None
     code_commit: str | None
@@ -263,6 +284,8 @@ class ManifestRow(TypedDict, total=False):
     output_format: str | None
     output_width: int | None
     output_height: int | None
+    output_scale: float | None
+    output_limited: bool | None
     scores: list[tuple[str, float]] | None
     flags: list[str] | None
     started: datetime | None
@@ -296,7 +319,7 @@ def write_table(table: pa.Table, schema: TableSchema) -> bytes:
 
 
 def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
-    """The table in Parquet bytes, or only its `columns`.
+    """The table in Parquet bytes, or only its `columns`; one of an earlier version with the columns of this one.
 
     Raises:
         UnverifiableError: no Parquet, or another schema than the one asked for.
@@ -304,12 +327,21 @@ def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = 
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         found = (file.schema_arrow.metadata or {}).get(_NAME, b"").decode(errors="replace")
-        if found != schema.name:
+        if found != schema.name and found not in schema.before:
             raise UnverifiableError(f"table has schema {found or 'without a name'!r}, expected {schema.name!r}")
+        lacking = schema.before.get(found, frozenset())
+        if lacking & set(file.schema_arrow.names):
+            raise UnverifiableError(f"table claims schema {found} but its columns differ")
         table = file.read(columns=columns).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnverifiableError(f"not a readable {schema.name} table: {reason}") from error
+    for column in (column for column in schema.arrow if column.name in lacking):
+        if columns is None or column.name in columns:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    if lacking:
+        wanted = schema.arrow.names if columns is None else columns
+        table = table.select([name for name in wanted if name in table.column_names])
     if columns is None and not table.schema.equals(schema.arrow):
-        raise UnverifiableError(f"table claims schema {schema.name} but its columns differ")
+        raise UnverifiableError(f"table claims schema {found} but its columns differ")
     return table

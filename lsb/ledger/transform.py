@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from lsb.bridge.settings import BridgeSettings
 from lsb.records import digest_of
@@ -36,6 +37,7 @@ class Transform(TypedDict):
     dtype: str
     preprocessing: dict[str, str]
     encoder: Encoder
+    geometry: NotRequired[dict[str, Any]]  # what `lsb.pictures.geometry.Geometry.trace` says; none of the letterbox
 
 
 def transform_settings(
@@ -46,12 +48,17 @@ def transform_settings(
     seed: str,
     dtype: str,
     output_format: Encoder,
+    geometry: Mapping[str, Any] | None = None,
 ) -> Transform:
     """Everything that enters an image's pixels, and nothing else: no device, batch shape, shard size or threshold.
 
     The values are plain JSON. Whole numbers are below 2^53; the seed is text.
+
+    Args:
+        geometry: what `lsb.pictures.geometry.Geometry.trace` says; None leaves none, and means the letterbox.
     """
-    return {
+    fit = {"fit": "letterbox"} if geometry is None else {"fit": geometry["fit"], "edge": "mirror"}
+    transform: Transform = {
         "transform_version": TRANSFORM_VERSION,
         "method": "lsb",
         "model": dict(sorted(identity.files.items())),
@@ -59,9 +66,12 @@ def transform_settings(
         "bridge": settings.model_dump(mode="json"),
         "seed": seed,
         "dtype": dtype,
-        "preprocessing": {"fit": "letterbox", "ground": "white", "resampling": "lanczos", "colour": "srgb"},
+        "preprocessing": {**fit, "ground": "white", "resampling": "lanczos", "colour": "srgb"},
         "encoder": output_format,
     }
+    if geometry is not None:
+        transform["geometry"] = dict(geometry)
+    return transform
 
 
 def transform_id(settings: Transform) -> str:

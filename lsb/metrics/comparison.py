@@ -22,7 +22,8 @@ from lsb.metrics.retrieval import hits
 from lsb.metrics.scores import OF_SOURCE, Scorer, Scores
 from lsb.metrics.table import COLUMNS, SCHEMA, Measures
 from lsb.models.protocol import Backbone
-from lsb.pictures.images import from_square, pixels_sha256, to_images, to_square, to_tensor
+from lsb.pictures.geometry import Geometry, Size, frame_of
+from lsb.pictures.images import pixels_sha256, to_images, to_tensor
 from lsb.progress import NoProgress, Progress
 
 CHUNK = 8
@@ -106,22 +107,36 @@ class EvaluationResult:
         }
 
 
-def through_vae(images: Images, backbone: Backbone) -> list[Image.Image]:
-    """Pictures encoded and decoded, nothing else: what the model's autoencoder alone does to them."""
-    if not images:
-        return []
-    squares = [to_square(image, backbone.image_size) for image in images]
-    with torch.no_grad():
-        decoded = backbone.decode(backbone.encode(to_tensor([picture for picture, _ in squares])))
-    return [from_square(picture, box) for picture, (_, box) in zip(to_images(decoded), squares, strict=True)]
+def through_vae(images: Images, backbone: Backbone, geometry: Geometry = Geometry()) -> list[Image.Image]:
+    """Pictures encoded and decoded at the sizes of a translation: what the model's autoencoder alone does to them."""
+    frames = [frame_of(image.size, geometry, backbone.canvas) for image in images]
+    alike: dict[Size, list[int]] = {}
+    for place, frame in enumerate(frames):
+        alike.setdefault(frame.working, []).append(place)
+    results = list(images)
+    for places in alike.values():
+        with torch.no_grad():
+            pixels = to_tensor([frames[place].prepare(images[place]) for place in places])
+            decoded = to_images(backbone.decode(backbone.encode(pixels)))
+        for place, made in zip(places, decoded, strict=True):
+            results[place] = frames[place].finish(made)
+    return results
 
 
 def evaluate_images(
-    comparison: Comparison, backbone: Backbone, extractor: FeatureExtractor, progress: Progress = NoProgress()
+    comparison: Comparison,
+    backbone: Backbone,
+    extractor: FeatureExtractor,
+    progress: Progress = NoProgress(),
+    geometry: Geometry = Geometry(),
 ) -> EvaluationResult:
-    """The whole table. Equal pictures and ids give equal numbers, in whatever order they come."""
+    """The whole table. Equal pictures and ids give equal numbers, in whatever order they come.
+
+    Args:
+        geometry: of the translation; pictures go through the VAE in the same.
+    """
     order = sorted(range(len(comparison.ids)), key=comparison.ids.__getitem__)
-    table = _Table(comparison, backbone, extractor)
+    table = _Table(comparison, backbone, extractor, geometry)
     progress.start(NAME, len(order) + len(comparison.targets or ()))
     for chunk in _chunks(order):
         table.add_records(chunk)
@@ -167,8 +182,10 @@ class _Collected:
 class _Table:
     """Collects the rows chunk by chunk, so that no more than a chunk of pictures is held at a time."""
 
-    def __init__(self, comparison: Comparison, backbone: Backbone, extractor: FeatureExtractor) -> None:
-        self.comparison, self.backbone = comparison, backbone
+    def __init__(
+        self, comparison: Comparison, backbone: Backbone, extractor: FeatureExtractor, geometry: Geometry
+    ) -> None:
+        self.comparison, self.backbone, self.geometry = comparison, backbone, geometry
         self.extractor, self.scorer = extractor, Scorer(extractor)
         self.rows = {key: _Collected() for key in ("translation", "source", "source_vae")}
         self.floor = _Collected()  # truths through the VAE, under their records' ids
@@ -197,7 +214,7 @@ class _Table:
         truths = [self.comparison.truths[index] if self.comparison.truths is not None else None for index in chunk]
         seen = self.extractor(sources)
         self.rows["source"].add(ids, self.scorer.compare(seen.maps, seen, sources, truths))
-        blurred = through_vae(sources, self.backbone)
+        blurred = through_vae(sources, self.backbone, self.geometry)
         self.rows["source_vae"].add(ids, self.scorer.compare(seen.maps, self.extractor(blurred), blurred, truths))
         if self.moments is not None:
             matched = [match_colours(source, *self.moments) for source in sources]
@@ -230,7 +247,7 @@ class _Table:
         true = [truth for truth in truths if truth is not None]
         if not true:
             return
-        blurred = through_vae(true, self.backbone)
+        blurred = through_vae(true, self.backbone, self.geometry)
         scores = self.scorer.compare(seen.maps[known], self.extractor(blurred), blurred, true)
         self.floor.add([ids[place] for place in known], scores)
         for place, truth, score in zip(known, true, scores, strict=True):
@@ -251,7 +268,7 @@ class _Table:
         for digest, feature in zip(digests, features, strict=True):
             self.gallery.setdefault(digest, feature)
         new = [place for place, digest in enumerate(digests) if digest not in self.vae_features]
-        blurred = self.extractor(through_vae([targets[place] for place in new], self.backbone)).pooled
+        blurred = self.extractor(through_vae([targets[place] for place in new], self.backbone, self.geometry)).pooled
         self.vae_features |= {digests[place]: feature for place, feature in zip(new, blurred, strict=True)}
         self.target_vae_features.extend(self.vae_features[digest] for digest in digests)
 

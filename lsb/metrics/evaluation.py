@@ -25,6 +25,7 @@ from lsb.metrics.scores import OF_SOURCE, Scores
 from lsb.metrics.table import Measures
 from lsb.metrics.truths import Truths
 from lsb.models.protocol import Backbone
+from lsb.pictures.geometry import Geometry
 from lsb.pictures.optional import find_picture, listed_pictures, listing_digest, refuse_absence
 from lsb.pictures.sources import Source
 from lsb.progress import NoProgress, Progress
@@ -103,7 +104,8 @@ def evaluate(
         target_ids=[_picture_id(key) for key in target_keys],
         scores=_known_scores(store, run, table),
     )
-    measures = evaluate_images(comparison, backbone, extractor, progress).to_json()
+    geometry = Geometry.of_transform(run.transform)
+    measures = evaluate_images(comparison, backbone, extractor, progress, geometry).to_json()
     for reader in (read_source, read_truth, read_target):  # whether the ledger's own store is there, others find out
         if reader is not None and reader.unusable:
             refuse_absence(reader.folder)

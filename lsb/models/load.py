@@ -17,7 +17,8 @@ from lsb.models.device import usable_device
 from lsb.models.download import download
 from lsb.models.files import PARTS, PICKLES, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
 from lsb.models.protocol import Backbone
-from lsb.models.stable_diffusion import load_stable_diffusion
+from lsb.models.stable_diffusion import load_stable_diffusion, stable_diffusion_canvas
+from lsb.pictures.geometry import Canvas
 from lsb.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -38,17 +39,19 @@ class Family:
     Attributes:
         files: which files of a folder fix the pixels, checked without reading weights; its errors are ModelErrors.
         load: the backbone of such files on a device, in a dtype.
+        canvas: that backbone's, without reading weights.
         parts: patterns of their names in the folder, such as `unet/*.json`: nothing else is fetched from the hub or S3.
         loras: whether LoRA files can be added to it; elsewhere a job that names some is refused.
     """
 
     files: Callable[[Path], ModelFiles]
     load: Callable[[ModelFiles, str, str], Backbone]
+    canvas: Callable[[ModelFiles], Canvas]
     parts: Sequence[str]
     loras: bool = False
 
 
-STABLE_DIFFUSION = Family(of_folder, load_stable_diffusion, PARTS, loras=True)
+STABLE_DIFFUSION = Family(of_folder, load_stable_diffusion, stable_diffusion_canvas, PARTS, loras=True)
 # By `_class_name` in a folder's model_index.json. What is not here is taken for Stable Diffusion, which refuses others.
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
@@ -96,6 +99,13 @@ def identify(
 ) -> ModelIdentity:
     """Digests of a model's files, without building the network. Arguments and errors as for `load_backbone`."""
     return locate(model, revision=revision, strict=strict, loras=loras).identity()
+
+
+def canvas_of(model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()) -> Canvas:
+    """Which sizes of pictures a model works on, without building the network. Arguments and errors as for
+    `load_backbone`."""
+    files = locate(model, revision=revision, strict=strict, loras=loras)
+    return _family(files.folder).canvas(files)
 
 
 def locate(model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()) -> ModelFiles:

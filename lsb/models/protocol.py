@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.ledger.transform import ModelIdentity
+from lsb.pictures.geometry import Canvas
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +26,8 @@ class Backbone(Protocol):
     def identity(self) -> ModelIdentity: ...
 
     @property
-    def image_size(self) -> int:
-        """Side of the square images it works on, in pixels."""
+    def canvas(self) -> Canvas:
+        """Which sizes of pictures it works on."""
         ...
 
     @property
@@ -44,8 +45,8 @@ class Backbone(Protocol):
         """In which the network computes, such as `float32`. The state stays float32."""
         ...
 
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of one image's latent."""
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latent of a picture of so many pixels, both multiples of the canvas's stride."""
         ...
 
     def encode(self, images: Tensor, eps: Tensor | None = None) -> Tensor:

@@ -8,7 +8,8 @@ so does the VAE unless its configuration allows less (`force_upcast: false`): bo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +29,7 @@ from lsb.models.lora import add_lora
 from lsb.models.prompt import Prompt
 from lsb.models.text import TextConditioner
 from lsb.models.variance_preserving import alpha_bar_of, eps_from_v, network_state
+from lsb.pictures.geometry import Canvas
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +55,12 @@ class StableDiffusion:
         self._predicts_v = predicts_v
         self._scale = float(vae.config.scaling_factor)
         self._shift = float(vae.config.shift_factor or 0.0)
-        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.canvas = _canvas(unet.config, vae.config)
+        self._factor = _halvings(vae.config)
 
     @property
     def sigma_max(self) -> float:
         return self.schedule.sigma_max
-
-    @property
-    def image_size(self) -> int:
-        return int(self._unet.config.sample_size) * self._factor
 
     @property
     def device(self) -> str:
@@ -71,9 +70,8 @@ class StableDiffusion:
     def dtype(self) -> str:
         return str(self._unet.dtype).removeprefix("torch.")
 
-    def latent_shape(self) -> tuple[int, int, int]:
-        side = int(self._unet.config.sample_size)
-        return int(self._unet.config.in_channels), side, side
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        return int(self._unet.config.in_channels), height // self._factor, width // self._factor
 
     @torch.no_grad()
     def encode(self, images: Tensor, eps: Tensor | None = None) -> Tensor:
@@ -139,6 +137,27 @@ def load_stable_diffusion(files: ModelFiles, device: str, dtype: str = "float32"
     _check_widths(unet, text, files)
     logger.info("loaded %s (%s) on %s in %s", files.id, identity.digest[:12], device, dtype)
     return StableDiffusion(identity, unet, vae, text, schedule, predicts_v=predicts_v)
+
+
+def stable_diffusion_canvas(files: ModelFiles) -> Canvas:
+    """Which sizes of pictures a model works on, without reading its weights.
+
+    Raises:
+        ModelError: it is not for square pictures.
+    """
+    _check_sample_size(files)
+    return _canvas(files.config("unet"), files.config("vae"))
+
+
+def _canvas(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Canvas:
+    side = int(unet["sample_size"])
+    # A model whose own side is no multiple of what its UNet halves works at that side all the same.
+    return Canvas(side * _halvings(vae), math.gcd(side, _halvings(unet)) * _halvings(vae))
+
+
+def _halvings(network: Mapping[str, Any]) -> int:
+    """By what a network divides the sides of what it is given."""
+    return int(2 ** (len(network["block_out_channels"]) - 1))
 
 
 def _own_memory(network: nn.Module) -> None:
@@ -208,10 +227,9 @@ def _schedule(files: ModelFiles) -> tuple[NoiseSchedule, bool]:
 
 
 def _check_layout(files: ModelFiles) -> None:
+    _check_sample_size(files)
     unet, vae = files.config("unet"), files.config("vae")
-    size, channels, latent = unet.get("sample_size"), unet.get("in_channels"), vae.get("latent_channels")
-    if not isinstance(size, int):
-        raise ModelError(f"{files.id} has sample_size {size} in its UNet; allowed is one number, for square images")
+    channels, latent = unet.get("in_channels"), vae.get("latent_channels")
     if channels != latent or unet.get("out_channels") != latent:
         raise ModelError(f"{files.id} has a UNet of {channels} channels for latents of {latent}; an inpainting model?")
     for key, allowed in (("addition_embed_type", (None, "text")), ("class_embed_type", (None,))):
@@ -219,6 +237,12 @@ def _check_layout(files: ModelFiles) -> None:
             raise ModelError(f"{files.id} has {key} {unet[key]!r} in its UNet; supported are 1.x and 2.x models")
     if vae.get("latents_mean") is not None:
         raise ModelError(f"{files.id} has latents_mean in its VAE; supported are scaling_factor and shift_factor")
+
+
+def _check_sample_size(files: ModelFiles) -> None:
+    size = files.config("unet").get("sample_size")
+    if not isinstance(size, int):
+        raise ModelError(f"{files.id} has sample_size {size} in its UNet; allowed is one number, for square images")
 
 
 def _check_widths(unet: Any, text: TextConditioner, files: ModelFiles) -> None:

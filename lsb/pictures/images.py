@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import struct
 import threading
 import warnings
@@ -58,6 +59,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500}  # pixels that an encoder takes; png takes any number
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _WHITE = (255, 255, 255)
 _STRIP = 256  # rows that are compared at once
@@ -81,6 +83,12 @@ class ImageInfo:
         `MAX_PIXELS`, see `reduction`."""
         factor = reduction(self.width, self.height) or 1
         return -(-self.width // factor), -(-self.height // factor)
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """`reduced_size` as the picture is shown: of what `decode` gives."""
+        width, height = self.reduced_size
+        return (height, width) if self.orientation >= 5 else (width, height)
 
 
 @dataclass(frozen=True)
@@ -166,9 +174,14 @@ def to_square(image: Image.Image, size: int) -> tuple[Image.Image, Box]:
 
     The longer side becomes `size`, the shorter at least one pixel.
     """
-    longer = max(image.size)
-    width, height = (max(1, (side * size + longer // 2) // longer) for side in image.size)
-    return centred(image.resize((width, height), Image.Resampling.LANCZOS), size)
+    return centred(image.resize(letterboxed_size(image.size, size), Image.Resampling.LANCZOS), size)
+
+
+def letterboxed_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of a picture in a square of `side` pixels, aspect kept: the longer one is `side`."""
+    longer = max(size)
+    width, height = (max(1, (length * side + longer // 2) // longer) for length in size)
+    return width, height
 
 
 def centred(image: Image.Image, side: int) -> tuple[Image.Image, Box]:
@@ -225,6 +238,14 @@ def pixels_sha256(image: Image.Image) -> str:
     """SHA-256 of an image's pixels, whatever file they came from: `RGB`, width, height (big-endian), raw bytes."""
     picture = image if image.mode == "RGB" else image.convert("RGB")
     return hashlib.sha256(b"RGB" + struct.pack(">II", *picture.size) + picture.tobytes()).hexdigest()
+
+
+def contrast(image: Image.Image) -> float:
+    """Standard deviation of all values of an RGB image, in [0, 1]; takes no memory, however large it is."""
+    counts = np.array(image.histogram(), np.int64).reshape(-1, 256).sum(0)
+    levels = np.arange(256)
+    total, sums, squares = (int((counts * levels**power).sum()) for power in range(3))
+    return math.sqrt(total * squares - sums**2) / total / 255
 
 
 def _image_error(code: str, detail: str) -> ImageError:

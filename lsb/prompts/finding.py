@@ -10,7 +10,7 @@ a recipe writes `prompts/<domain>/recipe-<digest>.json`; everybody after it take
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -24,7 +24,6 @@ from lsb.ledger.transform import ModelIdentity
 from lsb.models.prompt import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.models.protocol import Backbone
 from lsb.pictures.decoder import shared_decoder
-from lsb.pictures.images import to_square
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import Source, open_sources
 from lsb.progress import NoProgress, Progress
@@ -61,6 +60,7 @@ class Recipe(TypedDict):
     learning: dict[str, Any]
     seed: str
     dtype: str
+    geometry: NotRequired[dict[str, Any]]  # what the pictures are seen in; none of the letterbox
 
 
 class Provenance(TypedDict):
@@ -126,7 +126,7 @@ class UnlearnedPrompt:
         store, domain, wanted = self.store, self.request.domain, self.request.wanted
         learning, recipe = self.request.learning, self.recipe
         checkpoint = StoredCheckpoint(store, prompt_recipe(domain, digest_of(recipe)).replace(".json", ".checkpoint"))
-        images = _pictures(store, self.sources, self.dataset, learning.max_images, backbone.image_size)
+        images = _pictures(store, self.sources, self.dataset, learning.max_images)
         learned = learn_prompt(
             backbone,
             images,
@@ -135,6 +135,7 @@ class UnlearnedPrompt:
             wanted.vectors,
             learning,
             self.request.seed,
+            geometry=self.request.geometry,
             checkpoint=checkpoint,
             progress=progress,
         )
@@ -185,7 +186,7 @@ class StoredCheckpoint:
 
 
 def _recipe(request: PromptRequest, dataset: Dataset, identity: ModelIdentity) -> Recipe:
-    return {
+    recipe: Recipe = {
         "model": identity.digest,
         "images": dataset.version,
         "token": request.wanted.token,
@@ -196,6 +197,9 @@ def _recipe(request: PromptRequest, dataset: Dataset, identity: ModelIdentity) -
         "seed": request.seed,
         "dtype": request.dtype,
     }
+    if (trace := request.geometry.trace) is not None:
+        recipe["geometry"] = trace
+    return recipe
 
 
 def _follow(store: Store, domain: str, recipe: Recipe) -> StoredPrompt | None:
@@ -246,8 +250,8 @@ def _provenance(recipe: Recipe, learned: LearnedPrompt) -> Provenance:
     }
 
 
-def _pictures(store: Store, sources: Source, dataset: Dataset, limit: int, size: int) -> list[Image.Image]:
-    """The first `limit` usable images by record id, letterboxed to the model's size."""
+def _pictures(store: Store, sources: Source, dataset: Dataset, limit: int) -> Iterator[Image.Image]:
+    """The first `limit` usable images by record id, each decoded when it is taken."""
     rows = [row for row in read_records(store, dataset).to_pylist() if row["status"] == "ok"]
     decoded = [row for row in rows if row["width"] is not None]
     if len(decoded) < len(rows):
@@ -255,11 +259,11 @@ def _pictures(store: Store, sources: Source, dataset: Dataset, limit: int, size:
     usable = [row for row in decoded if row["duplicate_of"] is None][:limit]
     if len(usable) < 2:
         raise SourceError(f"{sources.uri} has {len(usable)} usable images; learning a prompt takes at least 2")
-    squares = []
-    for row in usable:
-        try:
-            image, _ = shared_decoder().decode(sources.read(row["key"]))
-        except (ImageError, DecodingError) as error:
-            raise SourceError(f"cannot learn from {row['key']} of {sources.uri}: {error}; mend or remove it") from error
-        squares.append(to_square(image, size)[0])
-    return squares
+    return (_picture(sources, row["key"]) for row in usable)
+
+
+def _picture(sources: Source, key: str) -> Image.Image:
+    try:
+        return shared_decoder().decode(sources.read(key))[0]
+    except (ImageError, DecodingError) as error:
+        raise SourceError(f"cannot learn from {key} of {sources.uri}: {error}; mend or remove it") from error

@@ -19,9 +19,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from lsb.bridge.noise import unit_noise
 from lsb.errors import BridgeError, FrozenSettingsError, PromptError
 from lsb.models.prompt import Prompt, names_and_words, with_words
 from lsb.models.protocol import Backbone
-from lsb.pictures.images import pixels_sha256, to_rgb, to_square, to_tensor
+from lsb.pictures.geometry import Canvas, Geometry, frame_of, sigma_scale
+from lsb.pictures.images import pixels_sha256, to_rgb, to_tensor
 from lsb.progress import NoProgress, Progress
 from lsb.prompts.settings import LearningConfig
 from lsb.records import digest_of, sha256
@@ -76,6 +77,7 @@ class Settings(TypedDict):
     vectors: int
     learning: dict[str, Any]
     seed: str
+    geometry: NotRequired[dict[str, Any]]  # none of the letterbox
 
 
 @dataclass(frozen=True)
@@ -115,26 +117,28 @@ class _State:
 
 def learn_prompt(
     backbone: Backbone,
-    images: Tensor | Sequence[Image.Image],
+    images: Tensor | Iterable[Image.Image],
     token: str,
     initial: str,
     vectors: int,
     learning: LearningConfig,
     seed: str,
     *,
+    geometry: Geometry = Geometry(),
     checkpoint: Checkpoint | None = None,
     progress: Progress = NoProgress(),
 ) -> LearnedPrompt:
     """Learn `vectors` vectors for `token` from images of one domain.
 
     Args:
-        images: (N, 3, S, S) in [-1, 1] with the backbone's side S, or images of any size, see
-            `Translator.translate`; equal ones count once.
+        images: (N, 3, H, W) in [-1, 1], with sides that the backbone works at, or images of any size, see
+            `Translator.translate`, of which no more is held than the network sees; equal ones count once.
         token: the new word, such as `<flat>`.
         initial: words in whose vectors the new ones begin.
         vectors: how many take the token's place.
         learning: steps, batch, templates, sigmas, validation; part of the images is held out for it.
         seed: of all randomness, as text.
+        geometry: how the network sees images; the sigmas are meant at the model's own area, see there.
         checkpoint: where to keep the state after each validation, and to resume from.
         progress: one bar, `learn <token>`.
 
@@ -144,12 +148,14 @@ def learn_prompt(
         FrozenSettingsError: the checkpoint belongs to other settings; `fields` names them.
         BridgeError: sigma_max is above the model's.
     """
-    if learning.sigma_max > backbone.sigma_max:
+    scale = sigma_scale(geometry, backbone.canvas)
+    if learning.sigma_max * scale > backbone.sigma_max:
         raise BridgeError(
-            f"learning.sigma_max is {learning.sigma_max}; this model's noise schedule ends at {backbone.sigma_max:.6g}",
+            f"learning.sigma_max is {learning.sigma_max}; this model's noise schedule ends at "
+            f"{backbone.sigma_max / scale:.6g}{'' if scale == 1.0 else ' at this geometry.area'}",
             field="learning.sigma_max",
         )
-    pixels, digests = _distinct(images, backbone.image_size, learning.max_images)
+    pixels, digests = _distinct(images, geometry, backbone.canvas, learning.max_images)
     start = _initial_vectors(backbone.table_vectors(initial), vectors)
     settings: Settings = {
         "model": backbone.identity.digest,
@@ -161,13 +167,15 @@ def learn_prompt(
         "learning": learning.model_dump(mode="json"),
         "seed": seed,
     }
+    if (trace := geometry.as_seen.trace) is not None:
+        settings["geometry"] = trace
     state = _resume(checkpoint, settings) or _State(
         start, torch.zeros_like(start), torch.zeros_like(start), start.clone(), learning.learning_rate
     )
     prompts = [Prompt(template, token, start) for template in learning.templates]
     latents = _latents(backbone, pixels, learning.batch)
     held_out = min(max(1, round(learning.validation_fraction * len(latents))), len(latents) - 1)
-    course = _Course(backbone, prompts, latents[held_out:], latents[:held_out], learning, seed)
+    course = _Course(backbone, prompts, latents[held_out:], latents[:held_out], learning, seed, scale)
     stopped = _train(course, state, lambda: _save(checkpoint, state, settings), progress)
     prompt = Prompt(learning.templates[0], token, state.best_vectors)
     return LearnedPrompt(prompt, state.history, state.best_step, stopped)
@@ -175,14 +183,15 @@ def learn_prompt(
 
 @dataclass(frozen=True)
 class _Course:
-    """What stays the same during the learning: the model, the latents (N, C, h, w), the settings."""
+    """What stays the same during the learning: the model, the latents, each (C, h, w), the settings."""
 
     backbone: Backbone
     prompts: Sequence[Prompt]
-    training: Tensor
-    validation: Tensor
+    training: Sequence[Tensor]
+    validation: Sequence[Tensor]
     learning: LearningConfig
     seed: str
+    scale: float  # of all sigmas
 
     def training_loss(self, step: int, vectors: Tensor) -> Tensor:
         """The loss of one batch; a function of seed and step alone."""
@@ -191,32 +200,51 @@ class _Course:
         rows = draw.choice(len(self.training), count, replace=len(self.training) < count)
         strata = (draw.permutation(count) + draw.random(count)) / count
         prompt = self.prompts[int(draw.integers(len(self.prompts)))]
-        return self._losses(self.training[torch.from_numpy(rows)], strata, "noise", step, prompt, vectors).mean()
+        return self._losses([self.training[row] for row in rows], strata, "noise", step, prompt, vectors).mean()
 
     @torch.no_grad()
     def validation_loss(self, vectors: Tensor) -> float:
         """The loss over the held-out images, at the same noise and sigmas each time, in the template to be used."""
         repeats = math.ceil(_VALIDATION_DRAWS / len(self.validation))
-        latents = self.validation.repeat(repeats, 1, 1, 1)
-        strata = _generator(self.seed, "validation", 0).permutation(len(latents)) + 0.5
+        latents = [*self.validation] * repeats
+        strata = (_generator(self.seed, "validation", 0).permutation(len(latents)) + 0.5) / len(latents)
+        size = self.learning.batch
         losses = [
-            self._losses(batch, levels.numpy() / len(latents), "validation", number, self.prompts[0], vectors)
-            for number, (batch, levels) in enumerate(
-                zip(
-                    latents.split(self.learning.batch),
-                    torch.from_numpy(strata).split(self.learning.batch),
-                    strict=True,
-                )
+            self._losses(
+                latents[start : start + size],
+                strata[start : start + size],
+                "validation",
+                start // size,
+                self.prompts[0],
+                vectors,
             )
+            for start in range(0, len(latents), size)
         ]
         return float(torch.cat(losses).double().mean())
 
     def _losses(
+        self, latents: Sequence[Tensor], strata: np.ndarray, purpose: str, step: int, prompt: Prompt, vectors: Tensor
+    ) -> Tensor:
+        """The loss of each row (B,), in some order; `strata` in [0, 1] say where between sigma_min and sigma_max.
+
+        Rows of one shape go through the network together.
+        """
+        alike: dict[torch.Size, list[int]] = {}
+        for place, latent in enumerate(latents):
+            alike.setdefault(latent.shape, []).append(place)
+        losses = []
+        for number, places in enumerate(alike.values()):
+            x = torch.stack([latents[place] for place in places])
+            which = purpose if number == 0 else f"{purpose}/{number}"
+            losses.append(self._losses_alike(x, strata[places], which, step, prompt, vectors))
+        return torch.cat(losses)
+
+    def _losses_alike(
         self, x: Tensor, strata: np.ndarray, purpose: str, step: int, prompt: Prompt, vectors: Tensor
     ) -> Tensor:
-        """The loss of each row (B,); `strata` in [0, 1] say where between sigma_min and sigma_max."""
+        """The same of latents of one shape (B, C, h, w)."""
         low, high = math.log(self.learning.sigma_min), math.log(self.learning.sigma_max)
-        sigmas = np.exp(low + (high - low) * strata)
+        sigmas = np.exp(low + (high - low) * strata) * self.scale
         eps = unit_noise(x.shape, seed=self.seed, digest="learning", purpose=purpose, step=step).to(x)
         sigma = torch.from_numpy(sigmas).to(x).view(-1, 1, 1, 1)
         condition = self.backbone.embed(prompt, vectors)
@@ -288,25 +316,38 @@ def _validate(course: _Course, state: _State, training_loss: float | None) -> No
     state.history.append(entry)
 
 
-def _distinct(images: Tensor | Sequence[Image.Image], size: int, limit: int) -> tuple[Tensor, list[str]]:
-    """The first `limit` different images in the order of their digests, as (N, 3, S, S), and the digests."""
+def _distinct(
+    images: Tensor | Iterable[Image.Image], geometry: Geometry, canvas: Canvas, limit: int
+) -> tuple[list[Tensor | Image.Image], list[str]]:
+    """The first `limit` different images in the order of their digests, as the network sees them, and the digests."""
     by_digest: dict[str, Tensor | Image.Image]
     if isinstance(images, Tensor):
         by_digest = {sha256(row.contiguous().cpu().float().numpy().tobytes()): row.float() for row in images}
     else:
-        by_digest = {pixels_sha256(image): image for image in map(to_rgb, images)}
+        seen = (frame_of(image.size, geometry, canvas).prepare(image) for image in map(to_rgb, images))
+        by_digest = {pixels_sha256(image): image for image in seen}
     digests = sorted(by_digest)[:limit]
     if len(digests) < 2:
         raise PromptError(f"{len(digests)} different images to learn from; at least 2 are needed, better 100")
-    rows = []
-    for digest in digests:
-        image = by_digest[digest]
-        rows.append(image if isinstance(image, Tensor) else to_tensor([to_square(image, size)[0]])[0])
-    return torch.stack(rows), digests
+    return [by_digest[digest] for digest in digests], digests
 
 
-def _latents(backbone: Backbone, pixels: Tensor, batch: int) -> Tensor:
-    return torch.cat([backbone.encode(group) for group in pixels.split(batch)])
+def _latents(backbone: Backbone, images: Sequence[Tensor | Image.Image], batch: int) -> list[Tensor]:
+    """The latent (C, h, w) of each; images of one size are encoded together, `batch` at a time."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(images):
+        alike.setdefault(tuple(image.shape) if isinstance(image, Tensor) else image.size, []).append(place)
+    latents: dict[int, Tensor] = {}
+    for places in alike.values():
+        for start in range(0, len(places), batch):
+            group = places[start : start + batch]
+            pixels = torch.stack([_pixels(images[place]) for place in group])
+            latents |= dict(zip(group, backbone.encode(pixels), strict=True))
+    return [latents[place] for place in range(len(images))]
+
+
+def _pixels(image: Tensor | Image.Image) -> Tensor:
+    return image if isinstance(image, Tensor) else to_tensor([image])[0]
 
 
 def _initial_vectors(rows: Tensor, count: int) -> Tensor:

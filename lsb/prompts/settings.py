@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lsb.fields import Count, Frozen, Location, Name
+from lsb.pictures.geometry import Geometry
 
 Side = Literal["source", "target"]
 SIDES: tuple[Side, Side] = ("source", "target")
@@ -91,3 +92,4 @@ class PromptRequest:
     learning: LearningConfig
     seed: str
     dtype: str
+    geometry: Geometry  # as pictures are seen, whatever comes out

@@ -19,11 +19,11 @@ from lsb.ledger.log.chain import Link
 from lsb.ledger.rows import failed_row, ok_row, quarantined_row
 from lsb.ledger.run import Run, is_due, open_log
 from lsb.ledger.schemas import FEATURES, MANIFEST, ManifestRow, PlanRow, write_table
-from lsb.pictures.images import decode, encode, pixels_sha256, reduction
+from lsb.pictures.images import contrast, decode, encode, pixels_sha256, reduction
 from lsb.records import sha256
 from lsb.redaction import redact
 from lsb.store.store import Store
-from lsb.translation.batch import Picture
+from lsb.translation.batch import Picture, Result
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +85,11 @@ class Attempt:
         row = None if state is None else {"status": state, "tries": self.tries[record]}
         return record in self.chosen and is_due(row, self.chosen[record])
 
-    def keep(self, picture: Picture, output: Image.Image, batch: int, started: datetime, score: Any) -> None:
-        """Write an output and make the rows of all its records.
-
-        Args:
-            batch: the shape of the batch that it was made in.
-            score: its `values` and `features`, None if there are none.
-        """
+    def keep(self, picture: Picture, found: Result, started: datetime) -> None:
+        """Write the output that the network's picture leads to, and make the rows of all its records."""
+        assert found.made is not None
+        frame, scores = picture.task.frame, found.made.scores
+        output = frame.finish(found.made.image)
         image_format = self.run.transform["encoder"]
         data = encode(output, image_format)
         # A lossy file's pixels are the ones that come out of it.
@@ -102,7 +100,8 @@ class Attempt:
         self.translated += 1
         result: ManifestRow = {
             **picture.read,
-            "batch": batch,
+            "batch": found.batch,
+            "batch_padding": found.padding,
             "started": started,
             "finished": datetime.now(UTC),
             "output_key": key,
@@ -112,12 +111,14 @@ class Attempt:
             "output_format": image_format,
             "output_width": pixels.width,
             "output_height": pixels.height,
-            "scores": _scores(output, score, picture),
+            "output_scale": frame.scale,
+            "output_limited": frame.limited,
+            "scores": _scores(output, scores, picture),
         }
         for planned in picture.members:
             self.rows.append(ok_row(self.run, planned, self._evidence(planned), result))
-            if score is not None and planned["record_id"] <= self.feature_limit:
-                self.features[planned["record_id"]] = score.features
+            if scores is not None and planned["record_id"] <= self.feature_limit:
+                self.features[planned["record_id"]] = scores.features
 
     def give_up(self, picture: Picture, problem: TranslationError, batch: int) -> None:
         """Make the rows of a picture that could not be translated."""
@@ -200,7 +201,7 @@ class Attempt:
 
 def _scores(output: Image.Image, score: Any, picture: Picture) -> list[tuple[str, float]]:
     # Known without any network, so that an empty picture is flagged in every run.
-    values = {"output_contrast": float(np.asarray(output, np.float32).std() / 255)}
+    values = {"output_contrast": contrast(output)}
     factor = reduction(picture.read["source_width"] or 0, picture.read["source_height"] or 0) or 1
     if factor > 1:
         values["source_reduction"] = float(factor)

@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from PIL import Image
-
 from lsb.errors import CannotStartError, LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
 from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.redaction import redact
 from lsb.translation.hints import Hints
-from lsb.translation.model import Made, MakesImages, is_out_of_memory
+from lsb.translation.model import Made, MakesImages, Task, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +29,8 @@ class Picture:
     """A readable source: one image, and every planned record that has these bytes."""
 
     members: list[PlanRow]
-    digest: str
     read: ManifestRow  # what is now known of the source, by the manifest's column names
-    image: Image.Image
-    truth: Image.Image | None = None  # what a perfect translation would be
+    task: Task
 
     @property
     def records(self) -> list[str]:
@@ -48,16 +44,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """What was made or why nothing was, and the shape of the batch that it was in."""
+    """What was made or why nothing was; the shape of the batch that it was in, and how many of its rows were no
+    picture's."""
 
     made: Made | None
     problem: TranslationError | None
     batch: int
+    padding: int = 0
 
 
 @dataclass
 class Batches:
-    """Translates the batches of one attempt. Every batch has `size` rows, the last ones padded."""
+    """Translates the batches of one attempt, each of pictures of one size. Every batch has `size` rows; one of fewer
+    pictures is padded."""
 
     model: MakesImages
     hints: Hints  # which records are tried alone, and which of them end the model's process
@@ -122,9 +121,11 @@ class Batches:
         self.hints.died(picture.records)
 
     def _call(self, pictures: Sequence[Picture], size: int) -> list[Result]:
-        images, truths = [picture.image for picture in pictures], [picture.truth for picture in pictures]
+        tasks = [picture.task for picture in pictures]
         try:
-            made = self.model.make(images, [picture.digest for picture in pictures], truths, batch=size)
+            made = self.model.make(tasks, batch=size)
+            if [one.image.size for one in made] != [task.image.size for task in tasks]:
+                raise ValueError("an output has another size than its image")
         except CannotStartError as error:
             raise error.reason from error
         except (TranslationError, UnfinishedError):
@@ -134,4 +135,4 @@ class Batches:
                 raise
             kind = OutOfMemoryError if is_out_of_memory(error) else TranslationError
             raise kind(f"{type(error).__name__}: {error}") from error
-        return [Result(one, None, size) for one in made]
+        return [Result(one, None, size, size - len(pictures)) for one in made]

@@ -1,15 +1,19 @@
-"""A run's translator, from what the run froze: nobody reads its settings from a caller's configuration again."""
+"""A run's engine, from what the run froze: nobody reads its settings from a caller's configuration again."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 from lsb.bridge.settings import BridgeSettings
 from lsb.errors import ModelError
 from lsb.ledger.run import Run
 from lsb.ledger.transform import ModelIdentity
 from lsb.models.protocol import Backbone
+from lsb.pictures.geometry import Canvas, Frame, Geometry, Size, frame_of, sigma_scale
 from lsb.prompts.finding import read_prompt
 from lsb.store.store import Store
-from lsb.translation.translator import Translator
+from lsb.translation.engine import Engine
 
 
 def check_model(run: Run, identity: ModelIdentity, hint: str = "put the run's model back") -> None:
@@ -28,8 +32,17 @@ def check_model(run: Run, identity: ModelIdentity, hint: str = "put the run's mo
         )
 
 
-def run_translator(store: Store, run: Run, backbone: Backbone, batch: int) -> Translator:
-    """What makes the run's images: prompts, path and seed are those of `run.transform`.
+def run_frames(run: Run, canvas: Canvas) -> Callable[[Size], Frame]:
+    """The frame of each picture of the run by its size.
+
+    Args:
+        canvas: of the run's model.
+    """
+    return partial(frame_of, geometry=Geometry.of_transform(run.transform), canvas=canvas)
+
+
+def run_engine(store: Store, run: Run, backbone: Backbone, batch: int) -> Engine:
+    """What makes the run's images: prompts, path, area and seed are those of `run.transform`.
 
     Args:
         backbone: the run's model in the run's dtype.
@@ -40,11 +53,12 @@ def run_translator(store: Store, run: Run, backbone: Backbone, batch: int) -> Tr
         TamperedError: a prompt is not what was written.
     """
     check_model(run, backbone.identity)
-    return Translator(
+    return Engine(
         backbone,
         read_prompt(store, run.prompts["source"]),
         read_prompt(store, run.prompts["target"]),
         settings=BridgeSettings.model_validate(run.transform["bridge"]),
         seed=run.transform["seed"],
         batch=batch,
+        sigma_scale=sigma_scale(Geometry.of_transform(run.transform), backbone.canvas),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lsb.ledger.schemas import ManifestRow
 from lsb.metrics.truths import OptionalTruths
 from lsb.pictures.decoder import Decoder, shared_decoder
+from lsb.pictures.geometry import Frame, Size
 from lsb.pictures.sources import Source
 from lsb.translation.model import MakesImages
 
@@ -18,6 +20,7 @@ class Equipment:
     model: MakesImages
     sources: Source
     execution: ManifestRow  # what lsb.translation.execution.describe returns
+    frame: Callable[[Size], Frame]  # of a picture by its width and height
     truths: OptionalTruths = field(default_factory=OptionalTruths)
     feature_sample: int = 10_000  # features are kept for this many of the smallest record ids
     try_seconds: float = 3600.0  # a try of one record that takes longer is that of a dead process

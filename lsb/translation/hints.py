@@ -70,6 +70,11 @@ class Hints:
             self.store.write(layout.hint_file(self.run_id, self.shard, self.attempt), canonical_json(document))
             self._last = document
 
+    @property
+    def named(self) -> frozenset[str]:
+        """The records that the attempt's hint names now."""
+        return frozenset(self._last["records"] if self._last else ())
+
     def died(self, records: Sequence[str]) -> None:
         """Say that the image of `records` has ended the model's process, alone. It is counted for the first of them."""
         self.seen[records[0]] += 1

@@ -11,21 +11,49 @@ from typing import Any, Protocol
 from PIL import Image
 
 from lsb.errors import LsbError, OutOfMemoryError, TranslationError
+from lsb.metrics.pixels import reduced
+from lsb.pictures.geometry import Frame
 
 Images = Sequence[Image.Image]
 MaybeImages = Sequence[Image.Image | None]
-Question = tuple[Images, Sequence[str], MaybeImages, int | None]  # images, their digests and truths, batch
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model is given of one image.
+
+    Attributes:
+        image: at the size that the network works at.
+        digest: SHA-256 of the source file.
+        frame: what becomes of the network's picture.
+        source: the source, as far as it is measured.
+        truth: what a perfect translation would be, likewise; None where nobody knows.
+    """
+
+    image: Image.Image
+    digest: str
+    frame: Frame
+    source: Image.Image
+    truth: Image.Image | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Of its pixels, three a pixel."""
+        images = (self.image, self.source, self.truth)
+        return sum(3 * image.width * image.height for image in images if image is not None)
+
+
+Tasks = Sequence[Task]
+Question = tuple[Tasks, int | None]  # and how many at a time
 
 
 class Translates(Protocol):
-    """What is needed of `lsb.translation.translator.Translator`."""
+    """What is needed of `lsb.translation.engine.Engine`."""
 
     @property
     def batch(self) -> int: ...
 
-    def translate(
-        self, images: Images, digests: Sequence[str] | None = None, *, batch: int | None = None
-    ) -> list[Image.Image]: ...
+    def translate(self, images: Images, digests: Sequence[str], *, batch: int | None = None) -> list[Image.Image]: ...
 
 
 class ScoresImages(Protocol):
@@ -36,7 +64,7 @@ class ScoresImages(Protocol):
 
 @dataclass(frozen=True)
 class Made:
-    """What the model made of one image."""
+    """What the model made of one image; `image` has the size that the network works at."""
 
     image: Image.Image
     scores: Any = None  # `.values` and `.features`; None where nothing was measured
@@ -49,9 +77,7 @@ class MakesImages(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def make(
-        self, images: Images, digests: Sequence[str], truths: MaybeImages, *, batch: int | None = None
-    ) -> list[Made]: ...
+    def make(self, tasks: Tasks, *, batch: int | None = None) -> list[Made]: ...
 
 
 @dataclass(frozen=True)
@@ -66,44 +92,42 @@ class Model:
         """Images at a time."""
         return self.translator.batch
 
-    def make(
-        self, images: Images, digests: Sequence[str], truths: MaybeImages, *, batch: int | None = None
-    ) -> list[Made]:
-        """Translations and scores in the order of the images; errors as `Translates.translate` has them.
+    def make(self, tasks: Tasks, *, batch: int | None = None) -> list[Made]:
+        """Translations of images of one size, and their scores, in order; errors as `Translates.translate` has them.
 
         An output that cannot be scored is still an output.
 
         Args:
-            digests: SHA-256 of each source file.
-            truths: what a perfect translation would be, None where nobody knows.
             batch: images at a time, by default the translator's own.
         """
-        outputs, scores = self.answers((images, digests, truths, batch))
+        outputs, scores = self.answers((tasks, batch))
         return joined(outputs, scores)
 
     def answers(self, question: Question) -> Iterator[list[Any]]:
         """The outputs and then, of each, the scores or the error that stands for them."""
-        images, digests, truths, batch = question
+        tasks, batch = question
         options = {} if batch in (None, self.batch) else {"batch": batch}
-        outputs = self.translator.translate(images, digests, **options)
-        if len(outputs) != len(images):
-            raise ValueError(f"{len(outputs)} outputs for {len(images)} images")
+        outputs = self.translator.translate([task.image for task in tasks], [task.digest for task in tasks], **options)
+        if len(outputs) != len(tasks):
+            raise ValueError(f"{len(outputs)} outputs for {len(tasks)} images")
         yield outputs
-        yield self._scores(images, outputs, truths)
+        yield self._scores(tasks, outputs)
 
-    def _scores(self, images: Images, outputs: Images, truths: MaybeImages) -> list[Any]:
+    def _scores(self, tasks: Tasks, outputs: Images) -> list[Any]:
         if self.scorer is None:
             return [None] * len(outputs)
         try:
-            return list(self.scorer.score(images, outputs, truths))
+            sources, truths = [task.source for task in tasks], [task.truth for task in tasks]
+            made = [reduced(task.frame.finish(output)) for task, output in zip(tasks, outputs, strict=True)]
+            return list(self.scorer.score(sources, made, truths))
         except Exception as error:  # noqa: BLE001  it becomes what the result says
             problem = portable(error)
         if isinstance(problem, OutOfMemoryError):  # only now does no traceback hold on to what was in the memory
             free_memory()
         if len(outputs) == 1:
             return [problem]
-        triples = zip(images, outputs, truths, strict=True)
-        return [score for source, output, truth in triples for score in self._scores([source], [output], [truth])]
+        pairs = zip(tasks, outputs, strict=True)
+        return [score for task, output in pairs for score in self._scores([task], [output])]
 
 
 def joined(outputs: Images, scores: Sequence[Any]) -> list[Made]:

@@ -1,7 +1,7 @@
 """A model in a process of its own, so that an image that kills or hangs it costs that process and nothing else.
 
     model = ModelProcess(partial(build, "settings"), batch=8, limit=1800)
-    model.make(images, digests, truths)   # starts the process; after ModelDiedError or ModelHungError another one
+    model.make(tasks)   # starts the process; after ModelDiedError or ModelHungError another one
     model.close()
 
 Processes are forked off a server that has imported what `build`'s module imports, so that a new one only has to load
@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -32,7 +32,7 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.isolation import isolate_children
-from lsb.translation.model import Images, Made, MaybeImages, Model, free_memory, joined, portable
+from lsb.translation.model import Made, Model, Tasks, free_memory, joined, portable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 START_SECONDS = 1800.0  # for loading the model, which may come over a network
@@ -64,9 +64,7 @@ class ModelProcess:
         self._connection: Connection | None = None
         self._closed = False
 
-    def make(
-        self, images: Images, digests: Sequence[str], truths: MaybeImages, *, batch: int | None = None
-    ) -> list[Made]:
+    def make(self, tasks: Tasks, *, batch: int | None = None) -> list[Made]:
         """As `Model.make`, in one question.
 
         Raises:
@@ -79,8 +77,8 @@ class ModelProcess:
         if self._process is None:
             self._start_or_say_why()
         try:
-            outputs = self._exchange((list(images), list(digests), list(truths), batch), self.limit)
-            return joined(outputs, self._scores(len(images)))
+            outputs = self._exchange((list(tasks), batch), self.limit)
+            return joined(outputs, self._scores(len(tasks)))
         except LsbError:
             raise
         except BaseException:  # the second answer may still come, and must not be taken for that to the next question

@@ -2,6 +2,7 @@
 
     pending records ─ read & check ─> batches ─ translate ─> objects ─> rows ─> commit, in parts
 
+Pictures wait, at the size that the network works at, until a batch of that size is full; none waits beyond its shard.
 An image's fault becomes its row; whatever else goes wrong is raised and leaves the committed parts as they are.
 """
 
@@ -10,8 +11,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import pyarrow.compute as pc
@@ -19,6 +20,8 @@ import pyarrow.compute as pc
 from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UsageError
 from lsb.ledger.run import Run, read_plan
 from lsb.ledger.schemas import ManifestRow, PlanRow
+from lsb.metrics.pixels import reduced
+from lsb.pictures.images import LONGEST_SIDE
 from lsb.pictures.knowledge import doubt
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
@@ -28,7 +31,8 @@ from lsb.translation.attempt import Attempt
 from lsb.translation.batch import Batches, Picture
 from lsb.translation.equipment import Equipment
 from lsb.translation.hints import Hints
-from lsb.translation.model import Made
+from lsb.translation.model import Task
+from lsb.translation.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -129,10 +133,11 @@ class _ShardJob:
         self.model = Batches(self.equipment.model, self.hints)
 
     def batches(self, planned: list[PlanRow]) -> Iterator[list[Picture]]:
-        """Readable pictures of what is due, as many as the model takes at a time, or fewer.
+        """Readable pictures of what is due, of one size, as many as the model takes at a time, or fewer.
 
-        Records that another attempt may have died of come last and one by one, the least suspect first, and what is
-        made is committed before.
+        None at all where what was read has filled no batch, so that the caller can commit or stop. Records that
+        another attempt may have died of come last and one by one, the least suspect first, and what is made is
+        committed before.
         """
         groups: dict[str, Group] = {}
         for row in planned:
@@ -146,12 +151,21 @@ class _ShardJob:
             if any(row["record_id"] in found for row in members)
         }
         together = deque(members for leader, members in groups.items() if leader not in alone)
+        waiting = Waiting()
         while together:
-            yield self._read_batch(together, self.model.size)
+            for picture in self._read_some(together, self.model.size):
+                waiting.add(picture)
+            filled = False
+            for batch in self._named(waiting.full(self.model.size)):
+                filled = True
+                yield batch
+            if together and not filled:
+                yield []
+        yield from self._named(waiting.rest(self.model.size))
         for number, leader in enumerate(sorted(alone, key=lambda leader: alone[leader])):
             if number == 0 or alone[leader]:
                 self.attempt.commit()
-            yield self._read_batch(deque([groups[leader]]), 1)
+            yield self._read_some(deque([groups[leader]]), 1)
 
     def work(self, pictures: list[Picture]) -> None:
         """Translate a batch; write what came out and make the rows of all."""
@@ -159,17 +173,27 @@ class _ShardJob:
         results = self.model.translate(pictures) if pictures else []
         for picture, result in zip(pictures, results, strict=True):
             if result.made is not None:
-                self._keep(picture, result.made, result.batch, started)
+                if result.made.unscored is not None:
+                    name = visible(picture.members[0]["key"])
+                    logger.warning("no scores for %s: %s", name, redact(str(result.made.unscored)))
+                self.attempt.keep(picture, result, started)
             elif result.problem is not None:
                 self.attempt.give_up(picture, result.problem, result.batch)
 
-    def _keep(self, picture: Picture, made: Made, batch: int, started: datetime) -> None:
-        if made.unscored is not None:
-            name = visible(picture.members[0]["key"])
-            logger.warning("no scores for %s: %s", name, redact(str(made.unscored)))
-        self.attempt.keep(picture, made.image, batch, started, made.scores)
+    def _named(self, batches: Iterable[list[Picture]]) -> Iterator[list[Picture]]:
+        """The same, each named in the hint when it is taken, without what others have committed while it waited."""
+        for batch in batches:
+            left = []
+            for picture in batch:
+                if members := [row for row in picture.members if self.attempt.due(row["record_id"])]:
+                    left.append(replace(picture, members=members))
+            if left:
+                names = {record for picture in left for record in picture.records}
+                if not names <= self.hints.named:
+                    self.hints.write(names, self.attempt.tries)
+                yield left
 
-    def _read_batch(self, waiting: deque[Group], size: int) -> list[Picture]:
+    def _read_some(self, waiting: deque[Group], size: int) -> list[Picture]:
         """The first of what is waiting. A file that ends this process when it is read has been named before."""
         batch: list[Group] = []
         while waiting and len(batch) < size:
@@ -220,5 +244,16 @@ class _ShardJob:
                 "source_height": info.height,
                 "source_orientation": info.orientation,
             }
-            return Picture(members[index:], digest, read, image, self.equipment.truths.find(planned["key"]))
+            frame = self.equipment.frame(image.size)
+            read |= {"working_width": frame.working[0], "working_height": frame.working[1]}
+            encoder = self.attempt.run.transform["encoder"]
+            longest = LONGEST_SIDE.get(encoder, max(frame.output))
+            if max(frame.output) > longest:
+                for row in members[index:]:
+                    detail = f"{max(frame.output)} pixels on a side, {encoder} has at most {longest}"
+                    self.attempt.failed(row, "output_too_large", detail, read, retryable=False)
+                return None
+            truth = self.equipment.truths.find(planned["key"])
+            task = Task(frame.prepare(image), digest, frame, reduced(image), truth and reduced(truth))
+            return Picture(members[index:], read, task)
         return None

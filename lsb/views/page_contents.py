@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from lsb.ledger.layout import run_folder
@@ -83,7 +85,7 @@ def gather_report(
         problems=problem_groups(collected.rows, uri, NAMED),
         stopped=stopped or "",
         left_out=described(run.left_out or {}),
-        settings=tuple(_settings(run)),
+        settings=(*_settings(run), *_sizes(collected.rows)),
         digests=tuple(_digests(run)),
         commands=(
             Command("lsb run JOB.yaml", "with the job's file: goes on with what is pending, redoes nothing committed"),
@@ -125,6 +127,30 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
     for name, value in _flat(run.transform):
         if not name.startswith(("model.", "prompts.")):
             yield name, value
+
+
+def _sizes(rows: pa.Table) -> Iterator[tuple[str, str]]:
+    """What is to be said of the sizes of the pictures, and what that has cost."""
+    made = rows.filter(pc.equal(rows["status"], Status.OK.value))
+    limited = pc.sum(made["output_limited"]).as_py() or 0
+    read_reduced = len(pc.map_lookup(made["scores"], "source_reduction", "last").drop_null())
+    if limited:
+        yield "kept smaller", f"{limited:,} outputs are smaller than their source, for geometry.max_scale"
+    if read_reduced:
+        yield "read reduced", f"{read_reduced:,} sources were too large to be read whole; their outputs are as reduced"
+    share = padded_share(made.filter(pc.is_null(made["carried_from"])))
+    if share is not None:
+        yield "padding", f"{100 * share:.1f} % of the rows that the network was given filled up batches"
+
+
+def padded_share(rows: pa.Table) -> float | None:
+    """Of the rows of the batches that `ok` rows of a manifest were made in, the share that was no picture's; None if
+    that is not known of any."""
+    images = rows.group_by("output_key").aggregate([("batch", "min"), ("batch_padding", "min")]).to_pylist()
+    known = [(row["batch_min"], row["batch_padding_min"]) for row in images if row["batch_padding_min"] is not None]
+    # Each picture stands for its share of the rows of its batch.
+    given = sum(batch / (batch - padding) for batch, padding in known)
+    return 1 - len(known) / given if known else None
 
 
 def _digests(run: Run) -> Iterator[tuple[str, str]]:

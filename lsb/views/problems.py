@@ -76,6 +76,11 @@ def _remedy(status: str, code: str, retryable: bool, run_uri: str) -> tuple[str,
     if code == "source_changed":
         return "The files are no longer those that were planned. A new run takes them as they are:", NEW_RUN
     command = f"lsb rerun {shlex.quote(run_uri)} --code {shlex.quote(code)}"
+    if code == "output_too_large":
+        return (
+            "Longer than the format of the outputs allows. Set output.format to png or a geometry.max_scale:",
+            NEW_RUN,
+        )
     if not retryable:
         return "They would fail again as they are. Once the cause is mended:", f"{command} --include-terminal"
     if code == "out_of_memory":

@@ -56,6 +56,8 @@ class Making(TypedDict):
     shard: str | None
     attempt: str | None
     tries: int
+    working_width: int | None  # of what the network was given
+    working_height: int | None
     started: datetime | None
     finished: datetime | None
     carried_from: str | None
@@ -67,6 +69,7 @@ class Execution(TypedDict):
     device: str | None
     dtype: str | None
     batch: int | None
+    batch_padding: int | None
     instruction_set: str | None
     code_version: str | None
     code_commit: str | None
@@ -82,6 +85,8 @@ class Output(TypedDict):
     format: str | None
     width: int | None
     height: int | None
+    scale: float | None
+    limited: bool | None
     pixels_sha256: str | None
     file: str
 
@@ -220,6 +225,8 @@ def _trace(
             "shard": row["shard"],
             "attempt": row["attempt"],
             "tries": row["tries"],
+            "working_width": row["working_width"],
+            "working_height": row["working_height"],
             "started": row["started"],
             "finished": row["finished"],
             "carried_from": row["carried_from"],
@@ -228,6 +235,7 @@ def _trace(
             "device": row["device"],
             "dtype": row["dtype"],
             "batch": row["batch"],
+            "batch_padding": row["batch_padding"],
             "instruction_set": row["instruction_set"],
             "code_version": row["code_version"],
             "code_commit": row["code_commit"],
@@ -285,6 +293,8 @@ def _output(store: Store, row: ManifestRow) -> Output | None:
         "format": row["output_format"],
         "width": row["output_width"],
         "height": row["output_height"],
+        "scale": row["output_scale"],
+        "limited": row["output_limited"],
         "pixels_sha256": row["pixels_sha256"],
         "file": file,
     }

@@ -36,9 +36,15 @@ def run_file(old: Path, run: str) -> dict[str, Any]:
     return dict(json.loads((old / "store" / "runs" / run / "run.json").read_text()))
 
 
-def job_of(old: Path, run: str) -> Path:
-    """A job file with the settings that a run was planned with, and the folders where they lie now."""
+def job_of(old: Path, run: str, geometry: dict[str, str] | None = None) -> Path:
+    """A job file with the settings that a run was planned with, and the folders where they lie now.
+
+    Args:
+        geometry: by default the line that keeps the pictures; an empty one says nothing, as files did then.
+    """
     settings = run_file(old, run)["config"]
+    said = {"fit": "letterbox"} if geometry is None else geometry
+    settings |= {"geometry": said} if said else {}
     text = yaml.safe_dump(settings).replace("/data/", f"{old}/")
     file = old / f"{run}.yaml"
     file.write_text(text)
@@ -129,6 +135,67 @@ def test_a_finished_job_is_still_finished(old: Path, capsys: pytest.CaptureFixtu
     answer = lsb(capsys, "run", job_of(old, SECOND), "--json")
     assert (answer.code, Path(answer.json["run"]).name, answer.json["translated"]) == (0, SECOND, 0), answer.err
     assert sorted((old / "store" / "runs" / SECOND).glob("snapshots/*")) == snapshots
+
+
+def files(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["run", "--fresh"], ["optimise"], ["plan"]])
+def test_a_job_that_says_nothing_of_its_geometry_stops_before_all_is_made_again(
+    old: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(old / "store")
+    answer = lsb(capsys, *command, job_of(old, CUT_OFF, {}))
+    assert answer.code == 2
+    complaint = answer.complaint
+    assert f"the job's newest run, {CUT_OFF}, was made with letterbox: its 6 pictures would be made again" in complaint
+    assert "add `geometry: {fit: letterbox}` to the job to keep them" in complaint
+    assert "`geometry: {fit: aspect}` to have all made anew" in complaint
+    assert files(old / "store") == before
+
+
+def test_with_the_line_that_takes_the_new_every_picture_has_its_own_size(
+    old: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_of(old, CUT_OFF, {"fit": "aspect"})
+    foreseen = lsb(capsys, "run", job, "--dry-run", "--json").json
+    assert (foreseen["carried"], foreseen["parent"], foreseen["prompts_to_learn"]) == (0, None, ["flat"])
+    assert foreseen["sizes"]["outputs"] == {"24x32": 9}
+    answer = lsb(capsys, "run", job, "--json")
+    assert (answer.code, answer.json["translated"], answer.json["carried"]) == (0, 9, 0), answer.err
+    made = [row for row in manifest(Path(answer.json["run"])).values() if row["status"] == "ok"]
+    assert {(row["output_width"], row["output_height"]) for row in made} == {(24, 32)}
+    transform = run_file(old, Path(answer.json["run"]).name)["transform"]
+    assert transform["geometry"] == {"fit": "aspect"}
+    # Now that this one is the newest, nobody is surprised by it, and the line may go.
+    answer = lsb(capsys, "run", job_of(old, CUT_OFF, {}), "--json")
+    assert (answer.code, answer.json["translated"]) == (0, 0), answer.err
+    # Back again is a choice as well, and finds what there was.
+    answer = lsb(capsys, "run", job_of(old, CUT_OFF), "--json")
+    assert (answer.code, answer.json["translated"], answer.json["carried"]) == (0, 2, 5), answer.err
+
+
+@pytest.mark.parametrize("command", [["run", "--resume", CUT_OFF], ["rerun"], ["translate"]])
+def test_a_frozen_run_is_finished_as_it_is_whatever_the_default_is_now(
+    old: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, run = job_of(old, CUT_OFF, {}), old / "store" / "runs" / CUT_OFF
+    arguments = [*command, run, "--config", job] if command == ["rerun"] else [*command, job]
+    answer = lsb(capsys, *arguments, "--json")
+    assert (answer.code, answer.json["translated"]) == (0, 2), answer.err
+    if command == ["translate"]:
+        published = lsb(capsys, "publish", job, "--json")
+        assert (published.code, Path(published.json["run"]).name) == (0, CUT_OFF), published.err
+    rows = manifest(run)
+    assert {(row["output_width"], row["output_height"]) for row in rows.values() if row["status"] == "ok"} == {(24, 32)}
+    assert lsb(capsys, "verify", run).code == 0
+
+
+def test_what_is_asked_for_beside_a_frozen_run_is_still_refused(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = lsb(capsys, "run", job_of(old, CUT_OFF, {"fit": "aspect"}), "--resume", CUT_OFF)
+    assert answer.code == 2
+    assert "transform.geometry is None, asked for {'fit': 'aspect'}" in answer.complaint
 
 
 def test_records_chosen_by_a_pattern_then_are_the_same_run_now(old: Path, capsys: pytest.CaptureFixture[str]) -> None:

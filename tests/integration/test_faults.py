@@ -22,14 +22,14 @@ from lsb.pictures.images import encode
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.batch import DEATHS
-from lsb.translation.model import Made, Model
+from lsb.translation.model import Made, Model, Task
 from lsb.translation.model_process import ModelProcess
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, equipment, make_images, picture, start
+from tests.ledger import Colour, Inverter, equipment, make_images, marked, marks, start
 
 IMAGES = 8
 LONG = 600.0
-DEADLY, HANGING, LARGE = (13, 9), (14, 9), (15, 9)  # sizes by which the translator knows them
+DEADLY, HANGING, LARGE = (1, 2, 3), (4, 5, 6), (7, 8, 9)  # pixels by which the translator knows them
 
 
 @dataclass
@@ -41,12 +41,12 @@ class Sensitive(Inverter):
     def translate(
         self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
     ) -> list[Image.Image]:
-        sizes = {image.size for image in images}
-        if DEADLY in sizes:
+        seen = marks(images)
+        if DEADLY in seen:
             os.kill(os.getpid(), signal.SIGKILL)
-        if HANGING in sizes:
+        if HANGING in seen:
             threading.Event().wait()
-        if (batch or self.batch) > self.fits or LARGE in sizes:
+        if (batch or self.batch) > self.fits or LARGE in seen:
             raise MemoryError(f"no room for {len(images)} images")
         return super().translate(images, digests)
 
@@ -60,10 +60,10 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
 
 
-def begin(store: LocalStore, tmp_path: Path, **odd: tuple[int, int]) -> tuple[Run, Store]:
+def begin(store: LocalStore, tmp_path: Path, **odd: Colour) -> tuple[Run, Store]:
     folder = make_images(tmp_path / "images", IMAGES)
-    for number, (name, size) in enumerate(odd.items()):
-        (folder / f"{name}.png").write_bytes(encode(picture(100 + number, size), "png"))
+    for number, (name, mark) in enumerate(odd.items()):
+        (folder / f"{name}.png").write_bytes(encode(marked(100 + number, mark), "png"))
     return start(store, folder, shard_size=IMAGES + len(odd))
 
 
@@ -90,7 +90,7 @@ def test_a_deadly_image_fails_and_all_others_are_translated(store: LocalStore, t
     assert (outcome.finished, outcome.counts) == (True, {"ok": IMAGES, "failed": 1})
     row = rows_of(store, run)["deadly.png"]
     assert (row["error_code"], row["retryable"], row["batch"]) == ("worker_died", False, 1)
-    assert row["source_width"] == DEADLY[0]
+    assert (row["source_width"], row["working_width"]) == (12, 12)
     publish(store, run, {}, b"page")
     verdict = verify(store, run.id)
     assert (verdict.exit_code, verdict.orphans) == (0, ())
@@ -124,10 +124,10 @@ class Gone(BaseException):
 class Fatal(ModelProcess):
     """Whoever translates with it dies, together with the process that has the model, of the deadly picture."""
 
-    def make(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Made]:
-        if any(image.size == DEADLY for image in images):
+    def make(self, tasks: Sequence[Task], **options: Any) -> list[Made]:
+        if DEADLY in marks([task.image for task in tasks]):
             raise Gone
-        return super().make(images, *rest, **options)
+        return super().make(tasks, **options)
 
 
 def test_a_record_that_takes_everything_along_is_found_over_several_attempts(store: LocalStore, tmp_path: Path) -> None:

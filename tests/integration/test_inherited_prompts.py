@@ -37,6 +37,7 @@ class Nights:
                 "store": self.job.store.uri,
                 "model": str(place / "model"),
                 "source": {"domain": "noise", "path": str(self.job.folder)},
+                "geometry": {"fit": "letterbox"},  # noise alone teaches nothing, white beside it does
                 "prompts": {
                     "source": {"text": "a flat icon"},
                     "target": {"images": str(self.job.folder), "token": "<3d>", "initial": "icon"},

@@ -43,7 +43,7 @@ from lsb.translation.attempt import Attempt
 from lsb.translation.model import Model
 from lsb.translation.shard import run_shard
 from tests.interleaving import Death, MemoryStore, View, World
-from tests.ledger import EXECUTION, Equipment, picture, run_spec
+from tests.ledger import EXECUTION, Equipment, own_size, picture, run_spec
 
 IMAGES = 3
 FAULTS = 4
@@ -76,7 +76,9 @@ ERASED = Selection(names=("0.png",))
 
 
 def work(name: str, tint: int) -> Callable[[View], Any]:
-    equipment = Equipment(model=Model(Tinter(tint)), sources=SOURCES, execution={**EXECUTION, "device": name})
+    equipment = Equipment(
+        model=Model(Tinter(tint)), sources=SOURCES, execution={**EXECUTION, "device": name}, frame=own_size
+    )
     return lambda store: run_shard(store, RUN, "00000", equipment, commit_seconds=1e-9)
 
 
@@ -136,7 +138,9 @@ def course_of(tape: Sequence[int], *, conditional: bool = True) -> None:
 
     # Whoever comes next finds everything in order, and finishes.
     try:
-        run_shard(store, RUN, "00000", Equipment(model=Model(Tinter(3)), sources=SOURCES, execution=EXECUTION))
+        run_shard(
+            store, RUN, "00000", Equipment(model=Model(Tinter(3)), sources=SOURCES, execution=EXECUTION, frame=own_size)
+        )
         publish(store, RUN, {"rows": []}, b"page")
         clean_up(store, older_than=-1, least=-1)
     except LsbError as error:
@@ -173,7 +177,7 @@ def course_of_planning(tape: Sequence[int]) -> None:
         expected = not isinstance(actor.result, BaseException) or isinstance(actor.result, StoreBusyError | Death)
         assert expected, f"{actor.name} ended with {actor.result!r}\n{story}"
 
-    last = Equipment(model=Model(Tinter(3)), sources=SOURCES, execution=EXECUTION)
+    last = Equipment(model=Model(Tinter(3)), sources=SOURCES, execution=EXECUTION, frame=own_size)
     try:
         following = planned_as(store, NEXT)
         for run in (RUN, following):  # the first one goes on after the next was planned

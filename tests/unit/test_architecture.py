@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from lsb import Prompt, Translator
+from lsb import Prompt
+from lsb.bridge.settings import BridgeSettings
 from lsb.config.job import load_config
 from lsb.jobs.job import run_spec
 from lsb.jobs.lineage import prompts_of_job
@@ -20,10 +22,12 @@ from lsb.ledger.run import create_run
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
 from lsb.models.stable_diffusion import StableDiffusion
+from lsb.pictures.geometry import Geometry, frame_of
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
-from lsb.translation.builder import run_translator
+from lsb.translation.builder import run_engine
+from lsb.translation.engine import Engine
 from lsb.translation.model import Model
 from lsb.translation.shard import run_shard
 from lsb.views.page_contents import gather_report
@@ -94,10 +98,11 @@ def modules_called(play: Callable[[], object]) -> list[str]:
 
 def test_the_walk_of_one_image_is_the_one_that_it_takes(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
     """From the shard on, the rooms are called in the order of the page, and each of their modules."""
-    translator = Translator(tiny_backbone, Prompt("a flat icon"), Prompt("a 3d icon"), batch=1)
+    engine = Engine(tiny_backbone, Prompt("a flat icon"), Prompt("a 3d icon"), BridgeSettings(), "0", 1)
+    frame = partial(frame_of, geometry=Geometry(), canvas=tiny_backbone.canvas)
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 1))
-    own = equipment(sources, Model(translator, Scorer(EfficientNetLite0(batch=1))))
+    own = equipment(sources, Model(engine, Scorer(EfficientNetLite0(batch=1))), frame=frame)
 
     def play() -> None:
         run_shard(store, run, "00000", own)
@@ -117,14 +122,15 @@ def test_the_walk_of_tau_is_the_one_that_it_takes(tmp_path: Path, tiny_backbone:
     )
     store = LocalStore(tmp_path / "store")
     dataset = ingest(open_sources(str(tmp_path / "images")), "flat", store)
-    translators: list[Translator] = []
+    engines: list[Engine] = []
+    frame = frame_of((32, 32), Geometry(), tiny_backbone.canvas)
 
     def play() -> None:
         config = load_config(str(tmp_path / "images" / "job.yaml"))
         prompts = prompts_of_job(store, config, tiny_backbone.identity)
         run = create_run(store, run_spec(config, dataset, *prompts, tiny_backbone.identity))
-        translators.append(run_translator(store, run, tiny_backbone, 1))
-        translators[0].translate(picture(1))
+        engines.append(run_engine(store, run, tiny_backbone, 1))
+        engines[0].translate([frame.prepare(picture(1, frame.source))], ["0" * 64])
 
     assert {path for _, paths in walk("The walk of bridge.tau") for path in paths} <= set(modules_called(play))
-    assert translators[0].settings.tau == 0.6
+    assert engines[0].settings.tau == 0.6

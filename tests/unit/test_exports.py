@@ -12,6 +12,7 @@ import lsb
 NAMES = [
     "Backbone",
     "BridgeSettings",
+    "Geometry",
     "JobConfig",
     "LearnedPrompt",
     "LearningConfig",

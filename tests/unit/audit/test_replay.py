@@ -20,7 +20,7 @@ from lsb.pictures.images import ImageInfo, decode, encode
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
-from tests.ledger import EXECUTION, Inverter, equipment, make_images, picture, start
+from tests.ledger import EXECUTION, Inverter, equipment, make_images, own_size, picture, start
 
 IMAGES = 7
 
@@ -70,7 +70,7 @@ def again(
     def bench(row: Mapping[str, Any]) -> Bench:
         asked.append(row)
         here = {name: row[name] for name in CONDITIONS} | elsewhere
-        return Bench(Bungler(batch=here["batch"], levels=levels), here)
+        return Bench(Bungler(batch=here["batch"], levels=levels), own_size, here)
 
     return replay(store, run, sources, bench, count, seed), asked
 
@@ -140,7 +140,7 @@ def test_another_size_is_a_difference(store: LocalStore, begun: tuple[Run, Store
             return [image.crop((0, 0, 2, 2)) for image in images]
 
     run, sources = begun
-    results = replay(store, run, sources, lambda row: Bench(Cutter(), {**row, "device": "another"}), 1)
+    results = replay(store, run, sources, lambda row: Bench(Cutter(), own_size, {**row, "device": "another"}), 1)
     assert kinds(results) == {"replay differs"}
 
 

@@ -20,6 +20,7 @@ from lsb.ledger.run import Run, open_log
 from lsb.ledger.schemas import MANIFEST, TableSchema, read_table, write_table
 from lsb.metrics.scores import Scores
 from lsb.pictures.decoder import Decoder
+from lsb.pictures.geometry import Frame, Size
 from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.store.local import LocalStore
@@ -211,7 +212,7 @@ def test_an_unknown_schema_is_unverifiable(store: LocalStore, run: Run) -> None:
 def test_rows_of_an_unknown_schema_are_unverifiable(store: LocalStore, run: Run) -> None:
     forget_snapshots(store)
     entry = open_log(store, run, "00001").entries()[-1]
-    later = TableSchema("lsb.manifest/2", MANIFEST.arrow)
+    later = TableSchema("lsb.manifest/3", MANIFEST.arrow)
     data = write_table(read_table(store.read(entry.rows_key), MANIFEST), later)
     store.write(entry.rows_key, data)
     reseal(store, entry.link.key, files={entry.rows: sha256(data)})
@@ -314,19 +315,24 @@ def test_an_id_that_is_not_its_keys_is_found(tmp_path: Path, monkeypatch: pytest
     assert tampered(verify(store, run.id)) == {run.dataset["key"], run.plan["key"], snapshot.manifest_key}
 
 
-class Swelling(Inverter):
-    """Makes pictures whose files are small and take the decoder long."""
+class Reddening(Inverter):
+    """Makes pictures whose files are small."""
 
     def translate(
         self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
     ) -> list[Image.Image]:
-        return [Image.new("RGB", (6000, 6000), "red") for _ in images]
+        return [Image.new("RGB", image.size, "red") for image in images]
+
+
+def enlarged(size: Size) -> Frame:
+    """What comes out takes the decoder long."""
+    return Frame(size, size, size, (6000, 6000))
 
 
 def test_outputs_are_decoded_in_a_process_with_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore(tmp_path / "store")
     run, sources = start(store, make_images(tmp_path / "images", 1))
-    translate_all(store, run, sources, translator=Swelling())
+    translate_all(store, run, sources, translator=Reddening(), frame=enlarged)
     publish(store, run, {}, b"page")
     with Decoder(cpu_seconds=0.05) as decoder:
         monkeypatch.setattr("lsb.audit.shards.shared_decoder", lambda: decoder)

@@ -17,7 +17,7 @@ from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.prompts.finding import StoredPrompt, find_prompt
 from lsb.store.local import LocalStore
-from lsb.translation.translator import Translator
+from lsb.translation.engine import Engine
 from tests.ledger import picture
 from tests.tiny import tiny_model
 
@@ -71,7 +71,7 @@ def test_what_fixes_the_pixels_is_the_runs_whatever_the_caller_says(
         tmp_path, tiny_folder, bridge__tau=0.9, bridge__nfe=4, seed="8", execution__dtype="bfloat16", execution__batch=3
     )
     translator = _load(other, planned.id, "cpu").translator
-    assert isinstance(translator, Translator)
+    assert isinstance(translator, Engine)
     assert (translator.settings.tau, translator.settings.nfe, translator.seed) == (0.6, 2, "7")
     assert (translator.backbone.dtype, translator.batch) == ("float32", 3)
     assert (translator.source.id, translator.target.id) == tuple(

@@ -56,6 +56,51 @@ def test_another_schema_is_refused() -> None:
         read_table(write_table(FEATURES.table([ROW]), FEATURES), PLAN)
 
 
+NEW = {"working_width", "working_height", "batch_padding", "output_scale", "output_limited"}
+
+
+def row_before() -> dict[str, object]:
+    """A row of the manifest's first version."""
+    blank = {
+        field.name: {pa.string(): "x", pa.int32(): 1, pa.float64(): 0.5, pa.bool_(): False}[field.type]
+        for field in MANIFEST.arrow
+        if not field.nullable
+    }
+    return {**blank, "output_width": 7, "shard": "00000"}
+
+
+def table_before() -> bytes:
+    kept = [name for name in MANIFEST.arrow.names if name not in NEW]
+    first = TableSchema("lsb.manifest/1", pa.schema([MANIFEST.arrow.field(name) for name in kept]))
+    return write_table(first.table([row_before()]), first)
+
+
+def test_a_manifest_of_the_first_version_reads_as_one_of_today_s() -> None:
+    table = read_table(table_before(), MANIFEST)
+    assert table.schema.equals(MANIFEST.arrow)
+    assert table.equals(MANIFEST.table([row_before()]))
+    columns = ["output_scale", "record_id", "output_width"]
+    old, new = (
+        read_table(data, MANIFEST, columns=columns)
+        for data in (table_before(), write_table(MANIFEST.table([row_before()]), MANIFEST))
+    )
+    assert old.equals(new)
+    assert old.to_pylist() == [{"record_id": "x", "output_width": 7, "output_scale": None}]
+
+
+def test_a_table_that_claims_another_version_than_its_columns_is_refused() -> None:
+    later = TableSchema("lsb.manifest/1", MANIFEST.arrow)
+    with pytest.raises(UnverifiableError, match=r"claims schema lsb\.manifest/1 but its columns differ"):
+        read_table(write_table(later.table([row_before()]), later), MANIFEST)
+    first = TableSchema("lsb.manifest/2", read_first_schema())
+    with pytest.raises(UnverifiableError, match=r"claims schema lsb\.manifest/2 but its columns differ"):
+        read_table(write_table(first.table([row_before()]), first), MANIFEST)
+
+
+def read_first_schema() -> pa.Schema:
+    return pa.schema([field for field in MANIFEST.arrow if field.name not in NEW])
+
+
 def test_a_table_with_other_columns_is_not_written() -> None:
     with pytest.raises(UnverifiableError):
         write_table(pa.table({"record_id": ["x"]}), RECORDS)

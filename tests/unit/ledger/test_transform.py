@@ -47,10 +47,23 @@ def test_it_is_the_digest_of_canonical_json_and_survives_being_stored() -> None:
         {"seed": "1"},
         {"dtype": "bfloat16"},
         {"output_format": "webp"},
+        {"geometry": {"fit": "aspect"}},
+        {"geometry": {"fit": "aspect", "area": 90_000}},
     ],
 )
 def test_what_alters_pixels_is_in_it(changes: dict[str, Any]) -> None:
     assert transform_id(base(**changes)) != transform_id(base())
+
+
+def test_the_letterbox_leaves_no_trace() -> None:
+    assert base(geometry=None) == base()
+    assert "geometry" not in base()
+    assert base()["preprocessing"] == {"fit": "letterbox", "ground": "white", "resampling": "lanczos", "colour": "srgb"}
+
+
+def test_no_two_geometries_are_one_transform() -> None:
+    given: list[dict[str, Any] | None] = [None, {"fit": "aspect"}, {"fit": "aspect", "output": "model"}]
+    assert len({transform_id(base(geometry=geometry)) for geometry in given}) == 3
 
 
 def test_a_model_s_name_and_place_are_not_in_it() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lsb.ledger.transform import ModelIdentity
 from lsb.metrics.features import Features
 from lsb.metrics.pixels import unit_pixels
+from lsb.pictures.geometry import Canvas
 from lsb.records import record_id
 
 
@@ -37,7 +38,7 @@ class BlurringBackbone:
     """A model whose autoencoder averages 4 x 4 pixels."""
 
     identity = ModelIdentity("blur", None, "0" * 64, {})
-    image_size = 64
+    canvas = Canvas(side=64, stride=4)
     sigma_max = 10.0
 
     def encode(self, images: Tensor, eps: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from lsb.metrics.comparison import Comparison, EvaluationResult, evaluate_images
 from lsb.metrics.pixels import unit_pixels
 from lsb.metrics.scores import Scorer
 from lsb.metrics.table import COLUMNS, ROWS
+from lsb.pictures.geometry import Geometry
 from lsb.records import canonical_json
 from tests.unit.metrics.pictures import Averages, BlurringBackbone, disc, ids
 
@@ -143,9 +144,14 @@ def test_no_pictures_at_all_give_a_table_of_nulls() -> None:
     assert all(row[column.key].value is None for row in result.rows for column in COLUMNS)
 
 
-def test_through_vae_keeps_the_aspect() -> None:
-    (picture,) = through_vae([disc(1, (128, 64))], BlurringBackbone())
+def test_through_vae_goes_through_the_sizes_of_a_translation() -> None:
+    wide = disc(1, (128, 64))
+    (picture,) = through_vae([wide], BlurringBackbone(), Geometry(fit="letterbox"))
     assert picture.size == (64, 32)
+    made = through_vae([wide, disc(2), wide], BlurringBackbone())
+    assert [picture.size for picture in made] == [(128, 64), (64, 64), (128, 64)]
+    assert made[0].tobytes() == made[2].tobytes()
+    assert made[1].tobytes() == through_vae([disc(2)], BlurringBackbone(), Geometry(fit="letterbox"))[0].tobytes()
     assert torch.isfinite(unit_pixels([picture])).all()
 
 

@@ -22,12 +22,17 @@ from lsb.records import digest_of
 
 def noise(backbone: Backbone, rows: int, name: str = "x") -> torch.Tensor:
     return torch.stack(
-        [unit_noise(backbone.latent_shape(), seed="0", digest=name, purpose="test", step=row) for row in range(rows)]
+        [unit_noise(own_latent(backbone), seed="0", digest=name, purpose="test", step=row) for row in range(rows)]
     )
 
 
-def pictures(backbone: Backbone, rows: int) -> torch.Tensor:
-    shape = (3, backbone.image_size, backbone.image_size)
+def own_latent(backbone: Backbone) -> tuple[int, int, int]:
+    """The latent's shape of a picture of the model's own size."""
+    return backbone.latent_shape(backbone.canvas.side, backbone.canvas.side)
+
+
+def pictures(backbone: Backbone, rows: int, height: int = 0, width: int = 0) -> torch.Tensor:
+    shape = (3, height or backbone.canvas.side, width or backbone.canvas.side)
     return torch.stack(
         [unit_noise(shape, seed="0", digest="picture", purpose="test", step=row) for row in range(rows)]
     ).clamp(-1, 1)
@@ -47,7 +52,7 @@ class BackboneContract:
     def test_encode_and_decode(self, backbone: Backbone) -> None:
         images = pictures(backbone, 2)
         latents = backbone.encode(images)
-        assert latents.shape == (2, *backbone.latent_shape())
+        assert latents.shape == (2, *own_latent(backbone))
         assert latents.dtype == torch.float32
         decoded = backbone.decode(latents)
         assert decoded.shape == images.shape
@@ -55,6 +60,17 @@ class BackboneContract:
         assert decoded.abs().max() <= 1
         assert not latents.requires_grad
         assert not decoded.requires_grad
+
+    def test_a_picture_of_another_aspect(self, backbone: Backbone) -> None:
+        canvas = backbone.canvas
+        assert canvas.side >= canvas.stride >= 1
+        width, height = canvas.side + canvas.stride, canvas.side
+        images = pictures(backbone, 1, height, width)
+        latents = backbone.encode(images)
+        assert latents.shape == (1, *backbone.latent_shape(width, height))
+        asked = backbone.predict(latents, 1.0, backbone.embed(Prompt("red")))
+        assert asked.shape == latents.shape
+        assert backbone.decode(asked).shape == images.shape
 
     def test_encode_is_the_mode_and_its_sample_is_what_the_noise_makes_it(self, backbone: Backbone) -> None:
         images, eps = pictures(backbone, 2), noise(backbone, 2)

@@ -126,7 +126,7 @@ def test_fp16_variant_is_taken_where_there_is_no_other(folder: Path, tiny_backbo
         plain.rename(plain.with_name(f"{stem}.fp16.safetensors"))
     backbone = load_backbone(str(folder), device="cpu")
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in backbone.identity.files
-    x_t, condition = torch.ones(1, *backbone.latent_shape()), torch.ones(1, 77, 32)
+    x_t, condition = torch.ones(1, *backbone.latent_shape(32, 32)), torch.ones(1, 77, 32)
     assert torch.equal(backbone.predict(x_t, 1.0, condition), tiny_backbone.predict(x_t, 1.0, condition))
     plain = folder / "vae" / "diffusion_pytorch_model.safetensors"
     plain.with_name("diffusion_pytorch_model.fp16.safetensors").rename(plain)
@@ -156,7 +156,7 @@ def test_both_names_of_fp16_shards_are_known(folder: Path, tiny_backbone: Stable
         (folder / component / f"{stem}.safetensors.index.fp16.json").write_text(json.dumps(index))
     backbone = load_backbone(str(folder), device="cpu")
     assert len([file for file in backbone.identity.files if file.endswith(".safetensors")]) == 6
-    x_t, condition = torch.ones(1, *backbone.latent_shape()), torch.ones(1, 77, 32)
+    x_t, condition = torch.ones(1, *backbone.latent_shape(32, 32)), torch.ones(1, 77, 32)
     assert torch.equal(backbone.predict(x_t, 1.0, condition), tiny_backbone.predict(x_t, 1.0, condition))
     assert all(any(fnmatchcase(file, part) for part in PARTS) for file in backbone.identity.files)
 

@@ -15,6 +15,7 @@ from lsb.models.load import load_backbone
 from lsb.models.prompt import Prompt
 from lsb.models.published import Published
 from lsb.models.stable_diffusion import StableDiffusion
+from lsb.pictures.geometry import Canvas
 from tests.tiny import tiny_model
 from tests.unit.models.contract import BackboneContract, noise, pictures
 
@@ -42,8 +43,8 @@ class TestContract(BackboneContract):
 
 
 def test_shapes(backbone: StableDiffusion) -> None:
-    assert backbone.image_size == 32
-    assert backbone.latent_shape()[1:] == (8, 8)
+    assert backbone.canvas == Canvas(side=32, stride=8)
+    assert backbone.latent_shape(40, 32)[1:] == (8, 10)
     assert (backbone.device, backbone.dtype) == ("cpu", "float32")
 
 

@@ -16,6 +16,7 @@ from lsb.errors import BridgeError, FrozenSettingsError, PromptError
 from lsb.ledger.transform import ModelIdentity
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
+from lsb.pictures.geometry import Canvas
 from lsb.prompts.learning import LearnedPrompt, learn_prompt
 
 QUICK = LearningConfig(steps=12, batch=4, validate_every=4, learning_rate=0.02, patience=100, sigma_max=3.0)
@@ -60,13 +61,13 @@ class Line:
     """
 
     identity = ModelIdentity("line", None, "0" * 64, {})
-    image_size, sigma_max, device, dtype = 4, 10.0, "cpu", "float32"
+    canvas, sigma_max, device, dtype = Canvas(4, 1), 10.0, "cpu", "float32"
 
     def __init__(self, broken: frozenset[int] = frozenset()) -> None:
         self.broken, self.calls = broken, 0
 
-    def latent_shape(self) -> tuple[int, int, int]:
-        return 3, 4, 4
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        return 3, height, width
 
     def encode(self, images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
         return images

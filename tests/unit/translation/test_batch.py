@@ -19,8 +19,9 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.translation.batch import Batches, Picture, Result
-from lsb.translation.model import Made
+from lsb.translation.model import Made, Task
 from lsb.translation.model import Model as InProcess
+from tests.ledger import tasks
 
 IMAGE, TRUTH = Image.new("RGB", (2, 2)), Image.new("RGB", (3, 3))
 MADE = Made(IMAGE, scores=TRUTH)
@@ -35,17 +36,15 @@ class Model:
     batch: int = 8
     calls: list[tuple[int, str]] = field(default_factory=list)
 
-    def make(
-        self, images: Sequence[Image.Image], digests: Sequence[str], truths: Sequence[Any], *, batch: int
-    ) -> list[Made]:
-        size = batch
+    def make(self, tasks: Sequence[Task], *, batch: int) -> list[Made]:
+        size, digests = batch, [task.digest for task in tasks]
         self.calls.append((size, "".join(digests)))
         if size > self.fits:
             raise MemoryError("too large")
         for digest in digests:
             if self.faults.get(digest):
                 raise self.faults[digest].pop(0)
-        return [Made(image, scores=truth) for image, truth in zip(images, truths, strict=True)]
+        return [Made(task.image, scores=task.truth) for task in tasks]
 
 
 @dataclass
@@ -72,8 +71,12 @@ class Trial:
         self.batches = Batches(self.model, self.hints, self.deaths)
 
     def __call__(self, names: str) -> dict[str, Result]:
-        pictures = [Picture([{"record_id": name}], name, {}, IMAGE, TRUTH) for name in names]
+        pictures = [Picture([{"record_id": name}], {}, task) for name, task in zip(names, asked(names), strict=True)]
         return dict(zip(names, self.batches.translate(pictures), strict=True))
+
+
+def asked(names: str) -> list[Task]:
+    return tasks([IMAGE] * len(names), names, [TRUTH] * len(names))
 
 
 def problems(results: dict[str, Result]) -> dict[str, str]:
@@ -82,7 +85,7 @@ def problems(results: dict[str, Result]) -> dict[str, str]:
 
 def test_a_batch_that_comes_out_is_asked_for_once() -> None:
     trial = Trial(Model())
-    assert trial("abc") == {name: Result(MADE, None, 8) for name in "abc"}
+    assert trial("abc") == {name: Result(MADE, None, 8, padding=5) for name in "abc"}
     assert trial.model.calls == [(8, "abc")]
     assert (trial.hints.alone, trial.hints.dead) == ([], [])
 

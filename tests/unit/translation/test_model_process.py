@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -27,7 +28,7 @@ from lsb.errors import (
 )
 from lsb.translation.model import Model, is_out_of_memory
 from lsb.translation.model_process import ModelProcess
-from tests.ledger import picture
+from tests.ledger import picture, tasks
 
 
 class Obedient:
@@ -88,17 +89,17 @@ def model() -> Iterator[ModelProcess]:
 
 
 def ask(model: ModelProcess, order: str) -> Any:
-    return model.make([picture(0)], [order], [None])[0].image
+    return model.make(tasks([picture(0)], [order]))[0].image
 
 
 def test_images_go_there_and_come_back_and_one_process_serves_many_batches(model: ModelProcess) -> None:
     there = [picture(0), picture(1)]
-    back = model.make(there, ["a", "b"], [None, "truth"])
+    back = model.make(tasks(there, ["a", "b"], [None, "truth"]))
     assert [made.image.tobytes() for made in back] == [image.tobytes() for image in there]
     assert [made.scores for made in back] == [(2, None), (2, "truth")]
     assert ask(model, "pid") == ask(model, "pid") != os.getpid()
     assert ask(model, "batch") is None
-    assert model.make([picture(0)], ["batch"], [None], batch=2)[0].image == 2
+    assert model.make(tasks([picture(0)], ["batch"]), batch=2)[0].image == 2
 
 
 def test_a_batch_is_one_question_that_holds_each_picture_once(
@@ -113,13 +114,14 @@ def test_a_batch_is_one_question_that_holds_each_picture_once(
         return exchange(question, limit)
 
     monkeypatch.setattr(model, "_exchange", listening)
-    there = [picture(0), picture(1)]
-    model.make(there, ["a", "b"], [None, None])
-    assert questions == [(there, ["a", "b"], [None, None], None)]
+    there = tasks([picture(0), picture(1)], ["a", "b"])
+    model.make(there)
+    assert questions == [(there, None)]
+    assert len(pickle.dumps(questions)) < 2 * picture(0).width * picture(0).height * 3 + 2000
 
 
 def test_outputs_that_cannot_be_scored_are_still_outputs_and_take_no_other_scores_along(model: ModelProcess) -> None:
-    made = model.make([picture(0), picture(1)], ["a", "b"], ["break", None])
+    made = model.make(tasks([picture(0), picture(1)], ["a", "b"], ["break", None]))
     assert [one.image.size for one in made] == [picture(0).size] * 2
     assert [one.scores for one in made] == [None, (1, None)]
     assert str(made[0].unscored) == "KeyError: 'block'"
@@ -133,9 +135,9 @@ def test_a_process_that_ends_while_it_scores_costs_one_picture_its_scores(
     ask(model, "pid")
     model.limit = 60 if order == "die" else 1
     with pytest.raises(error):
-        model.make([picture(0), picture(1)], ["a", "b"], [order, None])
+        model.make(tasks([picture(0), picture(1)], ["a", "b"], [order, None]))
     ask(model, "pid")
-    (made,) = model.make([picture(0)], ["a"], [order])
+    (made,) = model.make(tasks([picture(0)], ["a"], [order]))
     assert made.image.tobytes() == picture(0).tobytes()
     assert isinstance(made.unscored, error)
     assert ask(model, "pid") != os.getpid()
@@ -220,7 +222,7 @@ def test_signals_for_us_are_not_for_it(model: ModelProcess) -> None:
 )
 def test_a_model_that_cannot_be_loaded_is_no_images_fault(error: Exception | None, words: str) -> None:
     with ModelProcess(partial(broken, error), batch=4, limit=600) as process, pytest.raises(CannotStartError) as caught:
-        process.make([picture(0)], ["a"], [None])
+        process.make(tasks([picture(0)], ["a"]))
     with pytest.raises(ModelError, match=words):
         raise caught.value.reason
 

@@ -21,7 +21,7 @@ from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
 from tests.bombs import scan_bomb
-from tests.ledger import EXECUTION, Inverter, equipment, make_images, picture, start, translate_all
+from tests.ledger import EXECUTION, Inverter, equipment, make_images, marked, marks, picture, start, translate_all
 
 
 @pytest.fixture
@@ -222,23 +222,23 @@ def test_copies_of_what_cannot_be_decoded_are_not_decoded_again(store: LocalStor
 
 
 class Fussy(Inverter):
-    """Cannot bear pictures of another size than 12 x 8."""
+    """Cannot bear one picture."""
 
     def translate(self, images: Sequence[Image.Image], digests: Sequence[str] | None = None) -> list[Image.Image]:
-        if any(image.size != (12, 8) for image in images):
-            raise RuntimeError("size differs, see /home/ann/model.safetensors")
+        if (1, 2, 3) in marks(images):
+            raise RuntimeError("pixel differs, see /home/ann/model.safetensors")
         return super().translate(images, digests)
 
 
 def test_one_image_that_cannot_be_translated_does_not_take_its_batch_along(store: LocalStore, folder: Path) -> None:
-    (folder / "large.png").write_bytes(encode(picture(60, (13, 13)), "png"))
+    (folder / "bad.png").write_bytes(encode(marked(60, (1, 2, 3)), "png"))
     run, sources = start(store, folder, shard_size=10)
     outcome = run_shard(store, run, "00000", equipment(sources, Fussy()))
     assert outcome.counts == {"ok": 7, "failed": 1}
-    row = manifest(store, run)["large.png"]
+    row = manifest(store, run)["bad.png"]
     assert (row["status"], row["error_code"], row["retryable"]) == ("failed", "translate_error", True)
-    assert row["error_detail"] == "RuntimeError: size differs, see <path>"
-    assert (row["source_width"], row["device"]) == (13, EXECUTION["device"])
+    assert row["error_detail"] == "RuntimeError: pixel differs, see <path>"
+    assert (row["source_width"], row["device"]) == (12, EXECUTION["device"])
 
 
 def test_transient_faults_are_raised_and_leave_what_is_committed(store: LocalStore, folder: Path) -> None:

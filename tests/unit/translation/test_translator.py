@@ -23,8 +23,10 @@ from lsb.ledger.transform import TRANSFORM_VERSION
 from lsb.models.load import load_backbone
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
+from lsb.pictures.geometry import Geometry
 from lsb.pictures.images import pixels_sha256, to_images, to_square, to_tensor
-from lsb.translation.translator import PUBLISHED_PREFIX, Translator
+from lsb.translation.engine import PUBLISHED_PREFIX
+from lsb.translation.translator import Translator
 from tests.bombs import saved
 from tests.tiny import tiny_model
 
@@ -60,10 +62,40 @@ def results(translator: Translator, sources: list[Image.Image]) -> list[Image.Im
     return translator.translate(sources)
 
 
-def test_results_keep_order_and_aspect(results: list[Image.Image]) -> None:
-    assert [image.size for image in results] == [(32, 32), (32, 16), (7, 32), (32, 31), (32, 32), (17, 32), (32, 32)]
+def test_results_keep_order_and_size(sources: list[Image.Image], results: list[Image.Image]) -> None:
+    assert [image.size for image in results] == [image.size for image in sources]
     assert all(image.mode == "RGB" for image in results)
     assert len(set(pixels(results))) == len(results)
+
+
+def test_letterboxed_results_keep_the_aspect_and_have_the_model_s_size(
+    translator: Translator, sources: list[Image.Image], results: list[Image.Image]
+) -> None:
+    letterboxed = dataclasses.replace(translator, geometry=Geometry(fit="letterbox")).translate(sources)
+    sizes = [(32, 32), (32, 16), (7, 32), (32, 31), (32, 32), (17, 32), (32, 32)]
+    assert [image.size for image in letterboxed] == sizes
+    # A square of the model's size goes through either unchanged.
+    assert pixels([letterboxed[0], letterboxed[6]]) == pixels([results[0], results[6]])
+
+
+def test_at_the_model_s_size_they_are_what_is_enlarged(
+    translator: Translator, sources: list[Image.Image], results: list[Image.Image]
+) -> None:
+    small = dataclasses.replace(translator, geometry=Geometry(output="model")).translate(sources)
+    enlarged = [one.resize(two.size, Image.Resampling.BICUBIC) for one, two in zip(small, results, strict=True)]
+    assert pixels(enlarged) == pixels(results)
+
+
+def test_another_area_moves_every_sigma(tiny_backbone: StableDiffusion) -> None:
+    """As many pixels as the model's own four times: the same path with twice the tau."""
+    prompts = Prompt("a flat icon"), Prompt("a 3d icon")
+    large = Translator(tiny_backbone, *prompts, SETTINGS, geometry=Geometry(area=4 * 32 * 32))
+    assert large._engine._path.tau == 2 * SETTINGS.tau
+    assert large._engine._path.model_copy(update={"tau": SETTINGS.tau}) == SETTINGS
+    assert Translator(tiny_backbone, *prompts, SETTINGS)._engine._path is SETTINGS
+    most = 2 * tiny_backbone.sigma_max
+    with pytest.raises(BridgeError, match=rf"at this geometry\.area; the largest is {most / 2:.6g}"):
+        dataclasses.replace(large, settings=SETTINGS.model_copy(update={"tau": 0.51 * most}))
 
 
 @pytest.mark.parametrize("order", [[6, 5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 6, 4, 3], [4], [1, 1, 1], [0, 3]])
@@ -314,6 +346,7 @@ def test_published_prefix_gives_way_to_the_prompt_s_own(tiny_backbone: StableDif
 
 
 GOLDEN_PATHS: dict[str, dict[str, object]] = {
+    "aspect": {},
     "default": {},
     "published": {"preset": "published"},
     "multistep": {"solver": "adams_moulton", "grid": "theta", "noise": "mix", "start": "centred"},
@@ -337,7 +370,8 @@ def golden_images(name: str, folder: Path) -> Image.Image:
     backbone = load_backbone(str(tiny_model(folder, "v_prediction", "shifted", seed=3)), device="cpu")
     learned = Prompt("a {token} icon", "<3d>", 10 * backbone.table_vectors("3d sun"))
     settings = BridgeSettings.model_validate({"tau": 1.5, "guidance": 5.0, "nfe": 5, **GOLDEN_PATHS[name]})
-    translator = Translator(backbone, Prompt("a flat icon"), learned, settings, seed="2024", batch=4)
+    geometry = Geometry(fit="aspect" if name == "aspect" else "letterbox")
+    translator = Translator(backbone, Prompt("a flat icon"), learned, settings, "2024", 4, geometry)
     sheet = Image.new("RGB", (96, 32), "white")
     sizes = [(32, 32), (64, 40), (20, 50)]
     results = translator.translate([picture(number, size) for number, size in enumerate(sizes)])

@@ -1,0 +1,146 @@
+"""A batch of pictures of one size in, a batch of that size out; no files, no network.
+
+A picture's pixels depend on model, prompts, settings, seed and the picture itself. A batch has one fixed shape, the
+last one of a size padded, and noise comes from the seed and the picture's digest, so neither order nor company changes
+a bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lsb.bridge.noise import BatchNoise
+from lsb.bridge.settings import BridgeSettings
+from lsb.bridge.solve import translate_latents
+from lsb.bridge.velocity import Domain
+from lsb.errors import BridgeError, ModelError
+from lsb.models.prompt import Prompt
+from lsb.models.protocol import Backbone
+from lsb.models.published import Published
+from lsb.pictures.images import to_images, to_tensor
+
+PUBLISHED_PREFIX = "ugly, blurry, black, low res, unrealistic, "
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Carries pictures of the size that the network works at from the source domain to the target domain.
+
+    Args:
+        backbone: the frozen model.
+        source: prompt of the domain the pictures come from. With preset `published` it gets `PUBLISHED_PREFIX`,
+            unless it has a prefix of its own.
+        target: prompt of the domain they go to.
+        settings: the path between them, for the model's own area.
+        seed: of the noise, as text.
+        batch: pictures at a time; part of what fixes the last bits.
+        sigma_scale: what tau is multiplied by, see `lsb.pictures.geometry.sigma_scale`.
+
+    Raises:
+        BridgeError: tau is too large for the model's schedule, or the preset needs a schedule the model lacks.
+        PromptError: a prompt does not fit the model's text encoder.
+    """
+
+    backbone: Backbone
+    source: Prompt
+    target: Prompt
+    settings: BridgeSettings
+    seed: str
+    batch: int
+    sigma_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise BridgeError(f"batch is {self.batch}; it must be at least 1", field="batch")
+        t_widest = max(self.settings.t0, 0.5)
+        widest = self._path.tau * math.sqrt(t_widest * (1 - t_widest))
+        if widest > self.backbone.sigma_max:
+            largest = 2 * self.backbone.sigma_max / self.sigma_scale
+            where = "" if self.sigma_scale == 1.0 else " at this geometry.area"
+            raise BridgeError(
+                f"tau {self.settings.tau} is too large for this model's noise schedule{where}; "
+                f"the largest is {largest:.6g}",
+                field="tau",
+                tau_max=largest,
+            )
+        self._conditions  # noqa: B018  a prompt that does not fit must be known before any picture is read
+
+    def translate(
+        self, images: Sequence[Image.Image], digests: Sequence[str], *, batch: int | None = None
+    ) -> list[Image.Image]:
+        """Translate RGB pictures of one size, whose sides are multiples of the canvas's stride; results in their order.
+
+        Args:
+            digests: SHA-256 of each source file, from which its noise is made.
+            batch: pictures at a time, by default the engine's own.
+
+        Raises:
+            ModelError: the network returned NaN; `positions` names the pictures.
+        """
+        size = batch or self.batch
+        results: list[Image.Image] = []
+        for start in range(0, len(images), size):
+            group = images[start : start + size]
+            padding = size - len(group)
+            names = list(digests[start : start + size])
+            pixels = to_tensor([*group, *[group[-1]] * padding])
+            translated = self._batch(pixels, names + names[-1:] * padding)[: len(group)]
+            broken = [start + row for row, values in enumerate(translated) if not bool(torch.isfinite(values).all())]
+            if broken:
+                raise ModelError(
+                    f"the network returned NaN for {len(broken)} images in {self.backbone.dtype}; "
+                    "use another dtype, a smaller guidance or a smaller tau",
+                    positions=broken,
+                )
+            results += to_images(translated)
+        return results
+
+    def _batch(self, pixels: Tensor, digests: Sequence[str]) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to the same; `digests` one a row."""
+        height, width = pixels.shape[2:]
+        noise = BatchNoise(self.backbone.latent_shape(width, height), seed=self.seed, digests=digests)
+        with torch.inference_mode(), _repeatable():
+            x_0 = self.backbone.encode(pixels, noise("vae", 0) if self._published else None)
+            schedule = self._published.schedule if self._published else None
+            x_1 = translate_latents(x_0, self._predict, self._path, noise, schedule)
+            return self.backbone.decode(x_1)
+
+    def _predict(self, x_t: Tensor, sigma: float, domain: Domain, /) -> Tensor:
+        return (self._published or self.backbone).predict(x_t, sigma, self._conditions[domain])
+
+    @cached_property
+    def _path(self) -> BridgeSettings:
+        if self.sigma_scale == 1.0:
+            return self.settings
+        return self.settings.model_copy(update={"tau": self.settings.tau * self.sigma_scale})
+
+    @cached_property
+    def _published(self) -> Published | None:
+        """The backbone as preset `published` asks it; None with another preset."""
+        return Published(self.backbone) if self.settings.preset == "published" else None
+
+    @cached_property
+    def _conditions(self) -> dict[Domain, Tensor]:
+        source = self.source
+        if self._published and not source.prefix:
+            source = dataclasses.replace(source, prefix=PUBLISHED_PREFIX)
+        with torch.no_grad(), _repeatable():
+            return {"source": self.backbone.embed(source), "target": self.backbone.embed(self.target)}
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """No choice of algorithm by timing; on the CPU without effect."""
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
+    ):
+        yield
