@@ -74,9 +74,9 @@ def model(tmp_path: Path, *, fits: int = 99) -> ModelProcess:
 class Impatient(ModelProcess):
     """Gives up soon, but only where it hangs: on a busy machine any batch may take long."""
 
-    def make(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Made]:
-        self.limit = 0.2 if any(image.size == HANGING for image in images) else LONG
-        return super().make(images, *rest, **options)
+    def make(self, tasks: Sequence[Task], **options: Any) -> list[Made]:
+        self.limit = 0.2 if HANGING in marks([task.image for task in tasks]) else LONG
+        return super().make(tasks, **options)
 
 
 def rows_of(store: Store, run: Run) -> dict[str, dict[str, Any]]:

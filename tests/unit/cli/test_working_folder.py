@@ -37,13 +37,8 @@ if __name__ == "__main__":
         assert get_current_settings().tasks.default_retries == 0
 if __name__ == "__main__":
     for method in ("forkserver", "spawn"):
-<<<<<<< HEAD
         with ModelProcess(partial(echoing), batch=1, limit=600, method=method) as model:
-            assert model.make([1], ["a"], [None]) == [Made(1)]
-=======
-        with ModelProcess(partial(echoing), batch=1, limit=60, method=method) as model:
             assert model.make([Task(1, "a", None, 1)]) == [Made(1)]
->>>>>>> 4085fae (Work at a picture's own aspect and give it back at its own size)
     print(get_current_settings().home)
 """
 

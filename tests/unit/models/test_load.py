@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from lsb.errors import ModelError, UnsafeWeightsError
 from lsb.models.files import PARTS, ModelFiles, of_folder
-from lsb.models.load import FAMILIES, Family, identify, load_backbone, locate
-from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from lsb.models.load import FAMILIES, Family, canvas_of, identify, load_backbone, locate
+from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion, stable_diffusion_canvas
+from lsb.pictures.geometry import Canvas
 from lsb.records import sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -221,7 +222,7 @@ def test_a_hub_model_is_loaded_by_its_family(tmp_path: Path, monkeypatch: pytest
     def load(files: ModelFiles, device: str, dtype: str) -> Any:
         return SimpleNamespace(identity=files.identity(), dtype=dtype)
 
-    monkeypatch.setitem(FAMILIES, "Words", Family(word_files, load, ["words.*"]))
+    monkeypatch.setitem(FAMILIES, "Words", Family(word_files, load, lambda files: Canvas(8, 1), ["words.*"]))
     snapshot = tmp_path / "models--owner--name" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (snapshot / "model_index.json").write_text('{"_class_name": "Words"}')
@@ -292,6 +293,24 @@ def test_other_families_and_broken_folders(folder: Path, tmp_path: Path) -> None
         load_backbone(str(tmp_path / "notes.txt"))
 
 
+@pytest.mark.parametrize(
+    ("layout", "canvas"), [("small", Canvas(side=32, stride=8)), ("1.5", Canvas(side=64, stride=64))]
+)
+def test_the_canvas_is_known_without_the_network(tmp_path: Path, layout: Any, canvas: Canvas) -> None:
+    folder = str(tiny_model(tmp_path / layout, layout=layout))
+    assert canvas_of(folder) == load_backbone(folder, device="cpu").canvas == canvas
+
+
+def test_a_model_whose_side_its_network_does_not_halve_evenly_works_at_that_side(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    unet = folder / "unet" / "config.json"
+    unet.write_text(unet.read_text().replace('"sample_size": 8', '"sample_size": 9'))
+    assert canvas_of(str(folder)) == Canvas(side=36, stride=4)
+    backbone = load_backbone(str(folder), device="cpu")
+    latent = torch.zeros(1, *backbone.latent_shape(36, 40))
+    assert backbone.predict(latent, 1.0, torch.ones(1, 77, 32)).shape == latent.shape
+
+
 def only_float32(files: ModelFiles, device: str, dtype: str) -> StableDiffusion:
     return load_stable_diffusion(files, device)
 
@@ -300,7 +319,9 @@ def test_a_family_gets_no_lora_files_and_no_dtype_that_it_knows_nothing_of(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would leave them out, and the run would say that they were used."""
-    monkeypatch.setitem(FAMILIES, "StableDiffusionPipeline", Family(of_folder, only_float32, PARTS))
+    monkeypatch.setitem(
+        FAMILIES, "StableDiffusionPipeline", Family(of_folder, only_float32, stable_diffusion_canvas, PARTS)
+    )
     assert load_backbone(str(folder), device="cpu").dtype == "float32"
     with pytest.raises(ModelError, match=r"does not compute in bfloat16, only in float32; set execution\.dtype"):
         load_backbone(str(folder), device="cpu", dtype="bfloat16")

@@ -54,7 +54,8 @@ def test_everything_that_made_an_image_is_told(store: LocalStore, run: Run) -> N
     assert found.prompts["target"]["key"] == run.prompts["target"]
     assert (found.settings["bridge"]["tau"], found.settings["seed"]) == (2.3, "0")
     assert found.settings["transform_id"] == run.transform_id
-    assert found.execution == EXECUTION
+    assert found.execution == {**EXECUTION, "batch_padding": 2}
+    assert (found.made["working_width"], found.made["working_height"]) == (12, 8)
     assert found.made["tries"] == 1
     assert found.made["started"] <= found.made["finished"]
     assert found.output is not None
