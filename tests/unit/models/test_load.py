@@ -22,6 +22,7 @@ from lsb.models.load import FAMILIES, Family, canvas_of, identify, load_backbone
 from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion, stable_diffusion_canvas
 from lsb.pictures.geometry import Canvas
 from lsb.records import sha256
+from tests.tiny import tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
