@@ -18,7 +18,7 @@ export PREFECT_HOME ?= $(CURDIR)/out/prefect
 export HF_HOME ?= $(CURDIR)/out/cache/huggingface
 export MPLCONFIGDIR ?= $(CURDIR)/out/cache/matplotlib
 
-.PHONY: help install demo test test-long coverage nightly chaos check docs reference format quality data train clean
+.PHONY: help install demo test test-long coverage nightly chaos fuzz check docs reference format quality data train clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -59,6 +59,9 @@ nightly: $(STAMP)  ## fifteen nights, one a minute, with Prefect's server, worke
 chaos: $(STAMP)  ## translate the emoji on S3 while processes are killed at random (a few minutes)
 	@$(BIN)/python examples/emoji/unpack.py
 	@PYTHONPATH=. $(BIN)/python tests/chaos.py
+
+fuzz: $(STAMP)  ## decode mutants of files of all sorts for ten minutes; what ends the decoder is kept in out/fuzz
+	@PYTHONPATH=. $(BIN)/python tests/fuzz.py
 
 check: $(STAMP)  ## format, lint, types, import contracts: what continuous integration asks for
 	@$(BIN)/ruff format --check .

@@ -226,7 +226,7 @@ def spec(store: LocalStore, dataset: Dataset) -> RunSpec:
     from lsb.ledger.layout import prompt_file
     from lsb.ledger.run import RunSpec
     from lsb.ledger.transform import ModelIdentity, transform_settings
-    from lsb.pictures.images import decoding_version
+    from lsb.pictures.images import LETTERBOX_RULES, decoding_version
     from lsb.records import digest_of, sha256
 
     files = {"unet/model.safetensors": "0" * 64}
@@ -244,7 +244,7 @@ def spec(store: LocalStore, dataset: Dataset) -> RunSpec:
         model=identity,
         shard_size=SHARD_SIZE,
         prompts=prompts,
-        decoding=decoding_version(),
+        decoding=decoding_version(LETTERBOX_RULES),
         source="made-up",
     )
 

@@ -98,7 +98,7 @@ def make(folder: Path) -> None:
     (folder / "scans.jpg").write_bytes(scan_bomb(200_000))
     with (folder / LISTED_ALONE).open("wb") as file:
         file.truncate(4 * MAX_BYTES)
-    for name in ("a.heic", "b.jfif", "noending", ".hidden.png"):
+    for name in ("a.svg", "b.psd", "noending", ".hidden.png"):
         (folder / name).write_bytes(noise(92, "JPEG"))
     (folder / "itself.png").symlink_to("itself.png")
     (folder / "nowhere.png").symlink_to("nowhere")

@@ -30,6 +30,8 @@ def ingest_source(config: JobConfig, reread: bool = False, accept_vanished: bool
         config.source.domain,
         store,
         read="anew" if reread else config.source.read,
+        choice=config.source.choice,
+        rules=config.geometry.decoding_rules,
         listed=refuse_vanished(store, config, accepted=accept_vanished),
         progress=observer().progress,
     )

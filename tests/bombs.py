@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 from PIL import Image
 
@@ -13,8 +14,10 @@ def saved(image: Image.Image, format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def scan_bomb(scans: int, side: int = 4000) -> bytes:
-    """A progressive JPEG, valid and small, of which one scan is there over and over again."""
+@cache
+def scan_bomb(scans: int = 80, side: int = 8000) -> bytes:
+    """A progressive JPEG, valid and small, of which one scan is there over and over again; of more than 100 scans it is
+    taken by the rules of letterboxed runs only."""
     data = saved(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
     scan = data[second : data.index(b"\xff\xc4", second)]

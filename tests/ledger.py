@@ -16,8 +16,9 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.ledger.layout import prompt_file, prompt_provenance
 from lsb.ledger.run import Run, RunSpec, create_run
 from lsb.ledger.transform import ModelIdentity, transform_settings
-from lsb.pictures.geometry import Frame, Size
-from lsb.pictures.images import decoding_version, encode
+from lsb.pictures.encoding import OutputSettings, encode
+from lsb.pictures.geometry import Frame, Geometry, Size
+from lsb.pictures.images import decoding_version
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.records import digest_of, sha256
@@ -38,6 +39,8 @@ EXECUTION = {
     "packages_sha256": "2" * 64,
 }
 
+
+LETTERBOX = Geometry(fit="letterbox")
 
 Colour = tuple[int, int, int]
 
@@ -122,6 +125,8 @@ def run_spec(
     read: Any = "full",
     tau: float = 2.3,
     image_format: str = "png",
+    geometry: Geometry = LETTERBOX,
+    output: OutputSettings = OutputSettings(),
 ) -> RunSpec:
     """A run over `sources`, whose prompts are put into the store."""
     prompts, ids = {}, {}
@@ -132,8 +137,10 @@ def run_spec(
         store.write(prompts[side], data)
         store.write(prompt_provenance(side, ids[side]), b'{"origin": "given"}')
     settings = BridgeSettings(tau=tau)
-    transform = transform_settings(MODEL, ids["source"], ids["target"], settings, "0", "float32", image_format)
-    dataset = ingest(sources, "noise", store, read=read)
+    image_format = image_format if output.format == "png" else output.format
+    as_they_are = (settings, "0", "float32", image_format, geometry.trace, output.trace)
+    transform = transform_settings(MODEL, ids["source"], ids["target"], *as_they_are)
+    dataset = ingest(sources, "noise", store, read=read, rules=geometry.decoding_rules)
     return RunSpec(
         job="invert",
         dataset=dataset,
@@ -142,7 +149,7 @@ def run_spec(
         shard_size=shard_size,
         prompts=prompts,
         source=sources.uri,
-        decoding=decoding_version(),
+        decoding=decoding_version(geometry.decoding_rules),
     )
 
 

@@ -23,8 +23,10 @@ from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow
 from lsb.pictures.decoder import shared_decoder
-from lsb.pictures.geometry import Frame, Size
-from lsb.pictures.images import decode, encode, pixels_sha256
+from lsb.pictures.encoding import OutputSettings
+from lsb.pictures.geometry import Frame, Geometry, Size
+from lsb.pictures.images import pixels_sha256
+from lsb.pictures.output import Kept, composed, kept_of, written
 from lsb.pictures.sources import Source
 from lsb.records import Status, sha256
 from lsb.store.store import Store
@@ -118,34 +120,35 @@ def _replay_alike(
 ) -> Iterator[Replayed]:
     """Replay rows that were made under the same conditions."""
     differing = tuple(name for name in CONDITIONS if bench.conditions[name] != rows[0][name])
-    images: list[tuple[PublishedOutput, Frame, Image.Image]] = []  # as the network is given them
+    settings, rules = OutputSettings.of_transform(run.transform), Geometry.of_transform(run.transform).decoding_rules
+    decoder = shared_decoder()
+    images: list[tuple[PublishedOutput, Frame, Kept, Image.Image]] = []  # as the network is given them
     for row in rows:
         try:
-            source = _source(sources, row)
+            data = _source(sources, row)
+            source, info = decoder.decode(data, rules)
             frame = bench.frame(source.size)
-            images.append((row, frame, frame.prepare(source)))
+            images.append((row, frame, kept_of(data, info, settings, decoder, rules), frame.prepare(source)))
         except LsbError as error:
             message = f"{row['source_key']} cannot be replayed: {error.message}"
             yield _result(row, differing, finding=Finding(UNVERIFIABLE, row["output_key"], message))
-    for size in dict.fromkeys(frame.working for _, frame, _ in images):
+    for size in dict.fromkeys(frame.working for _, frame, _, _ in images):
         group = [one for one in images if one[1].working == size]
-        digests = [row["source_sha256"] for row, _, _ in group]
-        made = bench.translator.translate([image for _, _, image in group], digests)
-        for (row, frame, _), picture in zip(group, made, strict=True):
-            output = frame.finish(picture)
-            # A lossy file's pixels are the ones that come out of it.
-            lossy = run.transform["encoder"] == "jpeg"
-            yield _compare(store, row, decode(encode(output, "jpeg"))[0] if lossy else output, differing)
+        digests = [row["source_sha256"] for row, _, _, _ in group]
+        made = bench.translator.translate([image for _, _, _, image in group], digests)
+        for (row, frame, kept, _), picture in zip(group, made, strict=True):
+            _, pixels = written(composed(picture, frame, kept, decoder), kept)
+            yield _compare(store, row, pixels, differing)
 
 
-def _source(sources: Source, row: PublishedOutput) -> Image.Image:
+def _source(sources: Source, row: PublishedOutput) -> bytes:
     try:
         data = sources.read(row["source_key"])
     except StoreError as error:
         raise StoreError(f"the source cannot be read ({error.message})") from error
     if sha256(data) != row["source_sha256"]:
         raise StoreError("the source's bytes are not the ones that were translated")
-    return shared_decoder().decode(data)[0]
+    return data
 
 
 def _compare(store: Store, row: PublishedOutput, made: Image.Image, differing: tuple[str, ...]) -> Replayed:

@@ -27,6 +27,8 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.config.file import Place, SettingsFile, named, read_settings
 from lsb.errors import BridgeError, ConfigError
 from lsb.fields import Count, Fraction, Frozen, Location, ModelLocation, Name, Seconds
+from lsb.pictures.choice import EXCLUDED, Choice
+from lsb.pictures.encoding import OutputSettings
 from lsb.pictures.geometry import Geometry
 from lsb.prompts.settings import DomainPrompt, LearningConfig, PromptRequest, Side
 from lsb.redaction import without_secrets
@@ -52,6 +54,21 @@ class SourceConfig(Frozen):
         "nothing. `listing`: only those whose size and time could not show a change; what is wrong with the others is "
         "found when they are translated.",
     )
+    exclude: tuple[str, ...] = Field(
+        default=EXCLUDED,
+        description="Patterns of names that are left out, a folder with all in it. One with a slash is compared with "
+        "the whole path below the folder, another with each name on it.",
+    )
+    links: Literal["within", "all"] = Field(
+        default="within",
+        description="Which links to folders are followed. `within`: those to folders of the source itself, each folder "
+        "once. `all`: those to other places as well.",
+    )
+
+    @property
+    def choice(self) -> Choice:
+        """What the listing is to show."""
+        return Choice(self.exclude, self.links)
 
 
 class PromptsConfig(Frozen):
@@ -123,12 +140,6 @@ class BudgetConfig(Frozen):
     )
 
 
-class OutputConfig(Frozen):
-    """What the translations are written as."""
-
-    format: Literal["png", "webp", "jpeg"] = Field(default="png", description="The images' format.")
-
-
 class JobConfig(Frozen):
     """One translation job from end to end."""
 
@@ -159,7 +170,7 @@ class JobConfig(Frozen):
         description="Of all randomness: a whole number of at most 20 digits.",
     )
     execution: ExecutionConfig = ExecutionConfig()
-    output: OutputConfig = OutputConfig()
+    output: OutputSettings = OutputSettings()
     evaluate: EvaluateConfig = EvaluateConfig()
     budget: BudgetConfig = BudgetConfig()
 

@@ -81,6 +81,8 @@ def dry_run(
         config.source.domain,
         store,
         read="anew" if options.reread else config.source.read,
+        choice=config.source.choice,
+        rules=config.geometry.decoding_rules,
         listed=refuse_vanished(store, config, accepted=options.accept_vanished),
         progress=progress,
     )

@@ -81,7 +81,7 @@ def run_spec(
         target=config.evaluate.target,
         config=config.model_dump(mode="json"),
         fresh=fresh,
-        decoding=decoding_version(),
+        decoding=decoding_version(config.geometry.decoding_rules),
         only=only,
     )
 
@@ -190,6 +190,7 @@ def _transform(config: JobConfig, identity: ModelIdentity, source_prompt: str, t
         config.execution.dtype,
         config.output.format,
         config.geometry.trace,
+        config.output.trace,
     )
 
 
@@ -334,7 +335,14 @@ def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run
     if (newest := changed_default(store, config, lambda: identity)) is not None:
         config = as_frozen(config, newest)
     sources = open_sources(config.source.path)
-    dataset = ingest(sources, config.source.domain, store, read=config.source.read)
+    dataset = ingest(
+        sources,
+        config.source.domain,
+        store,
+        read=config.source.read,
+        choice=config.source.choice,
+        rules=config.geometry.decoding_rules,
+    )
     spec = run_spec(config, dataset, *prompts_of_job(store, config, identity), identity)
     if store.exists(run_file(run_id(spec))):
         return open_run(store, run_id(spec))

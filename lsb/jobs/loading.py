@@ -21,7 +21,7 @@ from lsb.metrics.scores import Scorer
 from lsb.metrics.truths import OptionalTruths
 from lsb.models.load import canvas_of, load_backbone
 from lsb.models.protocol import Backbone
-from lsb.pictures.geometry import Canvas
+from lsb.pictures.geometry import Canvas, Geometry
 from lsb.pictures.sources import open_sources
 from lsb.store.store import open_store
 from lsb.translation.builder import check_model, run_engine, run_frames
@@ -101,7 +101,8 @@ class Stock:
     @cached_property
     def _truths(self) -> OptionalTruths:
         """Those of all workers."""
-        return OptionalTruths(open_truth(self._config) if self._config.evaluate.measure else None)
+        folder = open_truth(self._config) if self._config.evaluate.measure else None
+        return OptionalTruths(folder, Geometry.of_transform(self._run.transform).decoding_rules)
 
     @cached_property
     def _canvas(self) -> Canvas:

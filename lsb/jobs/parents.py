@@ -25,6 +25,7 @@ from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.publish import current_heads, latest_snapshot, publish
 from lsb.ledger.run import Run, RunSpec, open_named_run, open_run, read_plan, read_records
 from lsb.ledger.transform import transform_id
+from lsb.pictures.geometry import Geometry
 from lsb.pictures.images import decoding_version
 from lsb.records import Status
 from lsb.store.scratch import ScratchStore
@@ -185,7 +186,7 @@ def _usable(run: Run) -> int:
 
 
 def _decoded_as_now(run: Run) -> bool:
-    return run.decoding == decoding_version()
+    return run.decoding == decoding_version(Geometry.of_transform(run.transform).decoding_rules)
 
 
 def _publish_what_is_committed(store: Store, run: Run, signer: Signer | None) -> Snapshot:

@@ -48,7 +48,7 @@ def refuse_to_translate(store: Store, config: JobConfig, run: Run) -> None:
         BudgetExceededError: it has.
         SourceError: the source cannot be listed.
     """
-    listing = list_sources(open_sources(config.source.path))
+    listing = list_sources(open_sources(config.source.path), config.source.choice)
     there = {record_id(key_of(file.key)) for file in listing.files}
     _compare(config, read_plan(store, run)["record_id"], there, f"run {run.id}", "translated", "lsb translate")
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from lsb.errors import UsageError
 
-SUFFIX_OF_FORMAT = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+SUFFIX_OF_FORMAT = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "avif": ".avif"}
 FOLDERS = ("runs", "datasets", "prompts", "jobs")
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]*-[0-9a-f]{12}")
 _SHARD, _ATTEMPT, _NUMBER, _DIGEST = r"[0-9]{5}", r"[0-9a-f]{16}", r"[0-9]{8}", r"[0-9a-f]{64}"

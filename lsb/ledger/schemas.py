@@ -191,6 +191,9 @@ MANIFEST = _schema(
         ("source_width", pa.int32(), True),
         ("source_height", pa.int32(), True),
         ("source_orientation", pa.int8(), True),
+        ("source_frames", pa.int32(), True),  # pictures in the file, of which the first was taken
+        ("source_transparent", pa.bool_(), True),
+        ("source_metadata", pa.list_(pa.string()), True),  # the kinds that it has; null if nobody looked
         ("working_width", pa.int32(), True),  # of what the network was given
         ("working_height", pa.int32(), True),
         ("transform_id", pa.string(), False),
@@ -218,6 +221,7 @@ MANIFEST = _schema(
         ("pixels_sha256", pa.string(), True),
         ("output_bytes", pa.int64(), True),
         ("output_format", pa.string(), True),
+        ("output_metadata", pa.list_(pa.string()), True),  # the kinds that were copied; null if that was not asked for
         ("output_width", pa.int32(), True),
         ("output_height", pa.int32(), True),
         ("output_scale", pa.float64(), True),  # by what the network's picture was enlarged
@@ -229,7 +233,10 @@ MANIFEST = _schema(
     ],
     before={
         "lsb.manifest/1": frozenset(
-            {"working_width", "working_height", "batch_padding", "output_scale", "output_limited"}
+            {
+                *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
+                *("batch_padding", "output_metadata", "output_scale", "output_limited"),
+            }
         )
     },
 )
@@ -255,6 +262,9 @@ class ManifestRow(TypedDict, total=False):
     source_width: int | None
     source_height: int | None
     source_orientation: int | None
+    source_frames: int | None
+    source_transparent: bool | None
+    source_metadata: list[str] | None
     working_width: int | None
     working_height: int | None
     transform_id: str
@@ -282,6 +292,7 @@ class ManifestRow(TypedDict, total=False):
     pixels_sha256: str | None
     output_bytes: int | None
     output_format: str | None
+    output_metadata: list[str] | None
     output_width: int | None
     output_height: int | None
     output_scale: float | None

@@ -12,7 +12,7 @@ from lsb.records import digest_of
 # Raised by any change that alters pixels; the golden-image test holds the images of each version.
 TRANSFORM_VERSION = 2
 
-Encoder = Literal["png", "webp", "jpeg"]
+Encoder = Literal["png", "webp", "jpeg", "avif", "source"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Transform(TypedDict):
     preprocessing: dict[str, str]
     encoder: Encoder
     geometry: NotRequired[dict[str, Any]]  # what `lsb.pictures.geometry.Geometry.trace` says; none of the letterbox
+    output: NotRequired[dict[str, Any]]  # what `lsb.pictures.encoding.OutputSettings.trace` says, if it says anything
 
 
 def transform_settings(
@@ -49,6 +50,7 @@ def transform_settings(
     dtype: str,
     output_format: Encoder,
     geometry: Mapping[str, Any] | None = None,
+    output: Mapping[str, Any] | None = None,
 ) -> Transform:
     """Everything that enters an image's pixels, and nothing else: no device, batch shape, shard size or threshold.
 
@@ -56,6 +58,7 @@ def transform_settings(
 
     Args:
         geometry: what `lsb.pictures.geometry.Geometry.trace` says; None leaves none, and means the letterbox.
+        output: what `lsb.pictures.encoding.OutputSettings.trace` says of what is not at its default.
     """
     fit = {"fit": "letterbox"} if geometry is None else {"fit": geometry["fit"], "edge": "mirror"}
     transform: Transform = {
@@ -71,6 +74,8 @@ def transform_settings(
     }
     if geometry is not None:
         transform["geometry"] = dict(geometry)
+    if output is not None:
+        transform["output"] = dict(output)
     return transform
 
 

@@ -87,14 +87,16 @@ def evaluate(
     rows = table.to_pylist()
     keys = [row["source_key"] for row in rows]
     output_keys = [row["output_key"] for row in rows]
-    read_source = _Reader(sources, {row["source_key"]: row["source_sha256"] for row in rows})
-    read_output = _Reader(store, {row["output_key"]: row["output_sha256"] for row in rows})
-    truths = None if truth is None else Truths(truth)
+    geometry = Geometry.of_transform(run.transform)
+    rules = geometry.decoding_rules
+    read_source = _Reader(sources, rules, {row["source_key"]: row["source_sha256"] for row in rows})
+    read_output = _Reader(store, rules, {row["output_key"]: row["output_sha256"] for row in rows})
+    truths = None if truth is None else Truths(truth, rules)
     truth_keys = [] if truths is None else [truths.key_of(key) for key in keys]
-    read_truth = None if truth is None else _Reader(truth)
+    read_truth = None if truth is None else _Reader(truth, rules)
     pictures = [] if target is None else listed_pictures(target)
     target_keys = sorted((entry.key for entry in pictures), key=_picture_id)[:sample]
-    read_target = None if target is None else _Reader(target)
+    read_target = None if target is None else _Reader(target, rules)
     comparison = Comparison(
         ids=[row["record_id"] for row in rows],
         sources=Loaded(keys, read_source),
@@ -104,7 +106,6 @@ def evaluate(
         target_ids=[_picture_id(key) for key in target_keys],
         scores=_known_scores(store, run, table),
     )
-    geometry = Geometry.of_transform(run.transform)
     measures = evaluate_images(comparison, backbone, extractor, progress, geometry).to_json()
     for reader in (read_source, read_truth, read_target):  # whether the ledger's own store is there, others find out
         if reader is not None and reader.unusable:
@@ -126,14 +127,14 @@ def evaluate(
 class _Reader:
     """Reads pictures of a folder. One that could not be used once is left out from then on."""
 
-    def __init__(self, folder: Source, digests: Mapping[str, str] | None = None) -> None:
-        self.folder, self._digests = folder, digests or {}
+    def __init__(self, folder: Source, rules: int, digests: Mapping[str, str] | None = None) -> None:
+        self.folder, self._rules, self._digests = folder, rules, digests or {}
         self.unusable: set[str] = set()
 
     def __call__(self, key: str | None) -> Image.Image | None:
         if key is None or key in self.unusable:
             return None
-        picture = find_picture(self.folder, key, self._digests.get(key))
+        picture = find_picture(self.folder, key, self._digests.get(key), self._rules)
         if picture is None:
             self.unusable.add(key)
         return picture

@@ -12,6 +12,7 @@ from functools import cached_property
 from PIL import Image
 
 from lsb.errors import SourceError, StoreError
+from lsb.pictures.images import RULES
 from lsb.pictures.optional import find_picture, listed_pictures, listing_digest
 from lsb.pictures.sources import Source
 from lsb.store.store import Entry
@@ -22,8 +23,10 @@ logger = logging.getLogger(__name__)
 class Truths:
     """Truths of a folder laid out like the sources: the same key, or the same key with another picture's suffix."""
 
-    def __init__(self, folder: Source) -> None:
+    def __init__(self, folder: Source, rules: int = RULES) -> None:
+        """`rules`: of decoding, see `lsb.pictures.images.decode`."""
         self.folder = folder
+        self._rules = rules
 
     def key_of(self, source_key: str) -> str | None:
         """Where the truth of a source lies, None if there is none. Of several suffixes the last one is taken."""
@@ -43,7 +46,7 @@ class Truths:
             StoreError: the folder as a whole cannot be used, now.
         """
         key = self.key_of(source_key)
-        return None if key is None else find_picture(self.folder, key)
+        return None if key is None else find_picture(self.folder, key, rules=self._rules)
 
     @property
     def digest(self) -> str:
@@ -70,8 +73,8 @@ class OptionalTruths:
     """Truths for those who can do without, such as all workers of a run: none, and one warning, where the folder cannot
     be listed."""
 
-    def __init__(self, folder: Source | None = None) -> None:
-        self._truths = Truths(folder) if folder is not None else None
+    def __init__(self, folder: Source | None = None, rules: int = RULES) -> None:
+        self._truths = Truths(folder, rules) if folder is not None else None
         self._looked = False
         self._lock = threading.Lock()
 

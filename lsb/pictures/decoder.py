@@ -3,6 +3,8 @@
     decoder = Decoder()
     image, info = decoder.decode(data)    # what `lsb.pictures.images.decode` gives, to the bit
     info = decoder.inspect(data)          # decodes all of it as well, but leaves the pixels there
+    picture = decoder.decode_transparent(data)    # RGBA
+    exif = decoder.metadata_of(data).exif
 
 One process serves many files and is started with the first. It has no credentials in its environment and cannot
 import from the working folder, and it ends with whoever started it. A file may take
@@ -26,16 +28,18 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from functools import cache
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import IO, Any, TypedDict, TypeGuard
 
 from PIL import AvifImagePlugin, Image
 
 from lsb.errors import DecodingError, ImageError, ResourceError
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
-from lsb.pictures.images import ImageInfo, announced_pixels, decode
+from lsb.pictures.images import RULES, ImageInfo, announced_pixels, decode, decode_transparent, metadata_of
+from lsb.pictures.metadata import Metadata
 
 CPU_SECONDS = 120.0
 WALL_SECONDS = 1200.0
@@ -52,7 +56,7 @@ _BYTES_A_PIXEL = 28  # the most that decoding takes, rounded up
 _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 _OUT_OF_MEMORY = 70  # exit code
 _CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from lsb.pictures.decoder import serve; serve()"
-_REQUEST = struct.Struct(">cQ")  # what is asked, length of the file
+_REQUEST = struct.Struct(">cBQ")  # what is asked, the rules of decoding, length of the file
 _ANSWER = struct.Struct(">IQ")  # lengths of a JSON text and of the pixels
 _MAX_TEXT = 1 << 20
 
@@ -63,6 +67,7 @@ class Answer(TypedDict, total=False):
 
     info: dict[str, Any]  # of `ImageInfo`
     size: tuple[int, int]
+    lengths: list[int]  # of each kind of metadata
     code: str
     message: str
 
@@ -79,7 +84,7 @@ class Decoder:
         self._idle: list[_Process] = []
         self._end = weakref.finalize(self, _end_all, self._idle)
 
-    def decode(self, data: bytes) -> tuple[Image.Image, ImageInfo]:
+    def decode(self, data: bytes, rules: int = RULES) -> tuple[Image.Image, ImageInfo]:
         """As `lsb.pictures.images.decode`.
 
         Raises:
@@ -87,13 +92,25 @@ class Decoder:
             DecodingError: it took too much time or memory, or the process died; with one of `ERROR_CODES` as `code`.
             ResourceError: no process can be started.
         """
-        answer, pixels = self._ask(b"d", data)
+        answer, pixels = self._ask(b"d", data, rules)
         width, height = answer["size"]
         return Image.frombytes("RGB", (width, height), pixels), ImageInfo(**answer["info"])
 
-    def inspect(self, data: bytes) -> ImageInfo:
+    def inspect(self, data: bytes, rules: int = RULES) -> ImageInfo:
         """What is known of a file that can be decoded; errors as for `decode`."""
-        return ImageInfo(**self._ask(b"i", data)[0]["info"])
+        return ImageInfo(**self._ask(b"i", data, rules)[0]["info"])
+
+    def decode_transparent(self, data: bytes, rules: int = RULES) -> Image.Image:
+        """As `lsb.pictures.images.decode_transparent`; errors as for `decode`."""
+        answer, pixels = self._ask(b"a", data, rules)
+        width, height = answer["size"]
+        return Image.frombytes("RGBA", (width, height), pixels)
+
+    def metadata_of(self, data: bytes) -> Metadata:
+        """As `lsb.pictures.images.metadata_of`; errors as for `decode`."""
+        answer, blocks = self._ask(b"m", data)
+        ends = list(accumulate(answer["lengths"], initial=0))
+        return Metadata(*(blocks[start:end] for start, end in pairwise(ends)))
 
     def close(self) -> None:
         """End the processes that are not at work. A later call starts another."""
@@ -105,10 +122,10 @@ class Decoder:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _ask(self, what: bytes, data: bytes) -> tuple[Answer, bytes]:
+    def _ask(self, what: bytes, data: bytes, rules: int = RULES) -> tuple[Answer, bytes]:
         process = self._take()
         try:
-            answer, pixels = process.ask(what, data, self._wall_seconds)
+            answer, pixels = process.ask(what, data, rules, self._wall_seconds)
         except BaseException:  # an answer may still come, and must not be taken for that to the next question
             process.end()
             raise
@@ -172,8 +189,8 @@ class _Process:
         """Whether it runs, and is ours and not that of a process that we were forked from."""
         return self._owner == os.getpid() and self._process.poll() is None
 
-    def ask(self, what: bytes, data: bytes, wall_seconds: float) -> tuple[Answer, bytes]:
-        answer, pixels = self._exchange(_REQUEST.pack(what, len(data)), data, wall_seconds)
+    def ask(self, what: bytes, data: bytes, rules: int, wall_seconds: float) -> tuple[Answer, bytes]:
+        answer, pixels = self._exchange(_REQUEST.pack(what, rules, len(data)), data, wall_seconds)
         if not _sound(answer, pixels, what):
             raise _decoding_error("decoder_died", "its answer makes no sense")
         return answer, pixels
@@ -247,23 +264,29 @@ def serve() -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             try:
-                what, length = _REQUEST.unpack(_read(questions, _REQUEST.size))
+                what, rules, length = _REQUEST.unpack(_read(questions, _REQUEST.size))
                 signal.setitimer(signal.ITIMER_PROF, limits["cpu_seconds"])
-                _answer(answers, *_decoded(what, _read(questions, length), room))
+                _answer(answers, *_decoded(what, rules, _read(questions, length), room))
                 signal.setitimer(signal.ITIMER_PROF, 0)
             except MemoryError:
                 os._exit(_OUT_OF_MEMORY)
 
 
-def _decoded(what: bytes, data: bytes, room: int) -> tuple[Answer, bytes]:
+def _decoded(what: bytes, rules: int, data: bytes, room: int) -> tuple[Answer, bytes]:
     try:
-        image, info = decode(data)
+        if what == b"m":
+            blocks = astuple(metadata_of(data))
+            return {"lengths": [len(block) for block in blocks]}, b"".join(blocks)
+        if what == b"a":
+            picture = decode_transparent(data, rules)
+            return {"size": picture.size}, picture.tobytes()
+        picture, info = decode(data, rules)
     except ImageError as error:
         # A codec that gets no memory says all sorts of things.
         if error.code in ("corrupt", "truncated") and not _has_room(data, room):
             raise MemoryError from error
         return {"code": error.code, "message": error.message}, b""
-    return {"info": asdict(info), "size": image.size}, image.tobytes() if what == b"d" else b""
+    return {"info": asdict(info), "size": picture.size}, picture.tobytes() if what == b"d" else b""
 
 
 def _has_room(data: bytes, room: int) -> bool:
@@ -322,14 +345,26 @@ def _sound(answer: Any, pixels: bytes, what: bytes) -> bool:
         return False
     if answer.keys() == {"code", "message"}:
         return answer["code"] in IMAGE_CODES and isinstance(answer["message"], str)
-    info, size = answer.get("info"), answer.get("size")
-    kinds = {"format": str, "mode": str, "width": int, "height": int, "orientation": int}
-    if not isinstance(info, dict) or {name: type(value) for name, value in info.items()} != kinds:
+    if what == b"m":
+        lengths = answer.get("lengths")
+        return _whole_numbers(lengths, 3) and sum(lengths) == len(pixels)
+    size = answer.get("size")
+    if not _whole_numbers(size, 2):
+        return False
+    if what == b"a":
+        return len(pixels) == size[0] * size[1] * 4
+    info = answer.get("info")
+    kinds = {field.name: field.type for field in fields(ImageInfo)}
+    if not isinstance(info, dict) or {name: type(value).__name__ for name, value in info.items()} != kinds:
         return False
     reduced = [*ImageInfo(**info).reduced_size]
     if size not in (reduced, reduced[::-1]):
         return False
     return len(pixels) == (size[0] * size[1] * 3 if what == b"d" else 0)
+
+
+def _whole_numbers(value: Any, count: int) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and len(value) == count and all(type(one) is int and one >= 0 for one in value)
 
 
 def _decoding_error(code: str, detail: str) -> DecodingError:

@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import BeforeValidator, Field, model_validator
 
 from lsb.fields import Frozen
-from lsb.pictures.images import centred, letterboxed_size
+from lsb.pictures.images import LETTERBOX_RULES, RULES, centred, letterboxed_size
 
 Size = tuple[int, int]  # width and height in pixels
 
@@ -79,6 +79,11 @@ class Geometry(Frozen):
     def as_seen(self) -> Geometry:
         """What decides how the network sees a picture, the rest at its default."""
         return Geometry(fit=self.fit, area=self.area)
+
+    @property
+    def decoding_rules(self) -> int:
+        """Of `lsb.pictures.images.decode`: letterboxed runs keep the pixels of their time."""
+        return LETTERBOX_RULES if self.fit == "letterbox" else RULES
 
     @property
     def trace(self) -> dict[str, Any] | None:
@@ -146,10 +151,14 @@ class Frame:
         pixels = np.pad(np.asarray(content), ((0, bottom), (0, right), (0, 0)), mode="symmetric")
         return Image.fromarray(pixels)
 
+    def cut(self, working: Image.Image) -> Image.Image:
+        """A picture of size `working` without what `prepare` has added, of size `content`."""
+        left, top = self.offset
+        return working.crop((left, top, left + self.content[0], top + self.content[1]))
+
     def finish(self, working: Image.Image) -> Image.Image:
         """A picture of size `working` without what `prepare` has added, at the size `output` (bicubic)."""
-        left, top = self.offset
-        content = working.crop((left, top, left + self.content[0], top + self.content[1]))
+        content = self.cut(working)
         return content if self.output == self.content else content.resize(self.output, Image.Resampling.BICUBIC)
 
 

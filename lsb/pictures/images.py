@@ -17,38 +17,38 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import PIL
-from PIL import Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from lsb.errors import ImageError
-from lsb.pictures import jpeg, png
+from lsb.pictures import depth, formats, jpeg, png
 from lsb.pictures.damage import DamagedError, TruncatedError, check_tiff
+from lsb.pictures.metadata import Metadata, read_metadata
 
 if TYPE_CHECKING:  # loading it takes seconds, and who checks digests needs none of it
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 ERROR_CODES = {
     "empty_file": "the file has no bytes",
     "not_an_image": "the bytes are in none of the formats that lsb reads",
     "truncated": "the picture ends before its header says so",
     "corrupt": "the picture's data contradict its format",
     "too_large": f"the picture has more than {MAX_PIXELS // 1_000_000} megapixels and cannot be read at a smaller size",
-    "unsupported_depth": "32-bit samples outside the ranges that have an agreed meaning",
+    "unsupported_depth": "samples outside the ranges that have an agreed meaning",
+    "unsupported_layout": "a TIFF whose samples are laid out as lsb does not read them",
+    "too_many_scans": f"a JPEG of more than {jpeg.MAX_SCANS} scans, as only those have that are to keep a decoder busy",
+    "codec_missing": "the package that reads this format is not installed",
 }
-
 # Rises when `decode` takes or refuses other files than before, or gives other pixels.
-_RULES = 3
-_CODECS = ("libjpeg_turbo", "jpg", "zlib_ng", "zlib", "webp", "libtiff", "avif", "littlecms2")
-# EPS and the like, which start other programs, are left out.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-_STARTS = (b"\x89PNG\r\n", jpeg.START, b"GIF8", b"II*\0", b"MM\0*")
+RULES = 4
+# The pixels that runs with `geometry.fit: letterbox` were made of.
+LETTERBOX_RULES = 3
+
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,7 +59,6 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500}  # pixels that an encoder takes; png takes any number
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _WHITE = (255, 255, 255)
 _STRIP = 256  # rows that are compared at once
@@ -76,6 +75,13 @@ class ImageInfo:
     width: int
     height: int
     orientation: int = 1  # EXIF, 1 to 8
+    frames: int = 1  # of an animation or a document; the first is the picture
+    transparent: bool = False  # whether any pixel is not opaque
+
+    @property
+    def grey(self) -> bool:
+        """Whether its samples are levels of grey."""
+        return self.mode in ("1", "L", "LA", "La", "F") or self.mode.startswith("I")
 
     @property
     def reduced_size(self) -> tuple[int, int]:
@@ -92,6 +98,27 @@ class ImageInfo:
 
 
 @dataclass(frozen=True)
+class Layers:
+    """An upright picture in 8-bit sRGB: colours in mode RGB, and their opacity in mode L, None if all is opaque."""
+
+    colours: Image.Image
+    alpha: Image.Image | None
+
+    def on_white(self) -> Image.Image:
+        """RGB on white ground."""
+        if self.alpha is None:
+            return self.colours
+        return Image.composite(self.colours, Image.new("RGB", self.colours.size, _WHITE), self.alpha)
+
+    def apart(self) -> Image.Image:
+        """RGBA, no ground mixed in."""
+        picture = self.colours.convert("RGBA")
+        if self.alpha is not None:
+            picture.putalpha(self.alpha)
+        return picture
+
+
+@dataclass(frozen=True)
 class Box:
     """Where the picture lies within its square, in pixels."""
 
@@ -101,12 +128,16 @@ class Box:
     height: int
 
 
-def decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
+def decode(data: bytes, rules: int = RULES) -> tuple[Image.Image, ImageInfo]:
     """A file's bytes to an 8-bit sRGB image.
 
     EXIF orientation is applied, transparency laid onto white, a colour profile converted to sRGB (one that is
-    broken or of another colour space is ignored, as browsers do), 16-bit samples scaled to 8 bits, and of an
-    animation the first frame taken. A JPEG of more than `MAX_PIXELS` is read smaller, by the factor `reduction`.
+    broken or of another colour space is ignored, as browsers do), 16-bit samples scaled to 8 bits (see
+    `lsb.pictures.depth`), and of an animation or a document the first picture taken. A JPEG of more than `MAX_PIXELS`
+    is read smaller, by the factor `reduction`.
+
+    Args:
+        rules: `RULES`, or `LETTERBOX_RULES` for what pictures were before `lsb.pictures.depth` and `too_many_scans`.
 
     Raises:
         ImageError: with one of `ERROR_CODES` as `code`.
@@ -115,12 +146,36 @@ def decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
         raise _image_error("empty_file", "0 bytes")
     with _told_as_codes():
         try:
-            return _decode(data)
+            layers, info = _decode(data, rules)
+            return layers.on_white(), info
+        except formats.CodecMissingError as error:
+            raise _image_error("codec_missing", str(error)) from error
         except UnidentifiedImageError as error:
-            if data.startswith(_STARTS) or data[8:12] == b"WEBP" or data[4:12] == b"ftypavif":
-                raise _image_error("corrupt", "its header cannot be read") from error
-            start = data[:8].hex()
-            raise _image_error("not_an_image", f"starts with {start}; allowed: {', '.join(_FORMATS)}") from error
+            found = formats.format_of(data[: formats.HEAD_BYTES])
+            if found is None:
+                allowed = ", ".join((*formats.OWN, *formats.PLUGINS))
+                raise _image_error("not_an_image", f"starts with {data[:8].hex()}; allowed: {allowed}") from error
+            if found == "TIFF" and (layout := depth.layout(data)):
+                raise _image_error("unsupported_layout", layout) from error
+            raise _image_error("corrupt", "its header cannot be read") from error
+
+
+def decode_transparent(data: bytes, rules: int = RULES) -> Image.Image:
+    """What `decode` takes a file for, as RGBA: the colours as they are where nothing hides them, and the opacity.
+
+    Raises:
+        ImageError: with one of `ERROR_CODES` as `code`.
+    """
+    with _told_as_codes():
+        return _decode(data, rules)[0].apart()
+
+
+def metadata_of(data: bytes) -> Metadata:
+    """EXIF, XMP and IPTC of a file that can be decoded; what cannot be read of them is left out."""
+    with _told_as_codes():
+        Image.init()
+        with Image.open(io.BytesIO(data), formats=formats.readable_as(data[: formats.HEAD_BYTES])) as opened:
+            return read_metadata(opened)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -138,14 +193,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.info and type(image) is Image.Image:
         return image
     with _told_as_codes():
-        return _to_rgb(image)
+        return _layers(image).on_white()
 
 
 @cache
-def decoding_version() -> str:
+def decoding_version(rules: int = RULES) -> str:
     """What decides which files can be decoded, and to which pixels: lsb's rules, Pillow, and the codecs in it."""
-    versions = {"rules": str(_RULES), "pillow": PIL.__version__}
-    versions |= {name: str(features.version(name)) for name in _CODECS}
+    versions = {"rules": str(rules)} | formats.codec_versions()
     return " ".join(f"{name}={version}" for name, version in versions.items())
 
 
@@ -154,7 +208,7 @@ def announced_pixels(data: bytes) -> int | None:
     with _QUIET, warnings.catch_warnings(), _any_size():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            with Image.open(io.BytesIO(data), formats=formats.readable_as(data[: formats.HEAD_BYTES])) as opened:
                 return opened.width * opened.height
         except Exception:  # noqa: BLE001  hostile bytes make Pillow raise nearly anything
             return None
@@ -252,35 +306,48 @@ def _image_error(code: str, detail: str) -> ImageError:
     return ImageError(f"{code}: {ERROR_CODES[code]} ({detail})", code=code)
 
 
-def _decode(data: bytes) -> tuple[Image.Image, ImageInfo]:
-    profile = None
+def _decode(data: bytes, rules: int) -> tuple[Layers, ImageInfo]:
+    profile, animated = None, 1
     Image.init()  # registers the formats; only the first call does anything
     if data.startswith(png.SIGNATURE):
         _check_size(*png.size(data))
+        animated = png.frames(data)
         data, profile = png.checked(data)
     noisy = None
     if data.startswith(jpeg.START):
+        if rules > LETTERBOX_RULES and (count := jpeg.scans(data)) > jpeg.MAX_SCANS:
+            raise _image_error("too_many_scans", f"{count} scans")
         data, noisy = jpeg.checked(data)
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+    with Image.open(io.BytesIO(data), formats=formats.readable_as(data[: formats.HEAD_BYTES])) as opened:
         width, height = opened.size
-        info = ImageInfo(opened.format or "", opened.mode, width, height, _orientation(opened))
+        info = ImageInfo(
+            opened.format or "", opened.mode, width, height, _orientation(opened), max(animated, _frames(opened))
+        )
         _reduce(opened)  # before the rest of the file is looked at
         if isinstance(opened, TiffImagePlugin.TiffImageFile):
             check_tiff(data, opened.tag_v2, width * height)
         if noisy:
             _check_rows(opened, noisy)
-        return _to_rgb(opened, profile), info
+        opened.load()
+        mended = depth.mended(opened, data) if rules > LETTERBOX_RULES else depth.Mended()
+        if mended.bits:
+            info = replace(info, mode=f"{'RGB' if info.mode == 'RGB' else 'I'};{mended.bits}")
+        layers = _layers(opened, profile, mended)
+        transparent = layers.alpha is not None and layers.alpha.getextrema() != (255, 255)
+        return layers, replace(info, transparent=transparent)
 
 
-def _to_rgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:
+def _layers(image: Image.Image, profile: bytes | None = None, mended: depth.Mended = depth.Mended()) -> Layers:
     _reduce(image)
     image.load()
     # Pillow turns TIFF files by itself while loading and then forgets the tag.
     turn = _TRANSPOSITIONS.get(_orientation(image))
-    picture = _onto_white(_colours(image, profile or image.info.get("icc_profile")), _alpha(image))
-    picture = picture if turn is None else picture.transpose(turn)
-    picture.info = {}  # what was true of the file is no longer
-    return picture
+    colours = _colours(mended.colours or image, profile or image.info.get("icc_profile"))
+    alpha = mended.alpha or _alpha(image)
+    if turn is not None:
+        colours, alpha = colours.transpose(turn), alpha and alpha.transpose(turn)
+    colours.info = {}  # what was true of the file is no longer
+    return Layers(colours, alpha)
 
 
 @contextmanager
@@ -341,6 +408,14 @@ def _check_rows(image: Image.Image, noisy: bytes) -> None:
                 raise TruncatedError("rows of pixels are missing")
 
 
+def _frames(image: Image.Image) -> int:
+    """How many pictures the file has; 1 where what comes after the first cannot be read."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # noqa: BLE001, a broken second frame spoils no pixel of the first
+        return 1
+
+
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation; 1 if there is none, or if the EXIF block cannot be read."""
     try:
@@ -397,9 +472,3 @@ def _alpha(image: Image.Image) -> Image.Image | None:
     if not image.has_transparency_data:
         return None
     return image.convert("RGBA").getchannel("A")
-
-
-def _onto_white(picture: Image.Image, alpha: Image.Image | None) -> Image.Image:
-    if alpha is None:
-        return picture
-    return Image.composite(picture, Image.new("RGB", picture.size, _WHITE), alpha)

@@ -13,9 +13,11 @@ from lsb.errors import DecodingError, ImageError, SourceError, StoreError
 from lsb.ledger import layout
 from lsb.ledger.dataset import Dataset, write_dataset
 from lsb.ledger.schemas import RecordRow
+from lsb.pictures.choice import Choice
 from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.formats import SUFFIXES
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
-from lsb.pictures.images import SUFFIXES, decoding_version
+from lsb.pictures.images import RULES, decoding_version
 from lsb.pictures.knowledge import Knowledge
 from lsb.pictures.sources import MAX_BYTES, Listing, Source, SourceFile, described, list_sources
 from lsb.progress import NoProgress, Progress
@@ -39,6 +41,8 @@ def ingest(
     store: Store,
     *,
     read: Literal["full", "listing", "anew"] = "full",
+    choice: Choice = Choice(),
+    rules: int = RULES,
     listed: Callable[[Collection[str]], None] = lambda records: None,
     progress: Progress = NoProgress(),
 ) -> Dataset:
@@ -52,19 +56,21 @@ def ingest(
         read: `full` decodes and hashes each file, but for those of which `lsb.pictures.knowledge` knows all; `listing`
             reads only files whose size and time could not show a change, and leaves digests and sizes of the others'
             pictures open; `anew` reads every file.
+        choice: which files are looked at.
+        rules: of decoding, see `lsb.pictures.images.decode`.
         listed: told the ids of all records before any file is read or anything is written; may raise.
 
     Raises:
         SourceError: no image file at all, or the folder cannot be listed.
     """
-    listing = list_sources(sources)
+    listing = list_sources(sources, choice)
     listed({record_id(key_of(file.key)) for file in listing.files})
     refuse_empty(sources, listing)
-    known = Knowledge.of(store, name, sources.uri, listing, decoding_version(), anew=read == "anew")
+    known = Knowledge.of(store, name, sources.uri, listing, decoding_version(rules), anew=read == "anew")
     progress.start(_STEP, len(listing.files))
     rows: list[RecordRow] = []
     for file in listing.files:
-        rows.append(_row(sources, file, known, read))
+        rows.append(_row(sources, file, known, read, rules))
         progress.advance(_STEP)
     progress.finish(_STEP)
     known.save()
@@ -91,7 +97,7 @@ def refuse_empty(sources: Source, listing: Listing) -> None:
         logger.warning("left out at %s: %s", sources.uri, found)
 
 
-def _row(sources: Source, file: SourceFile, known: Knowledge, read: str) -> RecordRow:
+def _row(sources: Source, file: SourceFile, known: Knowledge, read: str, rules: int) -> RecordRow:
     row = _listed(file)
     if row["status"] == Status.QUARANTINED:
         return row
@@ -101,7 +107,7 @@ def _row(sources: Source, file: SourceFile, known: Knowledge, read: str) -> Reco
     if read == "listing" and (found is not None or not known.doubtful(file)):
         known.learn(file, row, read=False)
         return row
-    row = _read(sources, file, row)
+    row = _read(sources, file, row, rules)
     if row["sha256"] is not None:
         known.learn(file, row, read=True)
     return row
@@ -125,7 +131,7 @@ def _listed(file: SourceFile) -> RecordRow:
     return row
 
 
-def _read(sources: Source, file: SourceFile, row: RecordRow) -> RecordRow:
+def _read(sources: Source, file: SourceFile, row: RecordRow, rules: int) -> RecordRow:
     try:
         data = sources.read(file.key)
     except StoreError as error:
@@ -135,7 +141,7 @@ def _read(sources: Source, file: SourceFile, row: RecordRow) -> RecordRow:
         return row
     row = row | {"sha256": sha256(data), "bytes": len(data)}
     try:
-        info = shared_decoder().inspect(data)
+        info = shared_decoder().inspect(data, rules)
     except ImageError as error:
         return _quarantined(row, error.code, error.message)
     except DecodingError as error:

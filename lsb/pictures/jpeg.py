@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from lsb.pictures.damage import TruncatedError
 
 START = b"\xff\xd8\xff"
+# A progressive picture has about ten. Each goes over the whole picture, so that a small file can take a decoder hours.
+MAX_SCANS = 100
 
 _EOI = 0xD9
 _SOS = 0xDA
@@ -53,6 +55,11 @@ def checked(data: bytes) -> tuple[bytes, bytes | None]:
         data = data[: scans.end] + bytes([0xFF, _EOI])
     restart = bytes([0xFF, 0xD0 + scans.restarts % 8])  # what is missing may begin with one
     return data, data[: scans.end] + _NOISE + restart + _NOISE + data[scans.end :]
+
+
+def scans(data: bytes) -> int:
+    """How many scans a file that begins with `START` has before its end marker."""
+    return sum(code == _SOS for code, _, _ in _segments(data))
 
 
 @dataclass

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError, UsageError
 from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.images import RULES
 from lsb.pictures.sources import MAX_BYTES, Source, list_sources, open_sources
 from lsb.records import sha256
 from lsb.redaction import redact, visible
@@ -37,11 +38,12 @@ def listing_digest(pictures: Iterable[Entry]) -> str:
     return sha256(json.dumps(sorted((entry.key, entry.size, entry.etag) for entry in pictures)).encode())
 
 
-def find_picture(folder: Source, key: str, digest: str | None = None) -> Image.Image | None:
+def find_picture(folder: Source, key: str, digest: str | None = None, rules: int = RULES) -> Image.Image | None:
     """The picture as 8-bit sRGB; None if it is missing or cannot be read or decoded, in time.
 
     Args:
         digest: SHA-256 that the file's bytes must have; with others it is another picture, and None.
+        rules: of decoding, see `lsb.pictures.images.decode`.
 
     Raises:
         StoreError: the folder as a whole cannot be used, now.
@@ -50,7 +52,7 @@ def find_picture(folder: Source, key: str, digest: str | None = None) -> Image.I
         data = folder.read(key)
         if digest is not None and sha256(data) != digest:
             raise ImageError(f"its bytes are not those with SHA-256 {digest}", code="corrupt")
-        return shared_decoder().decode(data)[0]
+        return shared_decoder().decode(data, rules)[0]
     except (ImageError, DecodingError, StoreError) as error:
         if isinstance(error, StoreError) and not error.of_object:
             raise

@@ -35,6 +35,16 @@ def size(data: bytes) -> tuple[int, int]:
     return struct.unpack(">II", data[16:24]) if data[12:16] == b"IHDR" and len(data) >= 24 else (0, 0)
 
 
+def frames(data: bytes) -> int:
+    """How many pictures an animation says that it has, 1 for a file that is none."""
+    for chunk in _chunks(data):
+        if chunk.name == b"acTL" and chunk.intact and len(chunk.body) == 8:
+            return max(1, int.from_bytes(chunk.body[:4], "big"))
+        if chunk.name == b"IDAT":
+            break
+    return 1
+
+
 def checked(data: bytes) -> tuple[bytes, bytes | None]:
     """The same picture in a file of the chunks that its pixels and orientation depend on alone, and its colour profile.
 

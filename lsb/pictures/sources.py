@@ -1,7 +1,7 @@
 """Where pictures are read from: folders and buckets of somebody else's, with anything in them.
 
-A listing shows the files that are pictures by their names, and counts by kind what it leaves out. Nothing that is no
-regular file is ever opened, and no file is read beyond MAX_BYTES.
+A listing shows the files that are pictures by their names, or, where a name has no suffix, by their first bytes, and
+counts by kind what it leaves out. Nothing that is no regular file is ever opened, and no file is read beyond MAX_BYTES.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from lsb.errors import SourceError, StoreError, UsageError
-from lsb.pictures.images import SUFFIXES
+from lsb.errors import NotFoundError, SourceError, StoreError, UsageError
+from lsb.pictures.choice import BY_PATTERN, Choice
+from lsb.pictures.formats import HEAD_BYTES, SUFFIXES, format_of
 from lsb.redaction import holds_secret
 from lsb.store.kinds import STORES
 from lsb.store.store import Entries, Entry, open_store, scheme_of
 
 MAX_BYTES = 1 << 30
-HIDDEN = "hidden"
 NO_SUFFIX, OTHER_SUFFIXES = "without a suffix", "of other suffixes"
-LINKS_TO_NOWHERE, LINKS_TO_FOLDERS = "links to nowhere", "links to folders"
+LINKS_TO_NOWHERE, LINKS_ELSEWHERE = "links to nowhere", "links to folders elsewhere"
+LINKS_AGAIN = "links to folders that are read already"
 SPECIAL = "pipes, sockets and devices"
 UNREADABLE = "not readable"
 TOO_LONG = "of too long paths"
@@ -37,6 +39,8 @@ KINDS = 20  # suffixes that are counted one by one
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 _ODD = {errno.EACCES: UNREADABLE, errno.EPERM: UNREADABLE, errno.ENAMETOOLONG: TOO_LONG, errno.ELOOP: LINKS_TO_NOWHERE}
 _ALWAYS = float("-inf")
+_REQUESTS = 8  # at a time, for the first bytes of objects
+_SLASH = "/"
 
 
 class Source(Protocol):
@@ -59,6 +63,16 @@ class Source(Protocol):
             StoreError: it cannot be read; with `key` set if it is this file's fault alone.
             StoreBusyError: nothing can be read, now.
         """
+        ...
+
+
+@runtime_checkable
+class ShowsBeginnings(Source, Protocol):
+    """A source that can read the first bytes of a file without the others. Of other sources files without a suffix are
+    left out."""
+
+    def beginning(self, entry: Entry, length: int) -> bytes:
+        """The first `length` bytes of a file of the listing, or all; errors as for `read`."""
         ...
 
 
@@ -124,19 +138,20 @@ def open_sources(uri: str) -> Source:
         raise SourceError(f"cannot use the images at {uri}: {error}") from error
 
 
-def list_sources(sources: Source) -> Listing:
-    """The pictures of a source. Links to files are followed, links to folders are not.
+def list_sources(sources: Source, choice: Choice = Choice()) -> Listing:
+    """The pictures of a source. Links to files are followed; links to folders once, if the folder lies within the
+    source or `choice` says so, and does not hold the link itself.
 
-    Left out and counted are files without a picture's suffix, by suffix; what has a name that begins with a dot, a
-    folder as one; links that lead nowhere or to folders; pipes, sockets and devices; what may not be looked at; and
-    what has too long a path.
+    Left out and counted are files that are no pictures by their suffix, or, without one, by their first bytes; what
+    `choice` excludes, a folder as one; links that lead nowhere, elsewhere, or to what is read already; pipes, sockets
+    and devices; what may not be looked at; and what has too long a path.
 
     Raises:
         SourceError: the source cannot be listed, or lists a file twice.
     """
     since = time.time()
     try:
-        seen = list(LOOKS.get(scheme_of(sources.uri), _objects)(sources))
+        seen = list(LOOKS.get(scheme_of(sources.uri), _objects)(sources, choice))
     except StoreError as error:
         if error.transient:
             raise
@@ -158,54 +173,78 @@ def described(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in sorted(left_out.items(), key=lambda item: (-item[1], item)))
 
 
-def _walk(folder: Source) -> Iterator[SourceFile | str]:
+@dataclass(frozen=True)
+class _Folder:
+    """A folder that is to be looked into: its path below the source, and the folders on the way to it."""
+
+    within: str  # empty, or with a slash at its end
+    above: frozenset[tuple[int, int]]  # device and inode, its own among them
+
+
+def _walk(source: Source, choice: Choice) -> Iterator[SourceFile | str]:
     """Each picture of a folder of this machine, and the kind of each entry that is none."""
-    root = folder.uri
-    waiting = [""]
+    root = os.path.realpath(source.uri)
+    top = os.stat(root)
+    waiting = [_Folder("", frozenset({(top.st_dev, top.st_ino)}))]
+    linked: set[tuple[int, int]] = set()
     while waiting:
-        within = waiting.pop()
+        folder = waiting.pop()
         try:
-            with os.scandir(os.path.join(root, within)) as scan:
-                entries = list(scan)
+            with os.scandir(os.path.join(source.uri, folder.within)) as scan:
+                entries = sorted(scan, key=attrgetter("name"))
         except OSError as error:
-            if not within:
+            if not folder.within:
                 raise
             yield from _kind_of(error)
             continue
         for entry in entries:
-            if entry.name.startswith("."):
-                yield HIDDEN
-            elif entry.is_dir(follow_symlinks=False):
-                waiting.append(f"{within}{entry.name}/")
-            else:
-                yield from _look_at(entry, within + entry.name)
+            key = folder.within + entry.name
+            if kind := choice.left_out(entry.name, key):
+                yield kind
+                continue
+            try:
+                found = entry.stat()
+            except FileNotFoundError:
+                if entry.is_symlink():  # otherwise deleted meanwhile
+                    yield LINKS_TO_NOWHERE
+                continue
+            except OSError as error:
+                yield from _kind_of(error)
+                continue
+            if not stat.S_ISDIR(found.st_mode):
+                yield from _look_at(source, key, found)
+                continue
+            itself = (found.st_dev, found.st_ino)
+            if entry.is_symlink():
+                if choice.links != "all" and not _lies_in(os.path.realpath(entry.path), root):
+                    yield LINKS_ELSEWHERE
+                    continue
+                if itself in folder.above or itself in linked:
+                    yield LINKS_AGAIN
+                    continue
+                linked.add(itself)
+            waiting.append(_Folder(key + _SLASH, folder.above | {itself}))
 
 
-def _look_at(entry: os.DirEntry[str], key: str) -> Iterator[SourceFile | str]:
-    try:
-        found = entry.stat()
-    except FileNotFoundError:
-        if entry.is_symlink():  # otherwise deleted meanwhile
-            yield LINKS_TO_NOWHERE
-        return
-    except OSError as error:
-        yield from _kind_of(error)
-        return
-    if stat.S_ISDIR(found.st_mode):
-        yield LINKS_TO_FOLDERS
-    elif not stat.S_ISREG(found.st_mode):
+def _lies_in(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _look_at(source: Source, key: str, found: os.stat_result) -> Iterator[SourceFile | str]:
+    """What is not a folder."""
+    if not stat.S_ISREG(found.st_mode):
         yield SPECIAL
-    elif kind := _kind_by_name(key):
-        yield kind
-    else:
-        yield SourceFile(
-            key,
-            found.st_size,
-            f"{found.st_mtime_ns:x}-{found.st_size:x}",
-            found.st_mtime,
-            f"{found.st_mtime_ns:x}-{found.st_ctime_ns:x}-{found.st_ino:x}",
-            max(found.st_mtime, found.st_ctime),
-        )
+        return
+    file = SourceFile(
+        key,
+        found.st_size,
+        f"{found.st_mtime_ns:x}-{found.st_size:x}",
+        found.st_mtime,
+        f"{found.st_mtime_ns:x}-{found.st_ctime_ns:x}-{found.st_ino:x}",
+        max(found.st_mtime, found.st_ctime),
+    )
+    kind = _kind_by_name(key)
+    yield (_by_beginning(source, file) if kind == NO_SUFFIX else kind) or file
 
 
 def _kind_of(error: OSError) -> Iterator[str]:
@@ -217,24 +256,43 @@ def _kind_of(error: OSError) -> Iterator[str]:
     yield _ODD[error.errno]
 
 
-def _objects(source: Source) -> Iterator[SourceFile | str]:
+def _objects(source: Source, choice: Choice) -> Iterator[SourceFile | str]:
     """The same of what a listing of objects shows."""
-    hidden = set()
+    left_out: dict[str, str] = {}
+    nameless = []
     for entry in source.list():
-        parts = entry.key.split("/")
-        dotted = next((place for place, part in enumerate(parts) if part.startswith(".")), None)
-        if dotted is not None:
-            hidden.add(tuple(parts[: dotted + 1]))
-        elif kind := _kind_by_name(entry.key):
-            yield kind
+        parts = entry.key.split(_SLASH)
+        if end := choice.excluded(parts):
+            path = _SLASH.join(parts[:end])
+            left_out[path] = choice.left_out(parts[end - 1], path) or BY_PATTERN
+        elif (kind := _kind_by_name(entry.key)) == NO_SUFFIX:
+            nameless.append(entry)
         else:
-            stamp = f"{entry.etag}-{entry.modified}"
-            yield SourceFile(entry.key, entry.size, entry.etag, entry.modified, stamp, _ALWAYS)
-    yield from (HIDDEN for _ in hidden)
+            yield kind or _object(entry)
+    yield from left_out.values()
+    with ThreadPoolExecutor(_REQUESTS) as threads:
+        yield from threads.map(lambda entry: _by_beginning(source, entry) or _object(entry), nameless)
+
+
+def _object(entry: Entry) -> SourceFile:
+    stamp = f"{entry.etag}-{entry.modified}"
+    return SourceFile(entry.key, entry.size, entry.etag, entry.modified, stamp, _ALWAYS)
 
 
 # By the scheme of a source's URI, where more can be seen than its own `list` shows: a path has none.
-LOOKS: dict[str, Callable[[Source], Iterator[SourceFile | str]]] = {"": _walk}
+LOOKS: dict[str, Callable[[Source, Choice], Iterator[SourceFile | str]]] = {"": _walk}
+
+
+def _by_beginning(source: Source, entry: Entry) -> str | None:
+    """The kind of a file without a suffix; None if it is a picture."""
+    if not isinstance(source, ShowsBeginnings):
+        return NO_SUFFIX
+    try:
+        return None if format_of(source.beginning(entry, HEAD_BYTES)) else NO_SUFFIX
+    except StoreError as error:
+        if error.transient or not error.of_object:
+            raise
+        return NO_SUFFIX if isinstance(error, NotFoundError) else UNREADABLE
 
 
 def _kind_by_name(key: str) -> str | None:

@@ -101,7 +101,14 @@ def find_prompt(
         read_prompt(store, last.key)
         return last
     sources = open_sources(wanted.images)
-    dataset = ingest(sources, f"{domain}-learning", store, read="anew" if reread else "full", progress=progress)
+    dataset = ingest(
+        sources,
+        f"{domain}-learning",
+        store,
+        read="anew" if reread else "full",
+        rules=request.geometry.decoding_rules,
+        progress=progress,
+    )
     recipe = _recipe(request, dataset, identity)
     return _follow(store, domain, recipe) or UnlearnedPrompt(store, request, sources, dataset, recipe)
 
@@ -126,7 +133,7 @@ class UnlearnedPrompt:
         store, domain, wanted = self.store, self.request.domain, self.request.wanted
         learning, recipe = self.request.learning, self.recipe
         checkpoint = StoredCheckpoint(store, prompt_recipe(domain, digest_of(recipe)).replace(".json", ".checkpoint"))
-        images = _pictures(store, self.sources, self.dataset, learning.max_images)
+        images = _pictures(store, self.sources, self.dataset, learning.max_images, self.request.geometry.decoding_rules)
         learned = learn_prompt(
             backbone,
             images,
@@ -250,7 +257,7 @@ def _provenance(recipe: Recipe, learned: LearnedPrompt) -> Provenance:
     }
 
 
-def _pictures(store: Store, sources: Source, dataset: Dataset, limit: int) -> Iterator[Image.Image]:
+def _pictures(store: Store, sources: Source, dataset: Dataset, limit: int, rules: int) -> Iterator[Image.Image]:
     """The first `limit` usable images by record id, each decoded when it is taken."""
     rows = [row for row in read_records(store, dataset).to_pylist() if row["status"] == "ok"]
     decoded = [row for row in rows if row["width"] is not None]
@@ -259,11 +266,11 @@ def _pictures(store: Store, sources: Source, dataset: Dataset, limit: int) -> It
     usable = [row for row in decoded if row["duplicate_of"] is None][:limit]
     if len(usable) < 2:
         raise SourceError(f"{sources.uri} has {len(usable)} usable images; learning a prompt takes at least 2")
-    return (_picture(sources, row["key"]) for row in usable)
+    return (_picture(sources, row["key"], rules) for row in usable)
 
 
-def _picture(sources: Source, key: str) -> Image.Image:
+def _picture(sources: Source, key: str, rules: int) -> Image.Image:
     try:
-        return shared_decoder().decode(sources.read(key))[0]
+        return shared_decoder().decode(sources.read(key), rules)[0]
     except (ImageError, DecodingError) as error:
         raise SourceError(f"cannot learn from {key} of {sources.uri}: {error}; mend or remove it") from error

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
@@ -53,6 +54,11 @@ class LocalStore:
     def read(self, key: str) -> bytes:
         with self._one_line("read", key):
             return _contents(self.root / validate_path(key), self.largest)
+
+    def beginning(self, entry: Entry, length: int) -> bytes:
+        """The first `length` bytes of a file, or all; errors as for `read`."""
+        with self._one_line("read", entry.key), _file(self.root / validate_path(entry.key)) as file:
+            return file.read(length)
 
     def write(self, key: str, data: bytes) -> None:
         validate_key(key)
@@ -187,11 +193,17 @@ def open_folder(uri: str, *, create: bool = False, largest: int | None = None) -
     return LocalStore(path, largest=largest)
 
 
-def _contents(path: Path, largest: int | None) -> bytes:
-    """The bytes of a file. Opening a pipe could wait for ever, and some devices do something when they are opened."""
+@contextmanager
+def _file(path: Path) -> Iterator[IO[bytes]]:
+    """A file, open. Opening a pipe could wait for ever, and some devices do something when they are opened."""
     _demand_file(os.stat(path).st_mode)
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         _demand_file(os.fstat(file.fileno()).st_mode)
+        yield file
+
+
+def _contents(path: Path, largest: int | None) -> bytes:
+    with _file(path) as file:
         if largest is None:
             return file.read()
         size = os.fstat(file.fileno()).st_size

@@ -125,6 +125,10 @@ class S3Store:
         body: bytes = answer["Body"]
         return body
 
+    def beginning(self, entry: Entry, length: int) -> bytes:
+        """The first `length` bytes of an object, or all; StoreError if it was replaced since it was listed."""
+        return self._piece(entry, 0, min(length, entry.size)) if entry.size else b""
+
     def write(self, key: str, data: bytes) -> None:
         self._put("write", key, data)
 
@@ -155,10 +159,8 @@ class S3Store:
 
     def pieces(self, entry: Entry) -> Iterator[bytes]:
         """The bytes of a large object a piece at a time; StoreError if it is replaced meanwhile."""
-        whole = self._key(validate_path(entry.key))
         for start in range(0, entry.size, PIECE):
-            part = {"Range": f"bytes={start}-{min(start + PIECE, entry.size) - 1}", "IfMatch": f'"{entry.etag}"'}
-            yield self._ask("read", entry.key, "get_object", Key=whole, **part)["Body"]
+            yield self._piece(entry, start, min(start + PIECE, entry.size))
 
     def delete(self, key: str) -> None:
         self._ask("delete", key, "delete_object", Key=self._key(validate_key(key)))
@@ -193,6 +195,13 @@ class S3Store:
             more = {"ContinuationToken": token} if token else {}
             page = self._ask("list", prefix, "list_objects_v2", MaxKeys=PAGE, **parameters, **more)
             yield page
+
+    def _piece(self, entry: Entry, start: int, end: int) -> bytes:
+        part = {"Range": f"bytes={start}-{end - 1}", "IfMatch": f'"{entry.etag}"'}
+        found: bytes = self._ask("read", entry.key, "get_object", Key=self._key(validate_path(entry.key)), **part)[
+            "Body"
+        ]
+        return found
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key

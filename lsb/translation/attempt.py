@@ -19,7 +19,9 @@ from lsb.ledger.log.chain import Link
 from lsb.ledger.rows import failed_row, ok_row, quarantined_row
 from lsb.ledger.run import Run, is_due, open_log
 from lsb.ledger.schemas import FEATURES, MANIFEST, ManifestRow, PlanRow, write_table
-from lsb.pictures.images import contrast, decode, encode, pixels_sha256, reduction
+from lsb.pictures.decoder import Decoder
+from lsb.pictures.images import contrast, pixels_sha256, reduction
+from lsb.pictures.output import composed, written
 from lsb.records import sha256
 from lsb.redaction import redact
 from lsb.store.store import Store
@@ -85,16 +87,17 @@ class Attempt:
         row = None if state is None else {"status": state, "tries": self.tries[record]}
         return record in self.chosen and is_due(row, self.chosen[record])
 
-    def keep(self, picture: Picture, found: Result, started: datetime) -> None:
-        """Write the output that the network's picture leads to, and make the rows of all its records."""
+    def keep(self, picture: Picture, found: Result, started: datetime, decoder: Decoder) -> None:
+        """Write the output that the network's picture leads to, and make the rows of all its records.
+
+        Raises:
+            ImageError, DecodingError: what is kept of the source cannot be decoded again; nothing is written then.
+        """
         assert found.made is not None
         frame, scores = picture.task.frame, found.made.scores
-        output = frame.finish(found.made.image)
-        image_format = self.run.transform["encoder"]
-        data = encode(output, image_format)
-        # A lossy file's pixels are the ones that come out of it.
-        pixels = decode(data)[0] if image_format == "jpeg" else output
-        key = layout.output_file(self.run.id, self.shard, self.id, picture.leader, image_format)
+        kept, output = picture.kept, frame.finish(found.made.image)
+        data, pixels = written(composed(found.made.image, frame, kept, decoder), kept)
+        key = layout.output_file(self.run.id, self.shard, self.id, picture.leader, kept.format)
         self.store.write(key, data)
         self.objects[key] = sha256(data)
         self.translated += 1
@@ -108,7 +111,8 @@ class Attempt:
             "output_sha256": self.objects[key],
             "pixels_sha256": pixels_sha256(pixels),
             "output_bytes": len(data),
-            "output_format": image_format,
+            "output_format": kept.format,
+            "output_metadata": None if kept.found is None else [*kept.metadata.kinds],
             "output_width": pixels.width,
             "output_height": pixels.height,
             "output_scale": frame.scale,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from lsb.errors import CannotStartError, LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
 from lsb.ledger.schemas import ManifestRow, PlanRow
+from lsb.pictures.output import Kept
 from lsb.redaction import redact
 from lsb.translation.hints import Hints
 from lsb.translation.model import Made, MakesImages, Task, is_out_of_memory
@@ -31,6 +32,12 @@ class Picture:
     members: list[PlanRow]
     read: ManifestRow  # what is now known of the source, by the manifest's column names
     task: Task
+    kept: Kept = field(default_factory=Kept)
+
+    @property
+    def held_bytes(self) -> int:
+        """Of what waits in memory."""
+        return self.task.held_bytes + self.kept.held_bytes
 
     @property
     def records(self) -> list[str]:

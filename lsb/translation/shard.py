@@ -21,8 +21,10 @@ from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, Usa
 from lsb.ledger.run import Run, read_plan
 from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.metrics.pixels import reduced
-from lsb.pictures.images import LONGEST_SIDE
+from lsb.pictures.encoding import LONGEST_SIDE, OutputSettings
+from lsb.pictures.geometry import Geometry
 from lsb.pictures.knowledge import doubt
+from lsb.pictures.output import kept_of
 from lsb.progress import NoProgress, Progress
 from lsb.records import Action, sha256
 from lsb.redaction import redact, visible
@@ -126,11 +128,15 @@ class _ShardJob:
     equipment: Equipment
     hints: Hints = field(init=False)
     model: Batches = field(init=False)
+    output: OutputSettings = field(init=False)
+    rules: int = field(init=False)  # of decoding
 
     def __post_init__(self) -> None:
         attempt = self.attempt
         self.hints = Hints(attempt.store, attempt.run.id, attempt.shard, attempt.id)
         self.model = Batches(self.equipment.model, self.hints)
+        self.output = OutputSettings.of_transform(attempt.run.transform)
+        self.rules = Geometry.of_transform(attempt.run.transform).decoding_rules
 
     def batches(self, planned: list[PlanRow]) -> Iterator[list[Picture]]:
         """Readable pictures of what is due, of one size, as many as the model takes at a time, or fewer.
@@ -176,7 +182,11 @@ class _ShardJob:
                 if result.made.unscored is not None:
                     name = visible(picture.members[0]["key"])
                     logger.warning("no scores for %s: %s", name, redact(str(result.made.unscored)))
-                self.attempt.keep(picture, result, started)
+                try:
+                    self.attempt.keep(picture, result, started, self.equipment.decoder)
+                except (ImageError, DecodingError) as error:
+                    for row in picture.members:
+                        self.attempt.failed(row, error.code, error.message, picture.read)
             elif result.problem is not None:
                 self.attempt.give_up(picture, result.problem, result.batch)
 
@@ -225,7 +235,8 @@ class _ShardJob:
                 doubt(self.attempt.store, name, uri, planned["record_id"])
                 continue
             try:
-                image, info = self.equipment.decoder.decode(data)
+                image, info = self.equipment.decoder.decode(data, self.rules)
+                kept = kept_of(data, info, self.output, self.equipment.decoder, self.rules)
             except ImageError as error:
                 self.attempt.quarantined(planned, digest, error)
                 continue
@@ -243,17 +254,19 @@ class _ShardJob:
                 "source_width": info.width,
                 "source_height": info.height,
                 "source_orientation": info.orientation,
+                "source_frames": info.frames,
+                "source_transparent": info.transparent,
+                "source_metadata": None if kept.found is None else [*kept.found],
             }
             frame = self.equipment.frame(image.size)
             read |= {"working_width": frame.working[0], "working_height": frame.working[1]}
-            encoder = self.attempt.run.transform["encoder"]
-            longest = LONGEST_SIDE.get(encoder, max(frame.output))
+            longest = LONGEST_SIDE.get(kept.format, max(frame.output))
             if max(frame.output) > longest:
                 for row in members[index:]:
-                    detail = f"{max(frame.output)} pixels on a side, {encoder} has at most {longest}"
+                    detail = f"{max(frame.output)} pixels on a side, {kept.format} has at most {longest}"
                     self.attempt.failed(row, "output_too_large", detail, read, retryable=False)
                 return None
             truth = self.equipment.truths.find(planned["key"])
             task = Task(frame.prepare(image), digest, frame, reduced(image), truth and reduced(truth))
-            return Picture(members[index:], read, task)
+            return Picture(members[index:], read, task, kept)
         return None

@@ -43,4 +43,4 @@ class Waiting:
         return taken
 
     def _bytes(self) -> int:
-        return sum(picture.task.held_bytes for group in self._groups.values() for picture in group)
+        return sum(picture.held_bytes for group in self._groups.values() for picture in group)

@@ -10,7 +10,7 @@ import secrets
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,7 @@ from lsb.ledger.layout import SUFFIX_OF_FORMAT
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.run import Run, read_plan
+from lsb.pictures.encoding import OutputSettings
 from lsb.records import RECORD_ID_HEX, Status, record_id
 from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively
 from lsb.store.overlap import refuse_overlap
@@ -63,17 +64,21 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
         StoreError: nothing can be written there (any more), or the store does not answer.
     """
     refuse_overlap("the export", str(destination), {"the store": store.uri, **_read_from(run)})
-    suffix = SUFFIX_OF_FORMAT[run.transform["encoder"]]
-    keys = read_plan(store, run)["key"].to_pylist()
+    plan = read_plan(store, run)
+    keys = plan["key"].to_pylist()
     if nameless := [key for key in keys if not PurePosixPath(key).name]:
         raise TamperedError(
             f"{run.plan['key']} names a source {nameless[0]!r}, which cannot be a file's name", key=run.plan["key"]
         )
-    names = target_names(keys, suffix)
-    columns = ["source_key", "status", "output_key", "output_sha256"]
+    columns = ["source_key", "status", "output_key", "output_sha256", "output_format"]
     rows = collect(store, run, gates=Gates()).rows.select(columns).to_pylist()
     rows = [row for row in rows if row["status"] == Status.OK]
-    changed = {key: names[key] for key in keys if names[key] != _plain(key, suffix)}
+    formats = {row["source_key"]: row["output_format"] for row in rows}
+    output = OutputSettings.of_transform(run.transform)
+    planned = dict(zip(keys, (output.format_for(name or "") for name in plan["format"].to_pylist()), strict=True))
+    suffixes = {key: SUFFIX_OF_FORMAT[format] for key, format in (planned | formats).items()}
+    names = target_names(suffixes)
+    changed = {key: names[key] for key in keys if names[key] != _plain(key, suffixes[key])}
     counts: Counter[bool] = Counter()
     problems: dict[str, LsbError] = {}
     table = f"{run.id}.names.csv"
@@ -96,21 +101,21 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
     )
 
 
-def target_names(keys: Iterable[str], suffix: str) -> dict[str, str]:
-    """Where each source's output goes: its own name with the suffix replaced.
+def target_names(suffixes: Mapping[str, str]) -> dict[str, str]:
+    """Where each source's output goes: its own name with the suffix replaced by the output's.
 
     Changed are names that would meet on some file system, all of them: it may not tell letter cases or Unicode's forms
     of a character apart, nor hold a file beside a folder of its name. The suffix is appended where that keeps them
     apart (`a.png.png` and `a.jpg.png`), else part of the record's id is put before it, as it is where a name would be
     too long: `Cat~1a2b3c4d.png`.
     """
-    keys = list(keys)
-    twins = Counter(_folded(_appended(key, suffix)) for key in keys)
+    keys = list(suffixes)
+    twins = Counter(_folded(_appended(key, suffixes[key])) for key in keys)
     parents = {PurePosixPath(key).parent for key in keys}
     folders = {_folded(str(folder)) for parent in parents for folder in (parent, *parent.parents)}
     steps = (_plain, _appended, _with_id, _with_whole_id)
-    at = {key: 2 if _too_long(_plain(key, suffix)) else 0 for key in keys}
-    names = {key: steps[at[key]](key, suffix) for key in keys}
+    at = {key: 2 if _too_long(_plain(key, suffixes[key])) else 0 for key in keys}
+    names = {key: steps[at[key]](key, suffixes[key]) for key in keys}
     while True:
         folded = {key: _folded(name) for key, name in names.items()}
         uses = Counter(folded.values())
@@ -122,10 +127,10 @@ def target_names(keys: Iterable[str], suffix: str) -> dict[str, str]:
             lowest[folded[key]] = min(at[key], lowest.get(folded[key], at[key]))
         for key in meeting:
             if at[key] == lowest[folded[key]]:
-                appended = _appended(key, suffix)
+                appended = _appended(key, suffixes[key])
                 helps = at[key] == 0 and twins[_folded(appended)] == 1 and not _too_long(appended)
                 at[key] = 1 if helps else max(2, at[key] + 1)
-                names[key] = steps[at[key]](key, suffix)
+                names[key] = steps[at[key]](key, suffixes[key])
 
 
 def _plain(key: str, suffix: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,6 +17,8 @@ from lsb.ledger.manifest import Collected
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow
 from lsb.metrics.truths import OptionalTruths
+from lsb.pictures.encoding import OutputSettings
+from lsb.pictures.geometry import Geometry, Size
 from lsb.pictures.optional import find_picture
 from lsb.pictures.sources import Source, described
 from lsb.records import Status
@@ -68,7 +71,8 @@ def gather_report(
     done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
     measured = [row for row in done if FARTHEST in dict(row["scores"] or ())]
     farthest = sorted(measured, key=lambda row: -dict(row["scores"] or ())[FARTHEST])
-    truths = OptionalTruths(truth)
+    rules = Geometry.of_transform(run.transform).decoding_rules
+    truths = OptionalTruths(truth, rules)
     examples = tuple(_examples(done[:GRID], store, sources, truths))
     worst = tuple(_examples(farthest[:WORST], store, sources, truths))
     return ReportInput(
@@ -85,7 +89,7 @@ def gather_report(
         problems=problem_groups(collected.rows, uri, NAMED),
         stopped=stopped or "",
         left_out=described(run.left_out or {}),
-        settings=(*_settings(run), *_sizes(collected.rows)),
+        settings=(*_settings(run), *_sizes(collected.rows, OutputSettings.of_transform(run.transform))),
         digests=tuple(_digests(run)),
         commands=(
             Command("lsb run JOB.yaml", "with the job's file: goes on with what is pending, redoes nothing committed"),
@@ -109,7 +113,19 @@ def _examples(rows: Sequence[ManifestRow], store: Store, sources: Source, truths
         if truth is not None:
             scores[TONE] = _tone(output, truth)  # the row's may be that of another truth
         shown = None if truth is None else report_image(truth)
-        yield Example(row["record_id"], row["source_key"], report_image(source), report_image(output), shown, scores)
+        pictures = report_image(source), report_image(output), shown
+        sizes = _size_in_words(row, source.size, output.size)
+        yield Example(row["record_id"], row["source_key"], *pictures, scores, sizes)
+
+
+def _size_in_words(row: ManifestRow, source: Size, output: Size) -> str:
+    working, scale = (row.get("working_width"), row.get("working_height")), row.get("output_scale")
+    words = "×".join(map(str, source))
+    if output != source:
+        words += f" → {output[0]}×{output[1]}"
+    if scale is None or scale == 1:  # nobody noted it, or there is nothing to note
+        return words
+    return f"{words}, {'enlarged' if scale > 1 else 'reduced'} from {working[0]}×{working[1]}"
 
 
 def _tone(output: Image.Image, truth: Image.Image) -> float:
@@ -129,7 +145,7 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _sizes(rows: pa.Table) -> Iterator[tuple[str, str]]:
+def _sizes(rows: pa.Table, output: OutputSettings) -> Iterator[tuple[str, str]]:
     """What is to be said of the sizes of the pictures, and what that has cost."""
     made = rows.filter(pc.equal(rows["status"], Status.OK.value))
     limited = pc.sum(made["output_limited"]).as_py() or 0
@@ -138,9 +154,36 @@ def _sizes(rows: pa.Table) -> Iterator[tuple[str, str]]:
         yield "kept smaller", f"{limited:,} outputs are smaller than their source, for geometry.max_scale"
     if read_reduced:
         yield "read reduced", f"{read_reduced:,} sources were too large to be read whole; their outputs are as reduced"
+    enlarged = made["output_scale"].drop_null().to_numpy()
+    if number := int((enlarged > 1).sum()):
+        most = float(enlarged.max())
+        yield "enlarged", f"{number:,} outputs are larger than the network drew them, at most {most:.1f} times"
+    yield from _kept(made, output)
     share = padded_share(made.filter(pc.is_null(made["carried_from"])))
     if share is not None:
         yield "padding", f"{100 * share:.1f} % of the rows that the network was given filled up batches"
+
+
+def _kept(made: pa.Table, output: OutputSettings) -> Iterator[tuple[str, str]]:
+    """What became of what is no colour of a first picture."""
+    if number := pc.sum(made["source_transparent"]).as_py() or 0:
+        became = "was put back into the outputs" if output.alpha == "keep" else "was laid on white"
+        yield "transparency", f"of {number:,} sources {became}"
+    if number := pc.sum(pc.greater(made["source_frames"], 1)).as_py() or 0:
+        yield "frames", f"{number:,} files have several pictures, of which the first was taken"
+    found, copied = (_kinds(made[column]) for column in ("source_metadata", "output_metadata"))
+    if found:
+        yield "metadata copied", _numbered(copied) or "none"
+    if dropped := found - copied:
+        yield "metadata dropped", f"{_numbered(dropped)}: the outputs' format has no place for them"
+
+
+def _kinds(column: pa.ChunkedArray) -> Counter[str]:
+    return Counter(pc.list_flatten(column).to_pylist())
+
+
+def _numbered(kinds: Counter[str]) -> str:
+    return ", ".join(f"{kind} of {number:,}" for kind, number in kinds.items())
 
 
 def padded_share(rows: pa.Table) -> float | None:

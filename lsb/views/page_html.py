@@ -56,6 +56,7 @@ class Example:
     output: ReportImage
     truth: ReportImage | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    sizes: str = ""  # in words: of the source, where the network worked, and what came out
 
 
 @dataclass(frozen=True)

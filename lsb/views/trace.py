@@ -39,6 +39,9 @@ class SourceFile(TypedDict):
     width: int | None
     height: int | None
     orientation: int | None
+    frames: int | None
+    transparent: bool | None
+    metadata: list[str] | None
     place: str  # the source that it lay in
 
 
@@ -87,6 +90,7 @@ class Output(TypedDict):
     height: int | None
     scale: float | None
     limited: bool | None
+    metadata: list[str] | None
     pixels_sha256: str | None
     file: str
 
@@ -213,6 +217,9 @@ def _trace(
             "width": row["source_width"],
             "height": row["source_height"],
             "orientation": row["source_orientation"],
+            "frames": row["source_frames"],
+            "transparent": row["source_transparent"],
+            "metadata": row["source_metadata"],
             "place": run.source,
         },
         model={"id": row["model_id"], "revision": row["model_revision"], "digest": row["model_digest"]},
@@ -295,6 +302,7 @@ def _output(store: Store, row: ManifestRow) -> Output | None:
         "height": row["output_height"],
         "scale": row["output_scale"],
         "limited": row["output_limited"],
+        "metadata": row["output_metadata"],
         "pixels_sha256": row["pixels_sha256"],
         "file": file,
     }

@@ -63,7 +63,7 @@ def test_a_source_that_is_half_there_is_refused_and_its_account_is_shown(
     source = shutil.copytree(finished.source, tmp_path / "flat")
     store = shutil.copytree(finished.store, tmp_path / "store")
     job = finished.changed("half", source__path=str(source), store=str(store), evaluate={"sample": 2})
-    for name in ("a.heic", "b.jfif"):
+    for name in ("a.svg", "b.psd"):
         (source / name).write_bytes(b"x")
     (source / "annexed.png").symlink_to("nowhere")
     for group in ("group-0", "group-1"):
@@ -74,15 +74,15 @@ def test_a_source_that_is_half_there_is_refused_and_its_account_is_shown(
         assert answer.code == 4, answer.err
         assert f"10 of the {PICTURES} records" in answer.complaint
     assert job.files() == files
-    left_out = {".heic": 1, ".jfif": 1, "links to nowhere": 1}
+    left_out = {".svg": 1, ".psd": 1, "links to nowhere": 1}
     dry = lsb(capsys, "run", job.config, "--dry-run", "--accept-vanished", "--reread", "--json")
     assert (dry.code, dry.json["records"], dry.json["left_out"]) == (0, 2, left_out), dry.err
     answer = lsb(capsys, "run", job.config, "--accept-vanished", "--reread", "--json")
     assert (answer.code, answer.json["left_out"]) == (0, left_out), answer.err
     assert Path(answer.json["run"]).name == dry.json["run"]
     again = lsb(capsys, "run", job.config)
-    assert (again.code, "left out         .heic 1, .jfif 1, links to nowhere 1\n" in again.out) == (0, True), again.out
-    assert "1 .heic, 1 .jfif, 1 links to nowhere" in Path(answer.json["report"]).read_text()
+    assert (again.code, "left out         .psd 1, .svg 1, links to nowhere 1\n" in again.out) == (0, True), again.out
+    assert "1 .psd, 1 .svg, 1 links to nowhere" in Path(answer.json["report"]).read_text()
     assert lsb(capsys, "ingest", job.config, "--json").json["left_out"] == left_out
 
 

@@ -13,7 +13,7 @@ from lsb.jobs.lineage import planned_as
 from lsb.ledger.publish import Snapshot, manifest_table, publish
 from lsb.ledger.run import Run, read_plan
 from lsb.metrics.scores import Scores
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, equipment, make_images, picture, run_spec

@@ -15,7 +15,7 @@ from lsb.ledger.log.seal import seal, unseal
 from lsb.ledger.publish import latest_snapshot, manifest_table
 from lsb.ledger.run import Run, read_plan
 from lsb.ledger.schemas import PLAN, write_table
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.records import sha256
 from lsb.views.status import status
 from lsb.views.trace import trace

@@ -18,7 +18,7 @@ from lsb.audit import verify
 from lsb.ledger.layout import hints_folder
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, pending
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.batch import DEATHS

@@ -20,7 +20,7 @@ from lsb.ledger.publish import latest_snapshot, publish
 from lsb.ledger.run import Run, open_run, pending
 from lsb.ledger.selection import Selection
 from lsb.pictures import ingest as ingest_module
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.records import digest_of
 from lsb.store.scratch import ScratchStore
 from lsb.views.export import export
@@ -230,7 +230,7 @@ def test_what_was_refused_is_tried_again_once_pictures_are_decoded_in_another_wa
     job.finish(first)
     job.add(70)
     for module in ("tests.ledger", "lsb.jobs.parents"):
-        monkeypatch.setattr(f"{module}.decoding_version", lambda: "of tomorrow")
+        monkeypatch.setattr(f"{module}.decoding_version", lambda rules: "of tomorrow")
     second = job.plan(read="listing")
     assert {key for key, action in job.actions(second).items() if action == "translate"} == {"new-70.png", "bad.png"}
     job.finish(second)
@@ -247,8 +247,8 @@ def test_a_change_that_nothing_shows_is_found_by_the_shard_and_read_by_the_next_
 ) -> None:
     of, shown = ingest_module.list_sources, {}
 
-    def blind(sources: Any) -> Any:
-        found = of(sources)
+    def blind(sources: Any, *choice: Any) -> Any:
+        found = of(sources, *choice)
         files = [shown.setdefault(file.key, file) for file in found.files]
         return replace(found, files=files)
 

@@ -25,7 +25,7 @@ from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.publish import latest_snapshot, manifest_table, publish
 from lsb.ledger.run import Run, RunSpec, create_run, open_log, pending, run_id
 from lsb.ledger.selection import Selection
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.knowledge import doubt
 from lsb.pictures.sources import open_sources

@@ -13,7 +13,7 @@ import pytest
 from lsb.audit import verify
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import open_log, pending
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.store.store import Store, open_store

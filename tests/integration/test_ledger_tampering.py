@@ -20,7 +20,8 @@ from lsb.ledger.attestation import Signer, read_public_key, read_signer
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, open_run
 from lsb.metrics.scores import Scores
-from lsb.pictures.images import decode, encode, pixels_sha256
+from lsb.pictures.encoding import encode
+from lsb.pictures.images import decode, pixels_sha256
 from lsb.records import sha256
 from lsb.store.scratch import ScratchStore
 from lsb.translation.shard import run_shard

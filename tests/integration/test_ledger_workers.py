@@ -21,7 +21,8 @@ from lsb.audit import verify
 from lsb.ledger.layout import hints_folder
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
-from lsb.pictures.images import encode, pixels_sha256
+from lsb.pictures.encoding import encode
+from lsb.pictures.images import pixels_sha256
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard

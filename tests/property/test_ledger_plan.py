@@ -64,7 +64,7 @@ def test_a_plan_covers_every_record_once_and_keeps_copies_together(table: pa.Tab
 @given(keys)
 def test_exported_names_never_meet(found: list[str]) -> None:
     usable = [key for key in found if key.strip(".")]
-    names = target_names(usable, ".png")
+    names = target_names(dict.fromkeys(usable, ".png"))
     assert len(set(names.values())) == len(usable)
     assert all(name.endswith(".png") for name in names.values())
 

@@ -36,7 +36,7 @@ from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, RunSpec, create_run, open_log, open_run, pending, read_plan
 from lsb.ledger.selection import Selection
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.records import sha256
 from lsb.store.store import Store
 from lsb.translation.attempt import Attempt

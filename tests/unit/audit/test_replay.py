@@ -16,7 +16,8 @@ from lsb.audit.sample import sampled
 from lsb.audit.verdict import Replayed, Verdict
 from lsb.errors import DecodingError
 from lsb.ledger.run import Run
-from lsb.pictures.images import ImageInfo, decode, encode
+from lsb.pictures.encoding import encode
+from lsb.pictures.images import ImageInfo, decode
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
 from lsb.translation.shard import run_shard
@@ -168,7 +169,7 @@ def test_pictures_are_decoded_in_a_process_with_limits(
 
         left = 1
 
-        def decode(self, data: bytes) -> tuple[Image.Image, ImageInfo]:
+        def decode(self, data: bytes, rules: int = 0) -> tuple[Image.Image, ImageInfo]:
             self.left -= 1
             if self.left < 0:
                 raise DecodingError("decode_timed_out: too long", code="decode_timed_out")

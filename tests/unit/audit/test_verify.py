@@ -20,8 +20,8 @@ from lsb.ledger.run import Run, open_log
 from lsb.ledger.schemas import MANIFEST, TableSchema, read_table, write_table
 from lsb.metrics.scores import Scores
 from lsb.pictures.decoder import Decoder
+from lsb.pictures.encoding import encode
 from lsb.pictures.geometry import Frame, Size
-from lsb.pictures.images import encode
 from lsb.records import sha256
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard

@@ -19,7 +19,7 @@ from lsb.errors import UsageError
 from lsb.jobs.erase import Erased
 from lsb.jobs.rerun import Chosen
 from lsb.ledger.attestation import environment_signer
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore

@@ -22,7 +22,7 @@ from lsb.ledger.manifest import Collected
 from lsb.ledger.publish import latest_snapshot, manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
 from lsb.ledger.selection import Selection
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.records import record_id
 from lsb.store.local import LocalStore
 from lsb.store.store import Store

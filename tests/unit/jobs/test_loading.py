@@ -12,7 +12,7 @@ from lsb.jobs.job import check_resumed, check_same_transform, run_spec
 from lsb.jobs.loading import Stock, _load, backbone_for
 from lsb.ledger.run import Run, create_run
 from lsb.models.load import identify
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.prompts.finding import StoredPrompt, find_prompt

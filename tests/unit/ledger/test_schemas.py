@@ -56,7 +56,10 @@ def test_another_schema_is_refused() -> None:
         read_table(write_table(FEATURES.table([ROW]), FEATURES), PLAN)
 
 
-NEW = {"working_width", "working_height", "batch_padding", "output_scale", "output_limited"}
+NEW = {
+    *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
+    *("batch_padding", "output_metadata", "output_scale", "output_limited"),
+}
 
 
 def row_before() -> dict[str, object]:

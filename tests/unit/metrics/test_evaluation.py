@@ -17,7 +17,7 @@ from lsb.ledger.run import Run
 from lsb.metrics.evaluation import evaluate
 from lsb.metrics.scores import Scorer
 from lsb.metrics.truths import OptionalTruths
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.records import canonical_json
 from lsb.store.local import LocalStore
 from lsb.store.store import Store, open_store
@@ -195,7 +195,7 @@ def test_odd_names_among_the_targets_do_no_harm(tmp_path: Path) -> None:
     (truth / "._0001.png").write_bytes(b"what macOS leaves behind")
     (truth / ".hidden").mkdir()
     (truth / ".hidden" / "a.png").write_bytes(odd)
-    (truth / "no-suffix").write_bytes(odd)
+    (truth / "no-suffix").write_bytes(b"no picture")
     assert setting.measures()["sample"] == whole
     with open(os.fsencode(truth) + b"/\xff.png", "wb") as file:
         file.write(odd)

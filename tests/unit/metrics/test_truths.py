@@ -9,7 +9,7 @@ from PIL import Image
 from lsb.errors import StoreBusyError
 from lsb.ledger.manifest import Gates, collect
 from lsb.metrics.truths import OptionalTruths, Truths
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.store.local import LocalStore
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Entry, open_store

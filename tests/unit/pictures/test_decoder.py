@@ -18,9 +18,18 @@ from PIL import Image, ImageCms
 from lsb.errors import DecodingError, ImageError, ResourceError
 from lsb.pictures import decoder as module
 from lsb.pictures.decoder import ERROR_CODES, Decoder, shared_decoder
-from lsb.pictures.images import decode, decoding_version
+from lsb.pictures.images import (
+    LETTERBOX_RULES,
+    RULES,
+    decode,
+    decode_transparent,
+    decoding_version,
+    metadata_of,
+)
+from lsb.pictures.transparency import on_white
 from tests.bombs import large, saved, scan_bomb
 from tests.ledger import picture
+from tests.tiffs import tiff
 
 GIB = 1 << 30
 
@@ -60,6 +69,19 @@ def test_pixels_and_facts_are_those_of_decode(decoder: Decoder) -> None:
         (mine, info), (theirs, expected) = decoder.decode(data), decode(data)
         assert (mine.mode, mine.size, mine.tobytes()) == (theirs.mode, theirs.size, theirs.tobytes())
         assert info == expected == decoder.inspect(data)
+        apart = decoder.decode_transparent(data)
+        assert (apart.mode, apart.tobytes()) == ("RGBA", decode_transparent(data).tobytes())
+        assert on_white(apart).tobytes() == mine.tobytes()
+        assert decoder.metadata_of(data) == metadata_of(data)
+    assert [decoder.inspect(data).transparent for data in files] == [False] * 4 + [True] * 2 + [False]
+    assert decoder.metadata_of(saved(picture(0), "JPEG", xmp=b"<x/>")).kinds == ("xmp",)
+
+
+def test_the_rules_of_decoding_are_those_asked_for(decoder: Decoder) -> None:
+    data = tiff(np.arange(96, dtype=np.uint16).reshape(8, 12) * 40)
+    for rules in (RULES, LETTERBOX_RULES):
+        assert decoder.decode(data, rules)[0].tobytes() == decode(data, rules)[0].tobytes()
+    assert decoder.decode(data)[0].tobytes() != decoder.decode(data, LETTERBOX_RULES)[0].tobytes()
 
 
 def test_one_process_serves_many_files_bad_ones_too(decoder: Decoder) -> None:
@@ -78,21 +100,26 @@ def test_one_process_serves_many_files_bad_ones_too(decoder: Decoder) -> None:
 
 
 def test_a_scan_bomb_is_ended_in_time_and_the_next_file_decoded() -> None:
-    bomb = scan_bomb(2000)
+    bomb = scan_bomb(2000, 4000)
     assert len(bomb) < 200_000
     with Decoder(cpu_seconds=1.5) as decoder:
         started = time.monotonic()
         with pytest.raises(DecodingError, match="decode_timed_out") as caught:
-            decoder.inspect(bomb)
+            decoder.inspect(bomb, LETTERBOX_RULES)
         assert caught.value.code == "decode_timed_out"
         assert time.monotonic() - started < 200
         assert decoder.inspect(saved(picture(0), "PNG")).width == 12
-    assert scan_bomb(1)
-    assert decode(scan_bomb(1))[1].width == 4000
+    assert decode(scan_bomb(1))[1].width == 8000
+
+
+def test_a_picture_of_absurdly_many_scans_is_refused_at_once() -> None:
+    with Decoder(cpu_seconds=5) as decoder, pytest.raises(ImageError, match=r"20\d\d\d scans") as caught:
+        decoder.inspect(scan_bomb(20_000, 4000))
+    assert caught.value.code == "too_many_scans"
 
 
 def test_time_is_the_files_own_not_the_processs() -> None:
-    bomb = scan_bomb(5)
+    bomb = scan_bomb(5, 4000)
     with Decoder() as decoder:
         decoder.inspect(bomb)  # with all that is done only once
         limit = 3 * seconds_of(process_of(decoder))
@@ -138,9 +165,9 @@ def test_the_bound_suffices_for_every_picture_that_is_small_enough(decoder: Deco
 
 
 def test_a_process_that_dies_is_replaced(decoder: Decoder) -> None:
-    bomb, others = scan_bomb(20_000), set(busy_children())
+    bomb, others = scan_bomb(20_000, 4000), set(busy_children())
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(decoder.decode, bomb)
+        asked = pool.submit(decoder.decode, bomb, LETTERBOX_RULES)
         until = time.monotonic() + 200
         while not (found := set(busy_children()) - others):
             assert time.monotonic() < until
@@ -209,7 +236,7 @@ decoder = Decoder()
 decoder.inspect(open(sys.argv[1], "rb").read())
 print(decoder._idle[0]._process.pid, flush=True)
 if sys.argv[2] == "busy":
-    decoder.inspect(open(sys.argv[3], "rb").read())
+    decoder.inspect(open(sys.argv[3], "rb").read(), 3)
 time.sleep(600)
 """
 
@@ -217,7 +244,7 @@ time.sleep(600)
 @pytest.mark.parametrize("state", ["idle", "busy"])
 def test_it_ends_with_whoever_started_it(tmp_path: Path, state: str) -> None:
     (tmp_path / "a.png").write_bytes(saved(picture(0), "PNG"))
-    (tmp_path / "b.jpg").write_bytes(scan_bomb(100_000))
+    (tmp_path / "b.jpg").write_bytes(scan_bomb(100_000, 4000))
     command = [sys.executable, "-c", STARTER, str(tmp_path / "a.png"), state, str(tmp_path / "b.jpg")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None

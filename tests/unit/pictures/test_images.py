@@ -22,7 +22,6 @@ from lsb.pictures.images import (
     ImageInfo,
     centred,
     decode,
-    encode,
     from_square,
     pixels_sha256,
     to_images,
@@ -313,20 +312,6 @@ def test_pixels_are_clamped_and_halves_rounded_up() -> None:
     assert np.asarray(to_images(values)[0])[0, :, 0].tolist() == [0, 1, 0, 255]
     with pytest.raises(ValueError, match="NaN"):
         to_images(torch.full((1, 3, 2, 2), torch.nan))
-
-
-@pytest.mark.parametrize(("format", "tolerance"), [("png", 0), ("webp", 0), ("jpeg", 12)])
-def test_encoders_are_deterministic(format: str, tolerance: int) -> None:
-    data = encode(gradient(), format)
-    assert data == encode(gradient(), format)
-    picture, info = decode(data)
-    assert info.format.lower() == format
-    assert close(picture, gradient()) <= tolerance
-
-
-def test_unknown_encoder() -> None:
-    with pytest.raises(ValueError, match="png, webp or jpeg"):
-        encode(gradient(), "gif")  # type: ignore[arg-type]
 
 
 def test_pixel_digest_is_of_the_pixels_alone() -> None:

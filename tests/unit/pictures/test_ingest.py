@@ -14,7 +14,9 @@ from lsb.ledger.layout import known_file
 from lsb.pictures import ingest as ingest_module
 from lsb.pictures import knowledge as knowledge_module
 from lsb.pictures import sources as sources_module
-from lsb.pictures.images import ImageInfo, decode, encode
+from lsb.pictures.choice import Choice
+from lsb.pictures.encoding import encode
+from lsb.pictures.images import RULES, ImageInfo, decode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.knowledge import GRAIN_SECONDS, doubt
 from lsb.pictures.sources import Listing, open_sources
@@ -102,7 +104,7 @@ def test_what_takes_too_much_is_left_to_its_shard_and_not_tried_again(
     class Limited:
         tried = 0
 
-        def inspect(self, data: bytes) -> ImageInfo:
+        def inspect(self, data: bytes, rules: int = RULES) -> ImageInfo:
             if data == bomb:
                 self.tried += 1
                 raise DecodingError("too much", code=code)
@@ -140,17 +142,17 @@ def test_copies_name_the_first_record_with_their_bytes(store: LocalStore, folder
 def test_what_is_left_out_is_counted_by_kind_in_result_log_and_store(
     store: LocalStore, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("notes.txt", "a.HEIC", "b.heic", "README", "._0001.png"):
+    for name in ("notes.txt", "a.SVG", "b.svg", "README", "._0001.png"):
         (folder / name).write_bytes(b"x")
     (folder / ".thumbnails").mkdir()
     (folder / ".thumbnails" / "a.png").write_bytes(b"x")
     dataset = ingest(open_sources(str(folder)), "cats", store)
-    counts = {".heic": 2, "hidden": 2, ".txt": 1, "without a suffix": 1}
+    counts = {".svg": 2, "hidden": 2, ".txt": 1, "without a suffix": 1}
     assert (dataset.records, dataset.left_out) == (4, counts)
-    assert "2 .heic, 2 hidden, 1 .txt, 1 without a suffix" in caplog.text
+    assert "2 .svg, 2 hidden, 1 .txt, 1 without a suffix" in caplog.text
     (kept,) = [entry for entry in store.list() if entry.key.endswith("/left-out.json")]
     assert json.loads(store.read(kept.key))["left_out"] == counts
-    for name in ("a.HEIC", "b.heic"):
+    for name in ("a.SVG", "b.svg"):
         (folder / name).unlink()
     again = ingest(open_sources(str(folder)), "cats", store)
     assert again.version == dataset.version
@@ -302,8 +304,8 @@ class TestWhatIsKnown:
         of = sources_module.list_sources
         fixed = lambda files: [replace(file, stamp="0", modified=0.0, changed=0.0) for file in files]  # noqa: E731
 
-        def at_one_time(given: Store) -> Listing:
-            found = of(given)
+        def at_one_time(given: Store, choice: Choice) -> Listing:
+            found = of(given, choice)
             return replace(found, files=fixed(found.files), one_time=len(found.files) > 1)
 
         monkeypatch.setattr(ingest_module, "list_sources", at_one_time)
@@ -315,7 +317,7 @@ class TestWhatIsKnown:
     ) -> None:
         sources = Counting(folder)
         version = ingest(sources, "cats", store).version
-        monkeypatch.setattr(ingest_module, "decoding_version", lambda: "2")
+        monkeypatch.setattr(ingest_module, "decoding_version", lambda rules: "2")
         assert reads(store, sources, read="listing") == []
         assert ingest(sources, "cats", store, read="listing").version == version
         assert len(reads(store, sources)) == 4
@@ -325,11 +327,11 @@ class TestWhatIsKnown:
         self, store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Old:
-            def inspect(self, data: bytes) -> ImageInfo:
+            def inspect(self, data: bytes, rules: int = RULES) -> ImageInfo:
                 raise ImageError("too new", code="not_an_image")
 
         with monkeypatch.context() as then:
-            then.setattr(ingest_module, "decoding_version", lambda: "1")
+            then.setattr(ingest_module, "decoding_version", lambda rules: "1")
             then.setattr(ingest_module, "shared_decoder", Old)
             before = ingest(open_sources(str(folder)), "cats", store)
         after = ingest(open_sources(str(folder)), "cats", store)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from lsb.errors import SourceError, StoreBusyError, StoreError
+from lsb.errors import NotFoundError, SourceError, StoreBusyError, StoreError
 from lsb.ledger.dataset import read_records
 from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.publish import manifest_table
 from lsb.pictures import sources as sources_module
-from lsb.pictures.images import encode
+from lsb.pictures.choice import EXCLUDED, Choice
+from lsb.pictures.encoding import encode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.optional import pictures_to_show
 from lsb.pictures.sources import OTHER_SUFFIXES, described, list_sources, open_sources
@@ -52,23 +53,27 @@ def odd_entries(folder: Path) -> dict[str, int]:
     (folder / "itself.png").symlink_to("itself.png")
     (folder / "annexed.png").symlink_to("nowhere")
     (folder / "zero.png").symlink_to("/dev/zero")
-    (folder / "class").symlink_to(folder / "odd")
+    (folder / "elsewhere").symlink_to("/")
+    (folder / "above").symlink_to(folder)
+    (folder / "@eaDir").mkdir()
+    (folder / "@eaDir" / "preview.png").write_bytes(b"x")
     os.mkfifo(folder / "pipe.png")
     with socket.socket(socket.AF_UNIX) as one:
         here = os.open(folder, os.O_RDONLY)
         one.bind(f"/proc/self/fd/{here}/socket.png")
         os.close(here)
     deep(folder)
-    for name in ("a.jfif", "b.jpe", "c.HEIC", "README", ".hidden.png", "strange.s\x1b[31m", "x.toolongasuffix"):
+    for name in ("a.svg", "b.psd", "c.PSD", "README", ".hidden.png", "strange.s\x1b[31m", "x.toolongasuffix"):
         (folder / name).write_bytes(b"x")
     return {
         "links to nowhere": 2,
-        "links to folders": 1,
+        "links to folders elsewhere": 1,
+        "links to folders that are read already": 1,
+        "excluded": 1,
         "pipes, sockets and devices": 3,
         "of too long paths": 1,
-        ".jfif": 1,
-        ".jpe": 1,
-        ".heic": 1,
+        ".svg": 1,
+        ".psd": 2,
         "without a suffix": 1,
         "hidden": 1,
         OTHER_SUFFIXES: 2,
@@ -85,7 +90,7 @@ def test_every_other_picture_is_ok_beside_one_of_each_odd_entry(folder: Path, tm
     rows = manifest_table(store, run).to_pylist()
     assert [row["status"] for row in rows] == ["ok"] * 4
     assert run.left_out == expected
-    assert described(run.left_out).startswith("3 pipes, sockets and devices, 2 links to nowhere, 2 of other suffixes, ")
+    assert described(run.left_out).startswith("3 pipes, sockets and devices, 2 .psd, 2 links to nowhere, 2 of ")
     page = gather_report(store, run, collect(store, run, gates=Gates()), None, sources)
     assert described(run.left_out) in render_report(page)
 
@@ -155,10 +160,10 @@ def test_a_bucket_that_cannot_be_listed_now_may_be_later() -> None:
 
 
 def test_a_bucket_counts_as_a_folder_does() -> None:
-    keys = ("a.png", "b/.git/x.png", "b/.git/y", "b/.z.png", "c.heic", "d", *(f"e.x{n}" for n in range(30)))
+    keys = ("a.png", "b/.git/x.png", "b/.git/y", "b/.z.png", "c.svg", "d", *(f"e.x{n}" for n in range(30)))
     found = list_sources(Bucket(*keys))  # type: ignore[arg-type]
     assert [file.key for file in found.files] == ["a.png"]
-    assert (found.left_out["hidden"], found.left_out["without a suffix"], found.left_out[".heic"]) == (2, 1, 1)
+    assert (found.left_out["hidden"], found.left_out["without a suffix"], found.left_out[".svg"]) == (2, 1, 1)
     assert sum(found.left_out.values()) == 34
     assert len([kind for kind in found.left_out if kind.startswith(".")]) == sources_module.KINDS
     assert not found.one_time
@@ -228,3 +233,132 @@ def test_a_source_that_holds_a_name_twice_is_refused() -> None:
 def test_a_page_does_without_pictures_of_an_unknown_kind() -> None:
     """So that an image can be erased wherever its run's source lay."""
     assert pictures_to_show("tape:///night/7").list() == []
+
+
+def keys(path: Path, choice: Choice = Choice()) -> list[str]:
+    return [file.key for file in list_sources(open_sources(str(path)), choice).files]
+
+
+@pytest.mark.parametrize("links", ["within", "all"])
+def test_links_to_folders_are_followed_once_and_never_in_a_circle(folder: Path, tmp_path: Path, links: str) -> None:
+    other = make_images(tmp_path / "other", 2)
+    (folder / ".versions" / "7").mkdir(parents=True)
+    (folder / "even" / "0000.png").rename(folder / ".versions" / "7" / "new.png")
+    (folder / "latest").symlink_to(".versions/7")
+    (folder / "newest").symlink_to(folder / "latest")  # the same folder by another link
+    (folder / "odd" / "over").symlink_to("../even")
+    (folder / "even" / "back").symlink_to("../odd")
+    (folder / "outside").symlink_to(other)
+    (folder / "odd" / "top").symlink_to(folder)
+    choice = Choice(links=links)
+    expected = ["even/0002.png", "even/back/0001.png", "even/back/0003.png", "latest/new.png"]
+    expected += ["odd/0001.png", "odd/0003.png", "odd/over/0002.png"]
+    beyond = ["outside/even/0000.png", "outside/odd/0001.png"] if links == "all" else []
+    assert keys(folder, choice) == sorted(expected + beyond)
+    left_out = list_sources(open_sources(str(folder)), choice).left_out
+    assert left_out["links to folders that are read already"] >= 3
+    assert left_out.get("links to folders elsewhere", 0) == (links == "within")
+    sources = open_sources(str(folder))
+    assert all(sources.read(key) for key in keys(folder, choice))
+
+
+def test_many_links_to_many_links_end(tmp_path: Path) -> None:
+    """Each folder holds two links to the next: a million paths to one picture."""
+    for number in range(20):
+        here = tmp_path / "a" / f"{number:02}"
+        here.mkdir(parents=True)
+        for name in ("x", "y"):
+            (here / name).symlink_to(f"../{number + 1:02}")
+    end = tmp_path / "a" / "20"
+    end.mkdir()
+    (end / "one.png").write_bytes(b"x")
+    assert len(keys(tmp_path / "a")) == 2
+
+
+@pytest.mark.parametrize(
+    ("exclude", "expected"),
+    [
+        (EXCLUDED, ["a/new.png", "a/old.png", "b/new.png"]),
+        ((), ["#recycle/c.png", ".hidden.png", "a/.thumbs/x.png", "a/new.png", "a/old.png", "b/new.png"]),
+        ((".*", "#recycle", "old*"), ["a/new.png", "b/new.png"]),
+        ((".*", "#recycle", "a"), ["b/new.png"]),
+        ((".*", "#recycle", "a/*"), ["b/new.png"]),
+        ((".*", "#recycle", "*/new.png"), ["a/old.png"]),
+        ((".*", "#recycle", "NEW.png", "ew.png"), ["a/new.png", "a/old.png", "b/new.png"]),
+    ],
+)
+def test_what_is_excluded_is_left_out_of_folder_and_bucket(
+    tmp_path: Path, exclude: tuple[str, ...], expected: list[str]
+) -> None:
+    there = ["#recycle/c.png", ".hidden.png", "a/.thumbs/x.png", "a/new.png", "a/old.png", "b/new.png"]
+    for key in there:
+        path = tmp_path / "images" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    choice = Choice(exclude)
+    found = list_sources(open_sources(str(tmp_path / "images")), choice)
+    assert [file.key for file in found.files] == expected
+    objects = list_sources(Bucket(*there), choice)  # type: ignore[arg-type]
+    assert [file.key for file in objects.files] == expected
+    assert ("hidden" in found.left_out, "excluded" in found.left_out) == (
+        "hidden" in objects.left_out,
+        "excluded" in objects.left_out,
+    )
+
+
+def test_a_folder_that_is_excluded_counts_as_one(tmp_path: Path) -> None:
+    (tmp_path / "@eaDir" / "deep").mkdir(parents=True)
+    for number in range(5):
+        (tmp_path / "@eaDir" / "deep" / f"{number}.png").write_bytes(b"x")
+    assert list_sources(open_sources(str(tmp_path))).left_out == {"excluded": 1}
+    in_bucket = list_sources(Bucket(*(f"@eaDir/deep/{number}.png" for number in range(5))))  # type: ignore[arg-type]
+    assert in_bucket.left_out == {"excluded": 1}
+
+
+def test_a_picture_without_a_suffix_is_known_by_its_first_bytes(
+    folder: Path, tmp_path: Path, store: Store, store_uri: str
+) -> None:
+    contents = {
+        "0f3a9c": encode(picture(7), "png"),
+        "deep/0f3a9d": encode(picture(8), "jpeg"),
+        "README": b"BM, a text that begins like a bitmap",
+        "empty": b"",
+        "short": b"\x89P",
+    }
+    for key, data in contents.items():
+        path = tmp_path / "nameless" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        store.write(f"nameless/{key}", data)
+    for uri in (str(tmp_path / "nameless"), f"{store_uri}/nameless"):
+        found = list_sources(open_sources(uri))
+        assert [file.key for file in found.files] == ["0f3a9c", "deep/0f3a9d"], uri
+        assert found.left_out == {"without a suffix": 3}
+
+
+def test_a_source_that_shows_no_beginnings_leaves_out_what_has_no_suffix() -> None:
+    found = list_sources(Bucket("a", "b.png"))  # type: ignore[arg-type]
+    assert ([file.key for file in found.files], found.left_out) == (["b.png"], {"without a suffix": 1})
+
+
+@pytest.mark.parametrize(
+    ("error", "left_out"),
+    [
+        (NotFoundError("gone", key="a"), {"without a suffix": 1}),
+        (StoreError("may not be read", key="a"), {"not readable": 1}),
+        (StoreBusyError("try later", key="a"), None),
+    ],
+)
+def test_a_beginning_that_cannot_be_read(error: StoreError, left_out: dict[str, int] | None) -> None:
+    class Broken(Bucket):
+        def read(self, key: str) -> bytes:
+            raise error
+
+        def beginning(self, entry: Entry, length: int) -> bytes:
+            raise error
+
+    if left_out is None:
+        with pytest.raises(StoreBusyError):
+            list_sources(Broken("a"))  # type: ignore[arg-type]
+    else:
+        assert list_sources(Broken("a")).left_out == left_out  # type: ignore[arg-type]

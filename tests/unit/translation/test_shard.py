@@ -15,7 +15,8 @@ from lsb.ledger.run import Run, open_log, pending, read_plan
 from lsb.metrics.scores import Scores
 from lsb.metrics.truths import OptionalTruths
 from lsb.pictures.decoder import Decoder
-from lsb.pictures.images import ImageInfo, decode, encode, pixels_sha256
+from lsb.pictures.encoding import encode
+from lsb.pictures.images import RULES, ImageInfo, decode, pixels_sha256
 from lsb.records import sha256
 from lsb.store.local import LocalStore
 from lsb.store.store import Store
@@ -186,7 +187,7 @@ def test_after_a_listing_the_job_fills_in_what_is_known_of_a_source(store: Local
 def test_a_picture_that_cannot_be_decoded_here_and_now_fails_and_may_be_tried_again(
     store: LocalStore, folder: Path
 ) -> None:
-    bomb = scan_bomb(800)
+    bomb = scan_bomb(800, 4000)  # as letterboxed runs take it
     for name in ("bomb.jpg", "copy.jpg"):
         (folder / name).write_bytes(bomb)
     (folder / "text.png").write_bytes(b"not a picture")
@@ -207,7 +208,7 @@ class CountingDecoder(Decoder):
 
     calls = 0
 
-    def decode(self, data: bytes) -> tuple[Image.Image, ImageInfo]:
+    def decode(self, data: bytes, rules: int = RULES) -> tuple[Image.Image, ImageInfo]:
         self.calls += 1
         raise DecodingError("decode_timed_out: x", code="decode_timed_out")
 

@@ -20,8 +20,9 @@ from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, read_plan
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
+from lsb.pictures.encoding import encode
 from lsb.pictures.geometry import Geometry, Size, frame_of
-from lsb.pictures.images import decode, encode
+from lsb.pictures.images import decode
 from lsb.records import sha256
 from lsb.store.local import LocalStore
 from lsb.store.store import Store

@@ -10,7 +10,7 @@ from lsb.ledger.dataset import read_records
 from lsb.ledger.layout import dataset_records_again
 from lsb.ledger.publish import publish
 from lsb.ledger.schemas import RECORDS, write_table
-from lsb.pictures.images import encode
+from lsb.pictures.encoding import encode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.records import sha256
