@@ -14,8 +14,8 @@ from lsb.pictures.metadata import Metadata, options_for
 
 ImageFormat = Literal["png", "webp", "jpeg", "avif"]
 
-# Pixels on a side that an encoder takes; PNG takes any number.
-LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500, "avif": 65_536}
+# Pixels on a side that encoder and decoder take; PNG takes any number.
+LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500, "avif": 32_768}
 # What Pillow calls a source's format, and what its translation is written as; all others as PNG.
 _SAME: dict[str, ImageFormat] = {"JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp", "AVIF": "avif"}
 _QUALITY = {"jpeg": 95, "avif": 90}

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from lsb.pictures.encoding import OutputSettings, encode, is_lossy
+from lsb.errors import ImageError
+from lsb.pictures.encoding import LONGEST_SIDE, OutputSettings, encode, is_lossy
 from lsb.pictures.images import decode
 from lsb.pictures.metadata import Metadata
 
@@ -40,6 +41,14 @@ def test_every_format_gives_back_its_picture(format: str, quality: int | None, m
 def test_a_format_that_is_not_written() -> None:
     with pytest.raises(ValueError, match="png, webp, jpeg or avif"):
         encode(IMAGES["RGB"], "gif")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("format", LONGEST_SIDE)
+def test_a_format_s_longest_side_is_the_longest_that_comes_back(format: str) -> None:
+    longest = LONGEST_SIDE[format]
+    assert decode(encode(Image.new("RGB", (longest, 2)), format, 30))[0].size == (longest, 2)  # type: ignore[arg-type]
+    with pytest.raises((ImageError, OSError, ValueError)):
+        decode(encode(Image.new("RGB", (longest + 1, 2)), format, 30))  # type: ignore[arg-type]
 
 
 def test_a_lower_quality_takes_fewer_bytes() -> None:
