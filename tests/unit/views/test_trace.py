@@ -142,7 +142,7 @@ def test_what_is_not_of_the_run_is_a_usage_error(store: LocalStore, run: Run, tm
 def test_a_file_is_decoded_in_a_process_with_limits(
     store: LocalStore, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bomb.jpg").write_bytes(scan_bomb(500))
+    (tmp_path / "bomb.jpg").write_bytes(scan_bomb())
     with Decoder(cpu_seconds=0.5) as decoder:
         monkeypatch.setattr("lsb.views.trace.shared_decoder", lambda: decoder)
         with pytest.raises(UsageError, match="decode_timed_out"):
