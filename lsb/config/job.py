@@ -62,7 +62,7 @@ class SourceConfig(Frozen):
     links: Literal["within", "all"] = Field(
         default="within",
         description="Which links to folders are followed. `within`: those to folders of the source itself, each folder "
-        "once. `all`: those to other places as well.",
+        "by one link at most, beside its own place. `all`: those to other places as well.",
     )
 
     @property

@@ -105,8 +105,12 @@ def publish(
         place = {"generation": head.number + 1 if head else 0, "parent": head.sha256 if head else None}
         files[ATTESTATION_NAME] = attest(run, {**document, **place}, signer)
         document["files"][ATTESTATION_NAME] = sha256(files[ATTESTATION_NAME])
-        for name in (METRICS_NAME, ATTESTATION_NAME, REPORT_NAME):
-            store.create(f"{layout.snapshot_folder(run.id, folder)}/{name}", files[name])
+        try:
+            for name in (METRICS_NAME, ATTESTATION_NAME, REPORT_NAME):
+                store.create(f"{layout.snapshot_folder(run.id, folder)}/{name}", files[name])
+        except AlreadyExistsError:
+            # The folder was condemned since the log was read: somebody's manifest is deleted, the rest not yet.
+            continue
         if last := log.append(head, document):
             break
     if named and "only" not in run.plan and has_output(last.counts):

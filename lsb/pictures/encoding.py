@@ -46,8 +46,8 @@ class OutputSettings(Frozen):
     )
     metadata: Literal["none", "keep"] = Field(
         default="none",
-        description="What becomes of EXIF, XMP and IPTC. `keep`: they are copied but for orientation and thumbnail. "
-        "They may say who took the picture, and where.",
+        description="What becomes of EXIF, XMP and IPTC. `keep`: they are copied but for orientation, size and "
+        "thumbnail. They may say who took the picture, and where.",
     )
     grey: Literal["colour", "keep"] = Field(
         default="colour",

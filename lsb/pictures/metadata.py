@@ -1,7 +1,8 @@
 """What a file says about its picture: EXIF, XMP and IPTC, taken out of one file and put into another.
 
-What would be untrue of the translation is left out: the orientation, since it is upright; thumbnails, which show the
-source; and how the source's samples were stored. Its colours are sRGB, and so it says.
+What would be untrue of the translation is left out: the orientation, since it is upright; width and height, which may
+be others; thumbnails, which show the source; and how the source's samples were stored. Its colours are sRGB, and so it
+says.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ _TRUE_OF_ANY_FILE = frozenset(
 )
 _DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _SRGB = 1
+# Of the source as it was stored: turned, and perhaps larger.
+_SIZES = (_TAGS.ExifImageWidth, _TAGS.ExifImageHeight)
 _PHOTOSHOP, _IPTC_OF_TIFF, _XMP_OF_TIFF = 34377, 33723, 700
 _IPTC_RESOURCE = 0x0404
 _RESOURCES = b"Photoshop 3.0\0"
@@ -131,6 +134,8 @@ def _exif(image: Image.Image) -> bytes:
         if directory := dict(source.get_ifd(name)):
             if _TAGS.ColorSpace in directory:
                 directory[_TAGS.ColorSpace] = _SRGB
+            for tag in _SIZES:
+                directory.pop(tag, None)
             kept.get_ifd(name).update(directory)
             kept[name] = kept.get_ifd(name)
     return kept.tobytes() if len(kept) else b""

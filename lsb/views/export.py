@@ -79,11 +79,12 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
     suffixes = {key: SUFFIX_OF_FORMAT[format] for key, format in (planned | formats).items()}
     names = target_names(suffixes)
     changed = {key: names[key] for key in keys if names[key] != _plain(key, suffixes[key])}
+    written = {key: name for key, name in changed.items() if key in formats}
     counts: Counter[bool] = Counter()
     problems: dict[str, LsbError] = {}
     table = f"{run.id}.names.csv"
-    if rows and changed:
-        _noting(problems, table, lambda: _put(destination, table, _table(changed), overwrite))
+    if written:
+        _noting(problems, table, lambda: _put(destination, table, _table(written), overwrite))
     for row in rows:
         key = row["source_key"]
 
@@ -96,7 +97,7 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
         unchanged=counts[False],
         without_output=len(keys) - len(rows),
         renamed=sum(row["source_key"] in changed for row in rows),
-        names=str(destination / table) if rows and changed and table not in problems else None,
+        names=str(destination / table) if written and table not in problems else None,
         not_written=problems,
     )
 

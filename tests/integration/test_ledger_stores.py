@@ -14,6 +14,7 @@ from lsb.audit import verify
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import open_log, pending
 from lsb.pictures.encoding import encode
+from lsb.pictures.images import LETTERBOX_RULES
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
 from lsb.store.store import Store, open_store
@@ -73,8 +74,10 @@ def test_a_run_over_sources_in_a_store(store: Store, caplog: pytest.LogCaptureFi
     assert verify(ledger, run.id).exit_code == 0
 
     caplog.set_level(logging.DEBUG, logger="lsb.store.s3")
-    again = ingest(open_sources(f"{store.uri}/pictures"), "noise", ledger)
+    again = ingest(open_sources(f"{store.uri}/pictures"), "noise", ledger, rules=LETTERBOX_RULES)
     assert again.version == run.dataset["version"]
     assert not [record for record in caplog.records if record.args and str(record.args[1]).endswith("0.png")]
     store.write("pictures/0.png", encode(picture(99), "png"))
-    assert ingest(open_sources(f"{store.uri}/pictures"), "noise", ledger).version != again.version
+    assert (
+        ingest(open_sources(f"{store.uri}/pictures"), "noise", ledger, rules=LETTERBOX_RULES).version != again.version
+    )

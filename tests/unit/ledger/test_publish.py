@@ -151,6 +151,21 @@ def test_a_folder_that_somebody_crashed_in_is_left_alone(store: LocalStore, begu
     assert store.read(f"runs/{run.id}/snapshots/00000000/manifest.parquet") == b"half a snapshot"
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "attestation.json", "report/index.html"])
+def test_a_folder_that_is_being_cleaned_up_is_left_for_another(
+    store: LocalStore, begun: tuple[Run, Store], name: str
+) -> None:
+    """Clean-up took its maker for dead and has deleted the manifest, by which a folder is claimed, but not the rest."""
+    run, sources = begun
+    translate_all(store, run, sources)
+    store.create(f"runs/{run.id}/snapshots/00000000/{name}", b"of a dead one")
+    snapshot = publish(store, run, {}, b"page")
+    assert snapshot.number == 0
+    assert "/snapshots/00000001/" in snapshot.manifest_key
+    assert latest_snapshot(store, run) == snapshot
+    assert store.read(f"runs/{run.id}/snapshots/00000000/{name}") == b"of a dead one"
+
+
 def test_of_two_publishers_one_is_first_and_the_other_adopts(store: LocalStore, begun: tuple[Run, Store]) -> None:
     run, sources = begun
     translate_all(store, run, sources)

@@ -29,7 +29,12 @@ def exif() -> Image.Exif:
     found[TAGS.Orientation] = 6
     found[TAGS.Copyright] = "somebody"
     found.get_ifd(IFD.Exif).update(
-        {TAGS.DateTimeOriginal: "2020:01:02 03:04:05", TAGS.ColorSpace: 65535, TAGS.MakerNote: b"\x01\x02"}
+        {
+            TAGS.DateTimeOriginal: "2020:01:02 03:04:05",
+            TAGS.ColorSpace: 65535,
+            TAGS.MakerNote: b"\x01\x02",
+            TAGS.ExifImageWidth: 40,
+        }
     )
     found.get_ifd(IFD.GPSInfo).update({GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (48.0, 10.0, 5.0)})
     for name in (IFD.Exif, IFD.GPSInfo):
@@ -71,6 +76,7 @@ def test_all_of_it_goes_from_any_format_into_any_other(format: str, into: str) -
         assert (again[TAGS.Make], again[TAGS.Copyright]) == ("A camera", "somebody")
         assert again.get_ifd(IFD.Exif)[TAGS.DateTimeOriginal] == "2020:01:02 03:04:05"
         assert again.get_ifd(IFD.Exif)[TAGS.ColorSpace] == 1  # its profile was applied
+        assert TAGS.ExifImageWidth not in again.get_ifd(IFD.Exif)
         assert again.get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] == (48.0, 10.0, 5.0)
     packet = read(data).xmp
     assert b"a pier" in packet
