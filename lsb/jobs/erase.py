@@ -30,6 +30,7 @@ from lsb.ledger.schemas import FEATURES, write_table
 from lsb.ledger.selection import Selection
 from lsb.pictures.optional import pictures_to_show
 from lsb.records import Status, sha256
+from lsb.redaction import visible
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import Store
 from lsb.views.page_contents import page_of
@@ -145,7 +146,7 @@ def _refuse_shared(showing: Mapping[str, pa.Table], selection: Selection) -> Non
         meant = selection.matching(rows)["record_id"]
         others = rows.filter(pc.invert(pc.is_in(rows["record_id"], meant.combine_chunks())))
         if others.num_rows:
-            keys = ", ".join(others["source_key"].to_pylist()[:5])
+            keys = ", ".join(map(visible, others["source_key"].to_pylist()[:5]))
             raise UsageError(
                 f"an image belongs to {others.num_rows} more records of run {run_id} with the same bytes ({keys}); "
                 "name these as well, or none"
