@@ -165,6 +165,12 @@ class ModelDiedError(TranslationError):
     retryable = False
 
 
+class EncodingError(TranslationError):
+    """An output cannot be written in its format."""
+
+    code = "encode_failed"
+
+
 class ModelHungError(TranslationError):
     code = "timed_out"
 

@@ -137,7 +137,12 @@ def _replay_alike(
         digests = [row["source_sha256"] for row, _, _, _ in group]
         made = bench.translator.translate([image for _, _, _, image in group], digests)
         for (row, frame, kept, _), picture in zip(group, made, strict=True):
-            _, pixels = written(composed(picture, frame, kept, decoder), kept)
+            try:
+                _, pixels = written(composed(picture, frame, kept, decoder), kept)
+            except LsbError as error:
+                message = f"{row['source_key']} cannot be replayed: {error.message}"
+                yield _result(row, differing, finding=Finding(UNVERIFIABLE, row["output_key"], message))
+                continue
             yield _compare(store, row, pixels, differing)
 
 

@@ -172,10 +172,16 @@ def decode_transparent(data: bytes, rules: int = RULES) -> Image.Image:
 
 def metadata_of(data: bytes) -> Metadata:
     """EXIF, XMP and IPTC of a file that can be decoded; what cannot be read of them is left out."""
-    with _told_as_codes():
-        Image.init()
-        with Image.open(io.BytesIO(data), formats=formats.readable_as(data[: formats.HEAD_BYTES])) as opened:
-            return read_metadata(opened)
+    Image.init()
+    with _QUIET, warnings.catch_warnings(), _any_size():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=formats.readable_as(data[: formats.HEAD_BYTES])) as opened:
+                return read_metadata(opened)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001  such as a text that Pillow finds too long; the picture is none the worse for it
+            return Metadata()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

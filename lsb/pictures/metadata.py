@@ -18,6 +18,7 @@ from typing import Any
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 LONGEST = 1 << 24  # bytes of each kind; what is longer is left out
+_LONGEST_IPTC_IN_PNG = 500_000  # it is written in hexadecimal digits, of which Pillow reads 1 MiB
 _LONGEST_IN_JPEG = 65_533 - 64  # of a segment (ITU-T T.81, B.1.1.4), less what names it
 
 _TAGS = ExifTags.Base
@@ -52,7 +53,7 @@ _PHOTOSHOP, _IPTC_OF_TIFF, _XMP_OF_TIFF = 34377, 33723, 700
 _IPTC_RESOURCE = 0x0404
 _RESOURCES = b"Photoshop 3.0\0"
 _ORIENTATION = re.compile(rb"(<tiff:Orientation>\s*|tiff:Orientation\s*=\s*[\"'])[2-8](?=\s*[<\"'])")
-_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b.*?</\1:Thumbnails\s*>", re.DOTALL)
+_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b")
 _XMP_KEYWORD = "XML:com.adobe.xmp"
 # PNG has no place of its own for IPTC; this one, ImageMagick's, is what readers look into.
 _IPTC_KEYWORD = "Raw profile type iptc"
@@ -91,7 +92,8 @@ def read_metadata(image: Image.Image) -> Metadata:
 
 
 def fitting(metadata: Metadata, format: str) -> Metadata:
-    """What of it a file of that format can hold: WebP and AVIF have no place for IPTC, a JPEG holds 64 KiB of each.
+    """What of it a file of that format can hold: WebP and AVIF have no place for IPTC, PNG has one for half a megabyte,
+    a JPEG one for 64 KiB of each kind.
 
     Args:
         format: png, webp, jpeg or avif.
@@ -99,7 +101,9 @@ def fitting(metadata: Metadata, format: str) -> Metadata:
     if format == "jpeg":
         too_long = (kind for kind in metadata.kinds if len(getattr(metadata, kind)) > _LONGEST_IN_JPEG)
         return replace(metadata, **dict.fromkeys(too_long, b""))
-    return metadata if format == "png" else replace(metadata, iptc=b"")
+    if format == "png" and len(metadata.iptc) <= _LONGEST_IPTC_IN_PNG:
+        return metadata
+    return replace(metadata, iptc=b"")
 
 
 def options_for(format: str, metadata: Metadata) -> dict[str, Any]:
@@ -146,7 +150,21 @@ def _xmp(image: Image.Image) -> bytes:
     if not found and isinstance(image, TiffImagePlugin.TiffImageFile):
         found = image.tag_v2.get(_XMP_OF_TIFF, b"")
     packet = found.encode() if isinstance(found, str) else bytes(found)
-    return _THUMBNAILS.sub(b"", _ORIENTATION.sub(rb"\g<1>1", packet))
+    if len(packet) > LONGEST:
+        return b""
+    return _without_thumbnails(_ORIENTATION.sub(rb"\g<1>1", packet))
+
+
+def _without_thumbnails(packet: bytes) -> bytes:
+    kept, at = [], 0
+    while found := _THUMBNAILS.search(packet, at):
+        end = b"</%s:Thumbnails>" % found[1]
+        behind = packet.find(end, found.end())
+        if behind < 0:
+            return b""  # no XML, and what is in it may be one
+        kept.append(packet[at : found.start()])
+        at = behind + len(end)
+    return b"".join((*kept, packet[at:]))
 
 
 def _iptc(image: Image.Image) -> bytes:

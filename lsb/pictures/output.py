@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from lsb.errors import ImageError
+from lsb.errors import EncodingError, ImageError
 from lsb.pictures.decoder import Decoder
 from lsb.pictures.encoding import ImageFormat, OutputSettings, encode, is_lossy
 from lsb.pictures.geometry import Frame
@@ -90,8 +90,15 @@ def composed(working: Image.Image, frame: Frame, kept: Kept, decoder: Decoder) -
 
 
 def written(image: Image.Image, kept: Kept) -> tuple[bytes, Image.Image]:
-    """A composed image as a file, and the pixels that come out of it, in RGB on white."""
-    data = encode(image, kept.format, kept.quality, kept.metadata)
+    """A composed image as a file, and the pixels that come out of it, in RGB on white.
+
+    Raises:
+        EncodingError: the encoder refuses it.
+    """
+    try:
+        data = encode(image, kept.format, kept.quality, kept.metadata)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EncodingError(f"{type(error).__name__}: {error}") from error
     if is_lossy(kept.format, kept.quality):
         return data, decode(data)[0]
     return data, on_white(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB")

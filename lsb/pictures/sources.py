@@ -249,7 +249,7 @@ def _look_at(source: Source, key: str, found: os.stat_result) -> Iterator[Source
 
 def _kind_of(error: OSError) -> Iterator[str]:
     """What is said of an entry at which one may not look. Whatever else goes wrong is the source's fault, not its."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):  # it has just gone, or become something else
         return
     if error.errno not in _ODD:
         raise error

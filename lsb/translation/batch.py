@@ -79,6 +79,11 @@ class Batches:
         Raises:
             LsbError: the model cannot be loaded, the run is being ended, or a transient fault.
         """
+        if len(pictures) > self.size:  # they were put together before the size was halved
+            results: list[Result] = []
+            while left := pictures[len(results) :]:
+                results += self.translate(left[: self.size])
+            return results
         size = self.size
         try:
             if len(pictures) == 1 and self.deaths[pictures[0].leader]:
@@ -92,8 +97,7 @@ class Batches:
             logger.warning(
                 "a batch of %d does not fit into memory; from now on %d: %s", size, half, redact(str(problem))
             )
-            parts = [pictures[start : start + half] for start in range(0, len(pictures), half)]
-            return [result for part in parts for result in self.translate(part)]
+            return self.translate(pictures)
         except TranslationError as problem:
             if len(pictures) > 1:
                 logger.warning("a batch failed, its images run one by one: %s", redact(str(problem)))

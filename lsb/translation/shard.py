@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 import pyarrow.compute as pc
 
-from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError, UsageError
+from lsb.errors import DecodingError, EncodingError, ImageError, NotFoundError, StoreError, UsageError
 from lsb.ledger.run import Run, read_plan
 from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.metrics.pixels import reduced
@@ -184,7 +184,7 @@ class _ShardJob:
                     logger.warning("no scores for %s: %s", name, redact(str(result.made.unscored)))
                 try:
                     self.attempt.keep(picture, result, started, self.equipment.decoder)
-                except (ImageError, DecodingError) as error:
+                except (ImageError, DecodingError, EncodingError) as error:
                     for row in picture.members:
                         self.attempt.failed(row, error.code, error.message, picture.read)
             elif result.problem is not None:

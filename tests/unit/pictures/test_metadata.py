@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -130,6 +132,28 @@ def test_a_jpeg_leaves_out_what_is_too_long_for_it(kind: str) -> None:
     assert len(written("jpeg", long)) < 70_000
     assert fitting(long, "png").kinds == (kind,)
     assert len(written("png", Metadata(xmp=b"x" * 70_000))) > 70_000
+
+
+def test_plain_pillow_opens_a_png_whatever_is_put_into_it() -> None:
+    for metadata in (Metadata(iptc=bytes(500_000)), Metadata(iptc=bytes(600_000)), Metadata(xmp=b"x" * (3 << 20))):
+        with Image.open(io.BytesIO(written("png", metadata))) as opened:
+            opened.load()
+    assert fitting(Metadata(iptc=bytes(600_000)), "png").kinds == ()
+
+
+def test_a_text_that_pillow_refuses_costs_no_picture() -> None:
+    zeros = b"a\0\0" + zlib.compress(bytes(2 << 20))
+    chunk = struct.pack(">I", len(zeros)) + b"zTXt" + zeros + struct.pack(">I", zlib.crc32(b"zTXt" + zeros))
+    data = saved(PICTURE, "PNG")
+    assert metadata_of(data[:33] + chunk + data[33:]).kinds == ()
+
+
+def test_xmp_without_ends_takes_no_time() -> None:
+    """Each start was once looked for its end to the end of the file: a minute and more for a megabyte."""
+    packet = b"<xmp:Thumbnails " * (1 << 16)
+    assert metadata_of(saved(PICTURE, "WEBP", xmp=packet)).kinds == ()
+    whole = b"<a>" + b"<xmp:Thumbnails>x</xmp:Thumbnails>" * 20_000 + b"</a>"
+    assert metadata_of(saved(PICTURE, "WEBP", xmp=whole)).xmp == b"<a></a>"
 
 
 def test_broken_and_endless_metadata_are_left_out() -> None:

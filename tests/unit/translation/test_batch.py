@@ -94,9 +94,13 @@ def test_a_batch_that_does_not_fit_is_halved_for_good() -> None:
     trial = Trial(Model(fits=2))
     results = trial("abcdefg")
     assert {(result.batch, result.problem) for result in results.values()} == {(2, None)}
-    assert trial.model.calls == [(8, "abcdefg"), (4, "abcd"), (2, "ab"), (2, "cd"), (2, "efg")]
+    assert trial.model.calls == [(8, "abcdefg"), (4, "abcd"), (2, "ab"), (2, "cd"), (2, "ef"), (2, "g")]
+    assert [result.padding for result in results.values()] == [0] * 6 + [1]
     trial("h")
     assert trial.model.calls[-1] == (2, "h")
+    later = trial("ijklm")  # put together when a batch was larger
+    assert trial.model.calls[-3:] == [(2, "ij"), (2, "kl"), (2, "m")]
+    assert [result.padding for result in later.values()] == [0] * 4 + [1]
 
 
 def test_an_image_that_does_not_fit_alone_fails_and_may_be_tried_again() -> None:

@@ -194,6 +194,26 @@ def test_letterboxed_runs_keep_the_pixels_of_their_time(
     assert np.asarray(opened(rows["a.tif"])).max() == pytest.approx(brightest, abs=1)
 
 
+def test_an_output_that_its_encoder_refuses_fails_alone(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(image: Image.Image, *rest: Any) -> bytes:
+        if image.getpixel((0, 0)) == (0, 0, 0):
+            raise OSError("encoder error -2")
+        return saved(image, "PNG")
+
+    monkeypatch.setattr("lsb.pictures.output.encode", encode)
+    files = {"dark.png": saved(Image.new("RGB", (8, 8)), "PNG"), "flat.png": saved(ICON.convert("RGB"), "PNG")}
+    run, sources = run_of(store, tmp_path, files)
+    run_shard(store, run, "00000", equipment(sources, Identity()))
+    rows = {row["source_key"]: row for row in manifest_table(store, run).to_pylist()}
+    assert [rows[name]["status"] for name in files] == ["failed", "ok"]
+    assert (rows["dark.png"]["error_code"], rows["dark.png"]["error_detail"]) == (
+        "encode_failed",
+        "OSError: encoder error -2",
+    )
+
+
 def test_a_source_that_cannot_be_decoded_a_second_time_fails_alone(store: LocalStore, tmp_path: Path) -> None:
     class Forgetful(Decoder):
         def decode_transparent(self, data: bytes, rules: int = 0) -> Image.Image:
