@@ -25,8 +25,8 @@ import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from lsb.errors import ImageError
-from lsb.pictures import depth, formats, jpeg, png
-from lsb.pictures.damage import DamagedError, TruncatedError, check_tiff
+from lsb.pictures.codecs import depth, formats, jpeg, png
+from lsb.pictures.codecs.damage import DamagedError, TruncatedError, check_tiff
 from lsb.pictures.metadata import Metadata, read_metadata
 
 if TYPE_CHECKING:  # loading it takes seconds, and who checks digests needs none of it
@@ -133,11 +133,12 @@ def decode(data: bytes, rules: int = RULES) -> tuple[Image.Image, ImageInfo]:
 
     EXIF orientation is applied, transparency laid onto white, a colour profile converted to sRGB (one that is
     broken or of another colour space is ignored, as browsers do), 16-bit samples scaled to 8 bits (see
-    `lsb.pictures.depth`), and of an animation or a document the first picture taken. A JPEG of more than `MAX_PIXELS`
-    is read smaller, by the factor `reduction`.
+    `lsb.pictures.codecs.depth`), and of an animation or a document the first picture taken. A JPEG of more than
+    `MAX_PIXELS` is read smaller, by the factor `reduction`.
 
     Args:
-        rules: `RULES`, or `LETTERBOX_RULES` for what pictures were before `lsb.pictures.depth` and `too_many_scans`.
+        rules: `RULES`, or `LETTERBOX_RULES` for what pictures were before there were `lsb.pictures.codecs.depth` and
+            `too_many_scans`.
 
     Raises:
         ImageError: with one of `ERROR_CODES` as `code`.
@@ -403,7 +404,7 @@ def _reduce(image: Image.Image) -> None:
 
 
 def _check_rows(image: Image.Image, noisy: bytes) -> None:
-    """Refuse a JPEG that is another picture when it is read from `noisy`, see `lsb.pictures.jpeg.checked`."""
+    """Refuse a JPEG that is another picture when it is read from `noisy`, see `lsb.pictures.codecs.jpeg.checked`."""
     image.load()
     with Image.open(io.BytesIO(noisy), formats=("JPEG",)) as again:
         _reduce(again)

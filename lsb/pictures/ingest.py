@@ -14,8 +14,8 @@ from lsb.ledger import layout
 from lsb.ledger.dataset import Dataset, write_dataset
 from lsb.ledger.schemas import RecordRow
 from lsb.pictures.choice import Choice
+from lsb.pictures.codecs.formats import SUFFIXES
 from lsb.pictures.decoder import shared_decoder
-from lsb.pictures.formats import SUFFIXES
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
 from lsb.pictures.images import RULES, decoding_version
 from lsb.pictures.knowledge import Knowledge

@@ -22,7 +22,7 @@ from typing import Protocol, runtime_checkable
 
 from lsb.errors import NotFoundError, SourceError, StoreError, UsageError
 from lsb.pictures.choice import BY_PATTERN, Choice
-from lsb.pictures.formats import HEAD_BYTES, SUFFIXES, format_of
+from lsb.pictures.codecs.formats import HEAD_BYTES, SUFFIXES, format_of
 from lsb.redaction import holds_secret
 from lsb.store.kinds import STORES
 from lsb.store.store import Entries, Entry, open_store, scheme_of

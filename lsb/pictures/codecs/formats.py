@@ -9,7 +9,7 @@ from importlib import metadata
 import PIL
 from PIL import features
 
-from lsb.pictures import jpeg, png
+from lsb.pictures.codecs import jpeg, png
 
 SUFFIXES = frozenset(
     {

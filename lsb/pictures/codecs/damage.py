@@ -1,4 +1,4 @@
-"""What formats let one check of the pixels, beyond what their decoders look at. For PNG see `lsb.pictures.png`."""
+"""What formats let one check of the pixels, beyond what their decoders look at. PNG has a module of its own."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lsb.pictures.damage import TruncatedError
+from lsb.pictures.codecs.damage import TruncatedError
 
 START = b"\xff\xd8\xff"
 # A progressive picture has about ten. Each goes over the whole picture, so that a small file can take a decoder hours.

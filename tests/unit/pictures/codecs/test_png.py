@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from lsb.errors import ImageError
+from lsb.pictures.codecs.png import SIGNATURE
 from lsb.pictures.images import decode
-from lsb.pictures.png import SIGNATURE
 from tests.bombs import saved
 
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))

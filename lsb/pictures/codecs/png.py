@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lsb.pictures.damage import DamagedError, TruncatedError, inflate
+from lsb.pictures.codecs.damage import DamagedError, TruncatedError, inflate
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

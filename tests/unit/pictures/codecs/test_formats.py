@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lsb.errors import ImageError
-from lsb.pictures import formats
+from lsb.pictures.codecs import formats
+from lsb.pictures.codecs.formats import HEAD_BYTES, OWN, PLUGINS, format_of
 from lsb.pictures.decoder import Decoder
-from lsb.pictures.formats import HEAD_BYTES, OWN, PLUGINS, format_of
 from lsb.pictures.images import ImageInfo, decode, decoding_version
 from tests.bombs import saved
 
