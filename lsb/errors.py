@@ -23,6 +23,7 @@
     ├── TranslationError                    a batch that cannot be translated; becomes rows, never ends a run
     │   ├── OutOfMemoryError                it did not fit
     │   ├── ModelDiedError                  the process with the model ended meanwhile
+    │   ├── EncodingError                   the output cannot be written in its format
     │   └── ModelHungError                  it gave no answer in time and was ended
     ├── CannotStartError                    the model's process; `reason` is raised instead
     ├── ReportedError                       any error, as Prefect's pages may show it
