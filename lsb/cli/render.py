@@ -139,6 +139,7 @@ def status(counted: RunStatus) -> Figures:
 
 def verdict(found: Verdict, *, as_json: bool) -> Figures:
     """As text only the number of findings: each is a complaint of its own."""
+    orphans = len(found.orphans)
     return {
         "run": found.run_id,
         "verdict": found.word,
@@ -148,18 +149,19 @@ def verdict(found: Verdict, *, as_json: bool) -> Figures:
         "sample": found.sample,
         "replayed": [asdict(one) for one in found.replayed] if as_json else _replayed(found.replayed),
         "findings": [asdict(finding) for finding in found.findings] if as_json else len(found.findings),
-        "erased": list(found.erased) if as_json else len(found.erased) or None,
-        "orphans": len(found.orphans),
+        "erased": list(found.erased) if as_json else f"{len(found.erased)} files" if found.erased else None,
+        "orphans": orphans if as_json or not orphans else f"{orphans} files that nothing names; `lsb gc` deletes them",
     }
 
 
-def clean_up(done: CleanUp, *, dry_run: bool, as_json: bool) -> Figures:
+def clean_up(done: CleanUp, *, older_than: float, dry_run: bool, as_json: bool) -> Figures:
     """A dry run lists every object, JSON always does."""
     if dry_run and not as_json:
         for leftover in done.deleted:
             _print(f"would delete {leftover.key} ({leftover.size} bytes)")
     figures: dict[str, object] = {
         "dry_run": dry_run,
+        "older_than": older_than if as_json else f"{older_than:g} hours; what is younger stays",
         "deleted": len(done.deleted),
         "bytes": done.size,
         **done.counts(),

@@ -143,7 +143,8 @@ def trace(store: Store, run_id: str, what: str) -> list[Trace]:
     """Every record of a run that `what` names: more than one where sources with equal bytes share an output.
 
     Args:
-        what: a URI, path or key of an output, a record id, the key of a source, or an image file on this machine.
+        what: a URI, path or key of an output, a record id, the key of a source, or a file on this machine: an image
+            that the run made, or a source that it read.
 
     Raises:
         UsageError: the run has no such output, record or source.
@@ -167,16 +168,18 @@ def _find(rows: pa.Table, what: str) -> tuple[str, pa.Table]:
     if not path.is_file():
         raise UsageError(f"{what} is no output, record id or source key of this run, and no file; check it and --run")
     data = path.read_bytes()
-    digests = {"output_sha256": sha256(data)}
-    try:
-        digests["pixels_sha256"] = pixels_sha256(shared_decoder().decode(data)[0])
-    except (ImageError, DecodingError) as error:
-        raise UsageError(f"{what} is no image that can be read ({error.code}) and no output of this run") from error
-    for column, value in digests.items():
-        found = rows.filter(pc.equal(rows[column], value))
+    for column in ("output_sha256", "source_sha256"):
+        found = rows.filter(pc.equal(rows[column], sha256(data)))
         if found.num_rows:
             return column, found
-    raise UsageError(f"{what} was not made by this run: no output has its bytes or its pixels")
+    try:
+        pixels = pixels_sha256(shared_decoder().decode(data)[0])
+    except (ImageError, DecodingError) as error:
+        raise UsageError(f"{what} is no image that can be read ({error.code}) and nothing of this run") from error
+    found = rows.filter(pc.equal(rows["pixels_sha256"], pixels))
+    if found.num_rows:
+        return "pixels_sha256", found
+    raise UsageError(f"{what} is not of this run: no output has its bytes or its pixels, no source its bytes")
 
 
 def _snapshots(store: Store, run: Run, records: pa.ChunkedArray) -> Iterator[tuple[NamedSnapshot, pa.Table]]:

@@ -24,7 +24,7 @@ def gc(
     from lsb.store.store import open_store
 
     done = clean_up(open_store(root), older_than=older_than, dry_run=dry_run)
-    render.show(render.clean_up(done, dry_run=dry_run, as_json=json), as_json=json)
+    render.show(render.clean_up(done, older_than=older_than, dry_run=dry_run, as_json=json), as_json=json)
     for run_id, error in done.left_alone.items():
         render.complain(f"{run_id} was left alone: {error}")
     raise typer.Exit(done.exit_code)

@@ -58,6 +58,14 @@ def test_everything_that_made_an_image_is_told(store: LocalStore, run: Run) -> N
     assert (found.made["working_width"], found.made["working_height"]) == (12, 8)
     assert found.made["tries"] == 1
     assert found.made["started"] <= found.made["finished"]
+
+
+def test_by_a_copy_of_the_source_file(store: LocalStore, run: Run, tmp_path: Path) -> None:
+    copied = tmp_path / "sent by somebody.png"
+    copied.write_bytes((Path(run.source) / "even/0000.png").read_bytes())
+    found = only(trace(store, run.id, str(copied)))
+    assert (found.found_by, found.source["key"]) == ("source_sha256", "even/0000.png")
+    assert only(trace(store, run.id, str(Path(run.source) / "bad.png"))).status == "quarantined"
     assert found.output is not None
     assert (found.output["file"], found.output["sha256"]) == ("intact", sha256(store.read(found.output["key"])))
     assert found.committed_by is not None
@@ -132,7 +140,7 @@ def test_what_is_not_of_the_run_is_a_usage_error(store: LocalStore, run: Run, tm
         "nowhere.png": "no file",
         "bad\udcff.png": "no file",
         "0" * 32: "no file",
-        str(stranger): "was not made by this run",
+        str(stranger): "is not of this run",
         str(tmp_path / "text.txt"): "no image",
     }.items():
         with pytest.raises(UsageError, match=reason):
