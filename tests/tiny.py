@@ -81,7 +81,7 @@ def tiny_model(
         text_only_conditions: a UNet with `addition_embed_type="text"`, which pools the prompt by itself.
     """
     blocks = LAYOUTS[layout]
-    with _seeded(seed):
+    with seeded(seed):
         levels, vae_options = blocks["vae"]["levels"], {k: v for k, v in blocks["vae"].items() if k != "levels"}
         autoencoder = AutoencoderKL(
             block_out_channels=(8, 16, 16, 16)[:levels],
@@ -102,7 +102,7 @@ def tiny_model(
             **blocks["unet"],
             **(extra if text_only_conditions else {}),
         )
-        tokenizer = _tokenizer()
+        tokenizer = tokenizer_of_words()
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
@@ -128,11 +128,17 @@ def tiny_model(
             set_alpha_to_one=False,
             **betas,
         )
+    save(folder, unet, autoencoder, text_encoder, tokenizer, schedule)
+    return folder
+
+
+def save(folder: Path, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> None:
+    """Write a model's parts as a folder in diffusers' layout."""
     unet.save_pretrained(folder / "unet")
-    autoencoder.save_pretrained(folder / "vae")
+    vae.save_pretrained(folder / "vae")
     text_encoder.save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
-    schedule.save_pretrained(folder / "scheduler")
+    scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.42.1",
@@ -140,25 +146,24 @@ def tiny_model(
         "image_encoder": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
-        "scheduler": ["diffusers", type(schedule).__name__],
+        "scheduler": ["diffusers", type(scheduler).__name__],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    return folder
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Random initialisation from `seed`; the caller's generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def _tokenizer() -> CLIPTokenizer:
+def tokenizer_of_words() -> CLIPTokenizer:
     """A byte-level BPE trained on a few words. Every string can be spelled with it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges([(*word[:-1], word[-1] + "</w>") for word in WORDS.split()])
