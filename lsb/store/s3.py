@@ -35,6 +35,7 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 from fsspec.asyn import get_loop, iothread, sync
 from s3fs import S3FileSystem
@@ -306,6 +307,7 @@ class _Client:
             **({"endpoint_url": endpoint} if endpoint else {}),
         )
         self._files.retries = 1
+        self._connection: Any = None
         self._loop = get_loop()
         weakref.finalize(self, _close, os.getpid(), self._loop, self._files)
 
@@ -315,6 +317,11 @@ class _Client:
 
     async def _call(self, operation: str, largest: int | None, parameters: dict[str, Any]) -> dict[str, Any]:
         try:
+            connection = await self._files.set_session()
+            if connection is not self._connection:
+                # With it, each PUT would wait for the store's "100 Continue": a round trip of its own.
+                connection.meta.events.unregister("before-call.s3", add_expect_header)
+                self._connection = connection
             answer: dict[str, Any] = await self._files._call_s3(operation, **parameters)
         except (OSError, ClientError) as error:
             failure = _answer_in(error)

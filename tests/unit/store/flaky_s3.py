@@ -28,6 +28,8 @@ class FlakyS3(Answering):
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         method, key, data = handler.command, urlsplit(handler.path).path, body_of(handler)
         self.requests[method] += 1
+        if handler.headers.get("Expect"):  # an answer that the body waits for
+            self.requests["100-continue"] += 1
         faults = self.faults.get(method, [])
         fault = faults.pop(0) if faults else None
         if fault not in (None, LOST):
