@@ -132,10 +132,11 @@ def _replay_alike(
         except LsbError as error:
             message = f"{row['source_key']} cannot be replayed: {error.message}"
             yield _result(row, differing, finding=Finding(UNVERIFIABLE, row["output_key"], message))
-    for size in dict.fromkeys(frame.working for _, frame, _, _ in images):
-        group = [one for one in images if one[1].working == size]
+    for working, tiles in dict.fromkeys((frame.working, frame.tiles) for _, frame, _, _ in images):
+        group = [one for one in images if (one[1].working, one[1].tiles) == (working, tiles)]
         digests = [row["source_sha256"] for row, _, _, _ in group]
-        made = bench.translator.translate([image for _, _, _, image in group], digests)
+        options: dict[str, Any] = {} if tiles is None else {"tiles": tiles}
+        made = bench.translator.translate([image for _, _, _, image in group], digests, **options)
         for (row, frame, kept, _), picture in zip(group, made, strict=True):
             try:
                 _, pixels = written(composed(picture, frame, kept, decoder), kept)

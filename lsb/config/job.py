@@ -102,7 +102,8 @@ class ExecutionConfig(Frozen):
     )
     hang_seconds: Seconds = Field(
         default=1800,
-        description="Seconds after which a batch counts as hanging. Well above what one takes, the first included.",
+        description="Seconds after which a batch, of pictures or of tiles, counts as hanging. Well above what one "
+        "takes, the first included.",
     )
 
 

@@ -47,6 +47,7 @@ class DryRun:
     shards: int
     pending: int | None
     forwards_per_image: int
+    forwards_in_tiles: dict[str, int]  # of an image in tiles, by the size that the network works at
     sizes: Sizes
     model: str
     prompts_to_learn: tuple[str, ...]
@@ -103,6 +104,8 @@ def dry_run(
         run = planned_as(store, spec)
     records = read_records(store, dataset)
     plan = read_plan(store, run) if run else make_plan(records, config.execution.shard_size)
+    sizes = sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options))
+    each = forwards(config.bridge)
     return DryRun(
         records=dataset.records,
         quarantined=dataset.quarantined,
@@ -113,8 +116,9 @@ def dry_run(
         parent=run.parent["run"] if run and run.parent else None,
         shards=pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
         pending=sum(map(len, pending(store, run).values())) if run else None,
-        forwards_per_image=forwards(config.bridge),
-        sizes=sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options)),
+        forwards_per_image=each,
+        forwards_in_tiles={size: each * tiles for size, tiles in sizes.tiles.items()},
+        sizes=sizes,
         model=identity.id,
         prompts_to_learn=missing,
         run=run.id if run else None,

@@ -24,11 +24,13 @@ class Sizes:
         outputs: by the size that comes out, the commonest ones.
         working: by the size that the network works at, likewise.
         smaller: of outputs that are smaller than the picture in their file, by the reason.
+        tiles: in how many a picture is translated, by its size in `working`; those that are not in tiles are absent.
     """
 
     outputs: dict[str, int]
     working: dict[str, int]
     smaller: dict[str, int]
+    tiles: dict[str, int]
 
 
 def sizes_of(records: pa.Table, geometry: Geometry, canvas: Canvas) -> Sizes:
@@ -38,6 +40,7 @@ def sizes_of(records: pa.Table, geometry: Geometry, canvas: Canvas) -> Sizes:
     outputs: Counter[str] = Counter()
     working: Counter[str] = Counter()
     smaller: Counter[str] = Counter()
+    tiles: dict[str, int] = {}
     for file in files:
         count = file["count_all"]
         if file["width"] is None:
@@ -48,11 +51,15 @@ def sizes_of(records: pa.Table, geometry: Geometry, canvas: Canvas) -> Sizes:
         frame = frame_of(info.upright_size, geometry, canvas)
         outputs[_named(frame.output)] += count
         working[_named(frame.working)] += count
+        if frame.tiles is not None:
+            tiles[_named(frame.working)] = frame.tiles.count
         if info.reduced_size != (info.width, info.height):
             smaller["read reduced"] += count
         if frame.limited:
             smaller["geometry.max_scale"] += count
-    return Sizes(_commonest(outputs), _commonest(working), dict(smaller))
+    named = _commonest(working)
+    in_tiles = {size: tiles[size] for size in named if size in tiles}
+    return Sizes(_commonest(outputs), named, dict(smaller), in_tiles)
 
 
 def _named(size: Size) -> str:

@@ -196,6 +196,7 @@ MANIFEST = _schema(
         ("source_metadata", pa.list_(pa.string()), True),  # the kinds that it has; null if nobody looked
         ("working_width", pa.int32(), True),  # of what the network was given
         ("working_height", pa.int32(), True),
+        ("tiles", pa.int32(), True),  # in which it was translated; null if as a whole
         ("transform_id", pa.string(), False),
         ("model_id", pa.string(), False),
         ("model_revision", pa.string(), True),
@@ -235,7 +236,7 @@ MANIFEST = _schema(
         "lsb.manifest/1": frozenset(
             {
                 *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
-                *("batch_padding", "output_metadata", "output_scale", "output_limited"),
+                *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
             }
         )
     },
@@ -267,6 +268,7 @@ class ManifestRow(TypedDict, total=False):
     source_metadata: list[str] | None
     working_width: int | None
     working_height: int | None
+    tiles: int | None
     transform_id: str
     model_id: str
     model_revision: str | None

@@ -22,8 +22,10 @@ from lsb.metrics.retrieval import hits
 from lsb.metrics.scores import OF_SOURCE, Scorer, Scores
 from lsb.metrics.table import COLUMNS, SCHEMA, Measures
 from lsb.models.protocol import Backbone
+from lsb.models.tiled import Tiled
 from lsb.pictures.geometry import Geometry, Size, frame_of
 from lsb.pictures.images import pixels_sha256, to_images, to_tensor
+from lsb.pictures.tiles import Tiles
 from lsb.progress import NoProgress, Progress
 
 CHUNK = 8
@@ -111,9 +113,12 @@ def through_vae(images: Images, backbone: Backbone, geometry: Geometry = Geometr
     """Pictures encoded and decoded at the sizes of a translation: what the model's autoencoder alone does to them."""
     frames = [frame_of(image.size, geometry, backbone.canvas) for image in images]
     alike: dict[Size, list[int]] = {}
-    for place, frame in enumerate(frames):
-        alike.setdefault(frame.working, []).append(place)
     results = list(images)
+    for place, frame in enumerate(frames):
+        if frame.tiles is None:
+            alike.setdefault(frame.working, []).append(place)
+        else:
+            results[place] = frame.finish(_tiles_through_vae(frame.prepare(images[place]), frame.tiles, backbone))
     for places in alike.values():
         with torch.no_grad():
             pixels = to_tensor([frames[place].prepare(images[place]) for place in places])
@@ -121,6 +126,15 @@ def through_vae(images: Images, backbone: Backbone, geometry: Geometry = Geometr
         for place, made in zip(places, decoded, strict=True):
             results[place] = frames[place].finish(made)
     return results
+
+
+def _tiles_through_vae(image: Image.Image, tiles: Tiles, backbone: Backbone) -> Image.Image:
+    tiled, result, top = Tiled(backbone, tiles, 1), Image.new("RGB", image.size), 0
+    with torch.no_grad():
+        for band in tiled.decode(tiled.encode(image)):
+            result.paste(to_images(band)[0], (0, top))
+            top += band.shape[2]
+    return result
 
 
 def evaluate_images(

@@ -22,10 +22,12 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from lsb.fields import Frozen
 from lsb.pictures.images import LETTERBOX_RULES, RULES, centred, letterboxed_size
+from lsb.pictures.tiles import Tiles, tiles_of
 
 Size = tuple[int, int]  # width and height in pixels
 
 _SMALLEST_AREA, _LARGEST_AREA = 1024, 100_000_000
+_LARGE = 2  # times the model's own area, from which on a picture can be translated in tiles
 
 
 def _area(value: Any) -> Any:
@@ -53,7 +55,8 @@ class Geometry(Frozen):
     ] = Field(
         default="native",
         description="Pixels at which the network works, about: as many as the model was trained with (`native`), or a "
-        "number. With a number all sigmas are multiplied by the square root of its share of the model's own.",
+        "number. With a number all sigmas are multiplied by the square root of its share of the model's own. With "
+        "`large: tile` the number is the most that a picture in tiles has, and the sigmas stay.",
     )
     output: Literal["source", "model"] = Field(
         default="source",
@@ -67,18 +70,24 @@ class Geometry(Frozen):
         "smaller than its source, and its row says so.",
     )
 
+    large: Literal["fit", "tile"] = Field(
+        default="fit",
+        description="Of pictures of more than twice the model's own area. `fit`: they are reduced like all others. "
+        "`tile`: they are translated at their own size, in overlapping tiles of the model's.",
+    )
+
     @model_validator(mode="after")
     def _letterbox_has_no_more(self) -> Geometry:
         if self.fit == "letterbox":
-            for name in ("area", "output", "max_scale"):
+            for name in ("area", "output", "max_scale", "large"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is for fit: aspect; leave it out with letterbox")
         return self
 
     @property
     def as_seen(self) -> Geometry:
-        """What decides how the network sees a picture, the rest at its default."""
-        return Geometry(fit=self.fit, area=self.area)
+        """What decides how the network sees a whole picture, as prompts are learned from, the rest at its default."""
+        return Geometry(fit=self.fit, area=self.area if self.large == "fit" else "native")
 
     @property
     def decoding_rules(self) -> int:
@@ -125,6 +134,7 @@ class Frame:
         output: of what comes out.
         ground: what is around it: its mirrored edge, or white.
         limited: whether `max_scale` keeps the output smaller than the source.
+        tiles: of `working`; None if the network is given all of it at once.
     """
 
     source: Size
@@ -134,6 +144,7 @@ class Frame:
     offset: Size = (0, 0)
     ground: Literal["mirror", "white"] = "mirror"
     limited: bool = False
+    tiles: Tiles | None = None
 
     @property
     def scale(self) -> float:
@@ -169,31 +180,58 @@ def frame_of(size: Size, geometry: Geometry, canvas: Canvas) -> Frame:
     to a pixel and filled up with at most stride − 1 mirrored ones. Of the multiples next to the wanted area the one is
     taken whose content is nearest to it and fills most of what the network is given. A picture so long that its shorter
     side would have no whole stride is as long as a strip of one stride may be.
+
+    A picture in tiles keeps its size, and either side is filled up; where `area` is less, it has that area.
     """
     if geometry.fit == "letterbox":
         content, side = letterboxed_size(size, canvas.side), canvas.side
         offset = (side - content[0]) // 2, (side - content[1]) // 2
         return Frame(size, content, (side, side), content, offset, "white")
-    content, working = _fitted(size, _pixels(geometry, canvas), canvas.stride)
+    area, tiles = _area_in_tiles(size, geometry, canvas), None
+    if area is None:
+        content, working = _fitted(size, _pixels(geometry, canvas), canvas.stride)
+    else:
+        content, working = _fitted(size, area, canvas.stride) if area < size[0] * size[1] else _filled(size, canvas)
+        tiles = tiles_of(working, canvas.side, canvas.stride)
     if geometry.output == "model":
-        return Frame(size, content, working, content)
+        return Frame(size, content, working, content, tiles=tiles)
     most = None if geometry.max_scale is None else geometry.max_scale * max(content)
     if most is None or max(size) <= most:
-        return Frame(size, content, working, size)
+        return Frame(size, content, working, size, tiles=tiles)
     output = tuple(max(1, int(side * most / max(size) + 0.5)) for side in size)
-    return Frame(size, content, working, (output[0], output[1]), limited=True)
+    return Frame(size, content, working, (output[0], output[1]), limited=True, tiles=tiles)
 
 
 def sigma_scale(geometry: Geometry, canvas: Canvas) -> float:
     """What all sigmas, and so tau, are multiplied by: the square root of the area's share of the model's own.
 
     A picture of more pixels shows the same thing with less detail a pixel, so that the same noise hides less of it.
+    A tile has the model's own.
     """
-    return sqrt(_pixels(geometry, canvas)) / canvas.side if geometry.area != "native" else 1.0
+    own = geometry.area == "native" or geometry.large == "tile"
+    return 1.0 if own else sqrt(_pixels(geometry, canvas)) / canvas.side
 
 
 def _pixels(geometry: Geometry, canvas: Canvas) -> int:
-    return canvas.side**2 if geometry.area == "native" else geometry.area
+    """About as many as the network is given at once."""
+    return canvas.side**2 if geometry.area == "native" or geometry.large == "tile" else geometry.area
+
+
+def _area_in_tiles(size: Size, geometry: Geometry, canvas: Canvas) -> int | None:
+    """Pixels of a picture that is translated in tiles; None if it is not.
+
+    One thinner than a stride is not: it would be made many times as large as it is.
+    """
+    whole = size[0] * size[1]
+    area = whole if geometry.area == "native" else min(whole, geometry.area)
+    is_large = geometry.large == "tile" and area > _LARGE * canvas.side**2 and min(size) >= canvas.stride
+    return area if is_large else None
+
+
+def _filled(size: Size, canvas: Canvas) -> tuple[Size, Size]:
+    """Content and working size of a picture that keeps its size."""
+    width, height = (-(-side // canvas.stride) * canvas.stride for side in size)
+    return size, (width, height)
 
 
 def _fitted(size: Size, area: int, stride: int) -> tuple[Size, Size]:

@@ -148,6 +148,7 @@ def learn_prompt(
         FrozenSettingsError: the checkpoint belongs to other settings; `fields` names them.
         BridgeError: sigma_max is above the model's.
     """
+    geometry = geometry.as_seen
     scale = sigma_scale(geometry, backbone.canvas)
     if learning.sigma_max * scale > backbone.sigma_max:
         raise BridgeError(
@@ -167,7 +168,7 @@ def learn_prompt(
         "learning": learning.model_dump(mode="json"),
         "seed": seed,
     }
-    if (trace := geometry.as_seen.trace) is not None:
+    if (trace := geometry.trace) is not None:
         settings["geometry"] = trace
     state = _resume(checkpoint, settings) or _State(
         start, torch.zeros_like(start), torch.zeros_like(start), start.clone(), learning.learning_rate

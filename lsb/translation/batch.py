@@ -52,7 +52,7 @@ class Picture:
 @dataclass(frozen=True)
 class Result:
     """What was made or why nothing was; the shape of the batch that it was in, and how many of its rows were no
-    picture's."""
+    picture's. Of a picture in tiles: of its last batch of them."""
 
     made: Made | None
     problem: TranslationError | None
@@ -146,4 +146,6 @@ class Batches:
                 raise
             kind = OutOfMemoryError if is_out_of_memory(error) else TranslationError
             raise kind(f"{type(error).__name__}: {error}") from error
-        return [Result(one, None, size, size - len(pictures)) for one in made]
+        tiles = tasks[0].frame.tiles
+        padding = size - len(tasks) if tiles is None else -tiles.count % size
+        return [Result(one, None, size, padding) for one in made]

@@ -1,5 +1,7 @@
 """A batch of pictures of one size in, a batch of that size out; no files, no network.
 
+Pictures in tiles go one by one, and the batches are of their tiles.
+
 A picture's pixels depend on model, prompts, settings, seed and the picture itself. A batch has one fixed shape, the
 last one of a size padded, and noise comes from the seed and the picture's digest, so neither order nor company changes
 a bit.
@@ -9,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from PIL import Image
@@ -26,7 +28,9 @@ from lsb.errors import BridgeError, ModelError
 from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
 from lsb.models.published import Published
+from lsb.models.tiled import Tiled
 from lsb.pictures.images import to_images, to_tensor
+from lsb.pictures.tiles import Tiles
 
 PUBLISHED_PREFIX = "ugly, blurry, black, low res, unrealistic, "
 
@@ -75,18 +79,31 @@ class Engine:
         self._conditions  # noqa: B018  a prompt that does not fit must be known before any picture is read
 
     def translate(
-        self, images: Sequence[Image.Image], digests: Sequence[str], *, batch: int | None = None
+        self,
+        images: Sequence[Image.Image],
+        digests: Sequence[str],
+        *,
+        batch: int | None = None,
+        tiles: Tiles | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> list[Image.Image]:
         """Translate RGB pictures of one size, whose sides are multiples of the canvas's stride; results in their order.
 
         Args:
             digests: SHA-256 of each source file, from which its noise is made.
-            batch: pictures at a time, by default the engine's own.
+            batch: pictures, or tiles, at a time, by default the engine's own.
+            tiles: of the pictures, if they are not given to the network as a whole.
+            alive: called after each batch of tiles.
 
         Raises:
             ModelError: the network returned NaN; `positions` names the pictures.
         """
         size = batch or self.batch
+        if tiles is not None:
+            return [
+                self._in_tiles(row, image, digest, Tiled(self.backbone, tiles, size, alive))
+                for row, (image, digest) in enumerate(zip(images, digests, strict=True))
+            ]
         results: list[Image.Image] = []
         for start in range(0, len(images), size):
             group = images[start : start + size]
@@ -96,11 +113,7 @@ class Engine:
             translated = self._batch(pixels, names + names[-1:] * padding)[: len(group)]
             broken = [start + row for row, values in enumerate(translated) if not bool(torch.isfinite(values).all())]
             if broken:
-                raise ModelError(
-                    f"the network returned NaN for {len(broken)} images in {self.backbone.dtype}; "
-                    "use another dtype, a smaller guidance or a smaller tau",
-                    positions=broken,
-                )
+                raise self._not_finite(broken)
             results += to_images(translated)
         return results
 
@@ -114,7 +127,32 @@ class Engine:
             x_1 = translate_latents(x_0, self._predict, self._path, noise, schedule)
             return self.backbone.decode(x_1)
 
-    def _predict(self, x_t: Tensor, sigma: float, domain: Domain, /) -> Tensor:
+    def _in_tiles(self, row: int, image: Image.Image, digest: str, tiled: Tiled) -> Image.Image:
+        """One picture; noise and state are those of its whole latent."""
+        noise = BatchNoise(tiled.shape, seed=self.seed, digests=[digest])
+        result, top = Image.new("RGB", image.size), 0
+        with torch.inference_mode(), _repeatable():
+            x_0 = tiled.encode(image, noise("vae", 0) if self._published else None)
+
+            def predict(x_t: Tensor, sigma: float, domain: Domain, /) -> Tensor:
+                return tiled.predict(x_t, partial(self._predict, sigma=sigma, domain=domain))
+
+            schedule = self._published.schedule if self._published else None
+            for band in tiled.decode(translate_latents(x_0, predict, self._path, noise, schedule)):
+                if not bool(torch.isfinite(band).all()):
+                    raise self._not_finite([row])
+                result.paste(to_images(band)[0], (0, top))
+                top += band.shape[2]
+        return result
+
+    def _not_finite(self, positions: list[int]) -> ModelError:
+        return ModelError(
+            f"the network returned NaN for {len(positions)} images in {self.backbone.dtype}; "
+            "use another dtype, a smaller guidance or a smaller tau",
+            positions=positions,
+        )
+
+    def _predict(self, x_t: Tensor, sigma: float, domain: Domain) -> Tensor:
         return (self._published or self.backbone).predict(x_t, sigma, self._conditions[domain])
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from PIL import Image
 from lsb.errors import LsbError, OutOfMemoryError, TranslationError
 from lsb.metrics.pixels import reduced
 from lsb.pictures.geometry import Frame
+from lsb.pictures.tiles import Tiles
 
 Images = Sequence[Image.Image]
 MaybeImages = Sequence[Image.Image | None]
@@ -53,7 +54,15 @@ class Translates(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def translate(self, images: Images, digests: Sequence[str], *, batch: int | None = None) -> list[Image.Image]: ...
+    def translate(
+        self,
+        images: Images,
+        digests: Sequence[str],
+        *,
+        batch: int | None = None,
+        tiles: Tiles | None = None,
+        alive: Callable[[], None] = ...,
+    ) -> list[Image.Image]: ...
 
 
 class ScoresImages(Protocol):
@@ -103,10 +112,16 @@ class Model:
         outputs, scores = self.answers((tasks, batch))
         return joined(outputs, scores)
 
-    def answers(self, question: Question) -> Iterator[list[Any]]:
-        """The outputs and then, of each, the scores or the error that stands for them."""
+    def answers(self, question: Question, alive: Callable[[], None] = lambda: None) -> Iterator[list[Any]]:
+        """The outputs and then, of each, the scores or the error that stands for them.
+
+        Args:
+            alive: called after each batch of tiles.
+        """
         tasks, batch = question
-        options = {} if batch in (None, self.batch) else {"batch": batch}
+        options: dict[str, Any] = {} if batch in (None, self.batch) else {"batch": batch}
+        if tasks and tasks[0].frame.tiles is not None:
+            options |= {"tiles": tasks[0].frame.tiles, "alive": alive}
         outputs = self.translator.translate([task.image for task in tasks], [task.digest for task in tasks], **options)
         if len(outputs) != len(tasks):
             raise ValueError(f"{len(outputs)} outputs for {len(tasks)} images")

@@ -35,6 +35,7 @@ from lsb.isolation import isolate_children
 from lsb.translation.model import Made, Model, Tasks, free_memory, joined, portable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ALIVE = (None, None)  # a reply between answers: the work goes on
 START_SECONDS = 1800.0  # for loading the model, which may come over a network
 
 
@@ -54,7 +55,7 @@ class ModelProcess:
         Args:
             build: makes the model, in the process; importable from its module.
             batch: images at a time.
-            limit: seconds after which a batch without an answer counts as hanging.
+            limit: seconds after which a batch without an answer, or one of tiles, counts as hanging.
         """
         self.batch = batch
         self.limit = limit
@@ -165,6 +166,11 @@ class ModelProcess:
             if question is not None:
                 self._connection.send(question)
             good, answer = self._connection.recv()
+            while good is None:
+                watchdog.cancel()
+                watchdog = threading.Timer(limit, end)
+                watchdog.start()
+                good, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             code = self._forget()
             if self._closed:
@@ -213,7 +219,7 @@ def _serve(connection: Connection, build: Callable[[], Model], environment: Mapp
         for reply in _replies(load):
             connection.send(reply)
         while loaded:
-            for reply in _replies(partial(loaded[0].answers, connection.recv())):
+            for reply in _replies(partial(loaded[0].answers, connection.recv(), partial(connection.send, ALIVE))):
                 connection.send(reply)
 
 

@@ -260,6 +260,7 @@ class _ShardJob:
             }
             frame = self.equipment.frame(image.size)
             read |= {"working_width": frame.working[0], "working_height": frame.working[1]}
+            read["tiles"] = None if frame.tiles is None else frame.tiles.count
             longest = LONGEST_SIDE.get(kept.format, max(frame.output))
             if max(frame.output) > longest:
                 for row in members[index:]:

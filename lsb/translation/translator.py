@@ -16,6 +16,7 @@ from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.geometry import Frame, Geometry, Size, frame_of, sigma_scale
 from lsb.pictures.images import pixels_sha256, to_rgb
+from lsb.pictures.tiles import Tiles
 from lsb.translation.engine import Engine
 
 
@@ -51,7 +52,7 @@ class Translator:
 
     @property
     def forwards_per_image(self) -> int:
-        """Network forwards an image costs."""
+        """Network forwards an image costs, or a tile of one."""
         return forwards(self.settings)
 
     @overload
@@ -94,9 +95,9 @@ class Translator:
         if len(digests) != len(images):
             raise ValueError(f"{len(images)} images but {len(digests)} digests; give one for each image")
         frames = [frame_of(image.size, self.geometry, self.backbone.canvas) for image in images]
-        alike: dict[Size, list[int]] = {}
+        alike: dict[tuple[Size, Tiles | None], list[int]] = {}
         for place, frame in enumerate(frames):
-            alike.setdefault(frame.working, []).append(place)
+            alike.setdefault((frame.working, frame.tiles), []).append(place)
         results = list(images)
         for places in alike.values():
             for place, made in zip(places, self._alike(places, images, frames, digests, batch), strict=True):
@@ -114,7 +115,8 @@ class Translator:
         """Those images that are translated at one size, as the network gives them."""
         prepared = [frames[place].prepare(images[place]) for place in places]
         try:
-            return self._engine.translate(prepared, [digests[place] for place in places], batch=batch)
+            named = [digests[place] for place in places]
+            return self._engine.translate(prepared, named, batch=batch, tiles=frames[places[0]].tiles)
         except ModelError as error:
             if "positions" not in error.details:
                 raise

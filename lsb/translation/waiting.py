@@ -1,11 +1,17 @@
-"""Pictures that wait for others of their size, so that a batch holds one size and few are padded."""
+"""Pictures that wait for others of their size, so that a batch holds one size and few are padded.
+
+One in tiles fills batches by itself and waits for none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from lsb.pictures.geometry import Size
+from lsb.pictures.tiles import Tiles
 from lsb.translation.batch import Picture
+
+Group = tuple[Size, Tiles | None]
 
 LARGEST = 256 << 20  # bytes that may wait
 
@@ -16,31 +22,38 @@ class Waiting:
     def __init__(self, largest: int = LARGEST) -> None:
         """`largest`: bytes of pixels that may wait; beyond that the largest group goes as it is."""
         self._largest = largest
-        self._groups: dict[Size, list[Picture]] = {}
+        self._groups: dict[Group, list[Picture]] = {}
 
     def add(self, picture: Picture) -> None:
-        self._groups.setdefault(picture.task.frame.working, []).append(picture)
+        frame = picture.task.frame
+        self._groups.setdefault((frame.working, frame.tiles), []).append(picture)
 
     def full(self, batch: int) -> Iterator[list[Picture]]:
         """Batches that need not wait any longer: whole ones, then others as long as too much is held."""
-        for size in list(self._groups):
-            while len(self._groups.get(size, ())) >= batch:
-                yield self._take(size, batch)
+        for group in list(self._groups):
+            while len(self._groups.get(group, ())) >= _most(group, batch):
+                yield self._take(group, batch)
         while self._bytes() > self._largest:
-            yield self._take(max(self._groups, key=lambda size: len(self._groups[size])), batch)
+            yield self._take(max(self._groups, key=lambda group: len(self._groups[group])), batch)
 
     def rest(self, batch: int) -> Iterator[list[Picture]]:
         """All the others."""
         while self._groups:
             yield self._take(next(iter(self._groups)), batch)
 
-    def _take(self, size: Size, batch: int) -> list[Picture]:
-        taken, left = self._groups[size][:batch], self._groups[size][batch:]
+    def _take(self, group: Group, batch: int) -> list[Picture]:
+        most = _most(group, batch)
+        taken, left = self._groups[group][:most], self._groups[group][most:]
         if left:
-            self._groups[size] = left
+            self._groups[group] = left
         else:
-            del self._groups[size]
+            del self._groups[group]
         return taken
 
     def _bytes(self) -> int:
         return sum(picture.held_bytes for group in self._groups.values() for picture in group)
+
+
+def _most(group: Group, batch: int) -> int:
+    """Pictures of a group that go to the model at once."""
+    return batch if group[1] is None else 1

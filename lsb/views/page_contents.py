@@ -158,6 +158,8 @@ def _sizes(rows: pa.Table, output: OutputSettings) -> Iterator[tuple[str, str]]:
     if number := int((enlarged > 1).sum()):
         most = float(enlarged.max())
         yield "enlarged", f"{number:,} outputs are larger than the network drew them, at most {most:.1f} times"
+    if number := int((made["tiles"].drop_null().to_numpy() > 0).sum()):
+        yield "in tiles", f"{number:,} pictures were translated in tiles, at most {pc.max(made['tiles']).as_py():,}"
     yield from _kept(made, output)
     share = padded_share(made.filter(pc.is_null(made["carried_from"])))
     if share is not None:
@@ -189,11 +191,19 @@ def _numbered(kinds: Counter[str]) -> str:
 def padded_share(rows: pa.Table) -> float | None:
     """Of the rows of the batches that `ok` rows of a manifest were made in, the share that was no picture's; None if
     that is not known of any."""
-    images = rows.group_by("output_key").aggregate([("batch", "min"), ("batch_padding", "min")]).to_pylist()
-    known = [(row["batch_min"], row["batch_padding_min"]) for row in images if row["batch_padding_min"] is not None]
-    # Each picture stands for its share of the rows of its batch.
-    given = sum(batch / (batch - padding) for batch, padding in known)
-    return 1 - len(known) / given if known else None
+    images = (
+        rows.group_by("output_key")
+        .aggregate([(name, "min") for name in ("batch", "batch_padding", "tiles")])
+        .to_pylist()
+    )
+    taken = given = 0.0
+    for batch, padding, tiles in ((row["batch_min"], row["batch_padding_min"], row["tiles_min"]) for row in images):
+        if padding is None:
+            continue
+        taken += tiles or 1
+        # Each whole picture stands for its share of the rows of its batch.
+        given += tiles + padding if tiles else batch / (batch - padding)
+    return 1 - taken / given if given else None
 
 
 def _digests(run: Run) -> Iterator[tuple[str, str]]:

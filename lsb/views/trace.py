@@ -61,6 +61,7 @@ class Making(TypedDict):
     tries: int
     working_width: int | None  # of what the network was given
     working_height: int | None
+    tiles: int | None  # in which it was translated; None if as a whole
     started: datetime | None
     finished: datetime | None
     carried_from: str | None
@@ -237,6 +238,7 @@ def _trace(
             "tries": row["tries"],
             "working_width": row["working_width"],
             "working_height": row["working_height"],
+            "tiles": row["tiles"],
             "started": row["started"],
             "finished": row["finished"],
             "carried_from": row["carried_from"],

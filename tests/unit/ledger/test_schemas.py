@@ -58,7 +58,7 @@ def test_another_schema_is_refused() -> None:
 
 NEW = {
     *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
-    *("batch_padding", "output_metadata", "output_scale", "output_limited"),
+    *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
 }
 
 
