@@ -63,3 +63,11 @@ def test_as_many_sizes_as_pictures_are_not_all_named() -> None:
 def test_letterboxed_outputs_have_the_model_s_size() -> None:
     found = sizes_of(records((4000, 3000, 1)), Geometry(fit="letterbox"), SD)
     assert (found.outputs, found.working) == ({"512x384": 1}, {"512x512": 1})
+
+
+def test_of_what_is_in_tiles_their_number_is_named() -> None:
+    table = records((4000, 3000, 1), (3000, 4000, 6), (600, 400, 1))
+    found = sizes_of(table, Geometry(large="tile"), SD)
+    assert found.working == {"4032x3008": 2, "640x448": 1}
+    assert found.tiles == {"4032x3008": 88}
+    assert sizes_of(table, Geometry(), SD).tiles == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,7 +36,7 @@ def test_tiles_cover_all_overlap_and_sum_to_one(columns: int, rows: int, model: 
     for places, size in ((1, width), (0, height)):
         starts = sorted({place[places].start for place in tiles.places()})
         least = stride * max(1, size // stride // 4)
-        assert all(later - early <= size - least for early, later in zip(starts, starts[1:], strict=False))
+        assert all(later - early <= size - least for early, later in pairwise(starts))
     assert tiles.count == len([*tiles.places()])
 
 
