@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lsb.audit import verify
+from lsb.audit.replay import Bench, replay
 from lsb.bridge.noise import unit_noise
 from lsb.bridge.settings import BridgeSettings
 from lsb.bridge.solve import forwards
@@ -35,7 +36,7 @@ from lsb.translation.model import Model, Task
 from lsb.translation.model_process import ModelProcess
 from lsb.translation.translator import Translator
 from lsb.views.page_contents import padded_share
-from tests.ledger import start, translate_all
+from tests.ledger import EXECUTION, start, translate_all
 
 SETTINGS = BridgeSettings(tau=0.6, guidance=3.0, nfe=2)
 TILE = Geometry(large="tile")
@@ -219,6 +220,9 @@ def test_other_company_and_shards_change_no_pixel(tmp_path: Path, engine: Engine
         assert 0 <= share < 1
         publish(store, run, {}, b"page")
         assert verify(store, run.id).exit_code == 0
+        replayed = replay(store, run, sources, lambda row: Bench(engine, frame, {**EXECUTION, "batch": 3}), 99)
+        assert len(replayed) == len(sizes)
+        assert all(result.finding is None and result.differing == () for result in replayed)
 
 
 class Slow:
