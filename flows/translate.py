@@ -23,6 +23,7 @@ from lsb.jobs.job import (
     device_of,
     object_uri,
     refuse_changed_default,
+    refuse_idle_area,
     refuse_store_among_pictures,
 )
 from lsb.jobs.lineage import RunOptions
@@ -106,7 +107,8 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
 
 
 def refuse_surprise(config: JobConfig) -> None:
-    """`refuse_changed_default`, where there is a store yet."""
+    """`refuse_idle_area`, and `refuse_changed_default` where there is a store yet."""
+    refuse_idle_area(config)
     with suppress(NotFoundError):
         store = open_store(config.store)
         refuse_changed_default(store, config, partial(identify, config.model, **config.model_options))

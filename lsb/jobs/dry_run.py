@@ -14,6 +14,7 @@ from lsb.jobs.job import (
     check_resumed,
     device_of,
     refuse_changed_default,
+    refuse_idle_area,
     refuse_store_among_pictures,
     run_spec,
 )
@@ -72,6 +73,7 @@ def dry_run(
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
     identity = identify(config.model, **config.model_options)
     if resume is None:
+        refuse_idle_area(config)
         refuse_changed_default(store, config, lambda: identity)
     else:
         resumed = open_run(store, resume)

@@ -172,7 +172,7 @@ class PlanRow(SourceColumns):
 
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
-    "lsb.manifest/2",
+    "lsb.manifest/3",
     [
         ("record_id", pa.string(), False),
         ("shard", pa.string(), True),  # null for what ingest quarantined
@@ -238,7 +238,8 @@ MANIFEST = _schema(
                 *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
                 *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
             }
-        )
+        ),
+        "lsb.manifest/2": frozenset({"tiles"}),
     },
 )
 

@@ -217,6 +217,11 @@ def _pixels(geometry: Geometry, canvas: Canvas) -> int:
     return canvas.side**2 if geometry.area == "native" or geometry.large == "tile" else geometry.area
 
 
+def untiled_area(canvas: Canvas) -> int:
+    """Pixels up to which a picture is in no tiles, whatever the settings."""
+    return _LARGE * canvas.side**2
+
+
 def _area_in_tiles(size: Size, geometry: Geometry, canvas: Canvas) -> int | None:
     """Pixels of a picture that is translated in tiles; None if it is not.
 
@@ -224,7 +229,7 @@ def _area_in_tiles(size: Size, geometry: Geometry, canvas: Canvas) -> int | None
     """
     whole = size[0] * size[1]
     area = whole if geometry.area == "native" else min(whole, geometry.area)
-    is_large = geometry.large == "tile" and area > _LARGE * canvas.side**2 and min(size) >= canvas.stride
+    is_large = geometry.large == "tile" and area > untiled_area(canvas) and min(size) >= canvas.stride
     return area if is_large else None
 
 

@@ -94,13 +94,31 @@ def answer_metrics(run: Path) -> dict[str, Any]:
 
 
 def test_how_the_job_is_cut_changes_no_pixel(mixed: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor those of large pictures, which are in tiles."""
     found = []
     for number, size in enumerate((2, 100)):
-        job = mixed.changed(f"cut-{number}", execution__shard_size=size, store=str(tmp_path / f"store-{number}"))
+        changes = {"execution__shard_size": size, "store": str(tmp_path / f"store-{number}")}
+        job = mixed.changed(f"cut-{number}", geometry={"large": "tile", "area": 4096}, **changes)
         answer = lsb(capsys, "run", job.config, "--json")
         assert answer.code == 0, answer.err
-        found.append({key: row["pixels_sha256"] for key, row in rows_of(Path(answer.json["run"])).items()})
+        run = Path(answer.json["run"])
+        rows = rows_of(run)
+        assert {key: (row["output_width"], row["output_height"]) for key, row in rows.items()} == SIZES
+        found.append({key: (row["tiles"], row["pixels_sha256"]) for key, row in rows.items()})
     assert found[0] == found[1]
+    tiles = {key: row["tiles"] for key, row in rows.items() if row["tiles"]}
+    assert tiles.keys() == {"large.jpg", "another.jpg", "turned.jpg", "panorama.png", "tall.webp"}
+    assert tiles["large.jpg"] == 6
+    # Of the last of the two runs: what was foreseen, and what its readers say.
+    foreseen = lsb(capsys, "run", job.config, "--dry-run", "--json").json
+    large = f"{rows['large.jpg']['working_width']}x{rows['large.jpg']['working_height']}"
+    assert foreseen["sizes"]["tiles"][large] == 6
+    assert foreseen["forwards_in_tiles"][large] == 6 * foreseen["forwards_per_image"]
+    page = (run / "snapshots" / "00000000" / "report" / "index.html").read_text()
+    assert "5 pictures were translated in tiles, at most " in page
+    verified = lsb(capsys, "verify", run, "--replay", "99", "--json")
+    assert verified.code == 0, verified.err
+    assert [one["same"] for one in verified.json["replayed"]] == [True] * len(SIZES)
 
 
 def test_a_prompt_is_learned_from_pictures_of_many_sizes(mixed: Job, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +156,8 @@ def test_a_picture_that_may_not_be_enlarged_so_much_stays_smaller_and_says_so(
     [
         ({"area": "huge"}, "geometry.area: must be native, or pixels within"),
         ({"fit": "letterbox", "output": "model"}, "output is for fit: aspect"),
-        ({"large": "tile"}, "no such setting"),
+        ({"fit": "letterbox", "large": "tile"}, "large is for fit: aspect"),
+        ({"large": "tile", "area": 2048}, "pictures of up to 2048 pixels are in no tiles with this model"),
         ({"max_scale": 0.5}, "geometry.max_scale"),
     ],
 )

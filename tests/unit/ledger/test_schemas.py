@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import get_type_hints
 
 import pyarrow as pa
@@ -22,6 +24,7 @@ from lsb.ledger.schemas import (
     write_table,
 )
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 ROW = {"record_id": "0" * 32, "features": [1.0, 2.5]}
 
 
@@ -63,7 +66,7 @@ NEW = {
 
 
 def row_before() -> dict[str, object]:
-    """A row of the manifest's first version."""
+    """A row that has nothing of what came later."""
     blank = {
         field.name: {pa.string(): "x", pa.int32(): 1, pa.float64(): 0.5, pa.bool_(): False}[field.type]
         for field in MANIFEST.arrow
@@ -72,23 +75,30 @@ def row_before() -> dict[str, object]:
     return {**blank, "output_width": 7, "shard": "00000"}
 
 
-def table_before() -> bytes:
-    kept = [name for name in MANIFEST.arrow.names if name not in NEW]
-    first = TableSchema("lsb.manifest/1", pa.schema([MANIFEST.arrow.field(name) for name in kept]))
-    return write_table(first.table([row_before()]), first)
+def table_before(name: str = "lsb.manifest/1", new: Collection[str] = frozenset(NEW)) -> bytes:
+    before = TableSchema(name, pa.schema([field for field in MANIFEST.arrow if field.name not in new]))
+    return write_table(before.table([row_before()]), before)
 
 
-def test_a_manifest_of_the_first_version_reads_as_one_of_today_s() -> None:
-    table = read_table(table_before(), MANIFEST)
+@pytest.mark.parametrize(("name", "new"), [("lsb.manifest/1", NEW), ("lsb.manifest/2", {"tiles"})])
+def test_a_manifest_of_a_version_before_reads_as_one_of_today_s(name: str, new: set[str]) -> None:
+    before = table_before(name, new)
+    table = read_table(before, MANIFEST)
     assert table.schema.equals(MANIFEST.arrow)
     assert table.equals(MANIFEST.table([row_before()]))
-    columns = ["output_scale", "record_id", "output_width"]
-    old, new = (
+    columns = ["output_scale", "record_id", "tiles", "output_width"]
+    old, new_table = (
         read_table(data, MANIFEST, columns=columns)
-        for data in (table_before(), write_table(MANIFEST.table([row_before()]), MANIFEST))
+        for data in (before, write_table(MANIFEST.table([row_before()]), MANIFEST))
     )
-    assert old.equals(new)
-    assert old.to_pylist() == [{"record_id": "x", "output_width": 7, "output_scale": None}]
+    assert old.equals(new_table)
+    assert old.to_pylist() == [{"record_id": "x", "output_width": 7, "tiles": None, "output_scale": None}]
+
+
+def test_the_rows_of_a_run_of_the_version_before_tiles_are_read() -> None:
+    """The file was written by the code of that version."""
+    rows = read_table((FIXTURES / "manifest_2.parquet").read_bytes(), MANIFEST).to_pylist()
+    assert {(row["status"], row["tiles"], row["output_scale"]) for row in rows} == {("ok", None, 1.2)}
 
 
 def test_a_table_that_claims_another_version_than_its_columns_is_refused() -> None:
