@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from lsb.bridge.settings import BridgeSettings
-from lsb.bridge.solve import forwards
 from lsb.models.load import load_backbone
 from lsb.models.prompt import Prompt
 from lsb.pictures.images import to_images, to_tensor
@@ -60,7 +59,7 @@ class Ours:
         dtype = str(task.dtype).removeprefix("torch.")
         backbone = load_backbone(task.model, device=task.device, dtype=dtype)
         self.engine = Engine(backbone, Prompt(task.source), Prompt(task.target), settings, "0", batch)
-        self.forwards, self.batch = forwards(settings), batch
+        self.forwards, self.batch = settings.forwards, batch
 
     def __call__(self, pictures: Sequence[Image.Image]) -> list[Image.Image]:
         return self.engine.translate(pictures, [sha256(picture.tobytes()) for picture in pictures])

@@ -36,7 +36,7 @@ from lsb.bridge.clock import THETA, Clock
 from lsb.bridge.flow import Flow, LsbFlow
 from lsb.bridge.grid import even, grid_of
 from lsb.bridge.settings import BridgeSettings
-from lsb.bridge.solve import forwards, integrate
+from lsb.bridge.solve import integrate
 from lsb.bridge.solvers import SOLVERS
 from lsb.bridge.solvers.adams_moulton import adams_moulton, finish
 from lsb.bridge.tuning import tune
@@ -134,7 +134,7 @@ def measure(problem: Problem, budgets: Sequence[int] = BUDGETS, fine_steps: int 
                 settings.solver,
                 settings.grid,
                 settings.nfe,
-                forwards(settings),
+                settings.forwards,
                 rms(problem, x, fine),
                 problem.distance(x),
                 settings.times,

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from lsb.bridge.method import Levels, Method
 from lsb.bridge.solvers import SOLVERS
-from lsb.errors import BridgeError
-from lsb.fields import RANGE_ERRORS, Frozen, range_in_words
-from lsb.redaction import shortened
 
 Preset = Literal["default", "published"]
 NoisePredictor = Literal["switch", "mix"]
 Start = Literal["published", "centred"]
 GridName = Literal["uniform", "theta", "logit", "tuned"]
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lsb.bridge.noise import Noise
+    from lsb.bridge.velocity import Domain, Predict
+
     SolverName = str
 else:
     SolverName = Literal[tuple(SOLVERS)]
 
 
-class BridgeSettings(Frozen):
+class BridgeSettings(Method):
     """What fixes the path of an image, apart from model and prompts. Part of the transform id.
 
     Defaults are the paper's, for latents of 64 x 64. What the letters mean: docs/mathematics.md.
@@ -31,6 +34,9 @@ class BridgeSettings(Frozen):
     Raises:
         BridgeError: a value outside what is allowed; `field` names it.
     """
+
+    section: ClassVar[str] = "bridge"
+    strength: ClassVar[str] = "tau"
 
     preset: Preset = Field(
         default="default",
@@ -108,62 +114,65 @@ class BridgeSettings(Frozen):
         """Steps of the ODE: one evaluation of `nfe` is kept for the end."""
         return (self.nfe - 1) // SOLVERS[self.solver].evaluations
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _check_ranges(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(values)
-        except ValidationError as error:
-            first, *others = error.errors()
-            if any(found["type"] not in RANGE_ERRORS for found in (first, *others)):
-                raise
-            name = str(first["loc"][0])
-            allowed = range_in_words(cls.model_json_schema()["properties"][name])
-            if first["type"] == "finite_number":
-                allowed = f"a finite number {allowed}".rstrip()
-            message = f"{name} is {shortened(str(first['input']), 80)}; it must be {allowed}"
-            raise BridgeError(message, field=name, value=first["input"]) from error
+    @property
+    def forwards(self) -> int:
+        """Two an evaluation, but one for a last one that only cleans (NFE 8 of Euler: 15)."""
+        solver = SOLVERS[self.solver]
+        evaluations = self.steps * solver.evaluations
+        if solver.finish is not None:
+            return 2 * (evaluations + 1)
+        last = 2 if self.partial is not None and self.noise == "mix" else 1
+        return 2 * evaluations + last
+
+    @property
+    def largest_sigma(self) -> float:
+        t_widest = max(self.t0, 0.5)
+        return self.tau * math.sqrt(t_widest * (1.0 - t_widest))
+
+    @property
+    def asks(self) -> frozenset[Domain]:
+        return frozenset({"source", "target"})
+
+    def translate(self, x_0: Tensor, predict: Predict, noise: Noise, levels: Levels) -> Tensor:
+        from lsb.bridge.solve import translate_latents  # with it comes torch
+
+        return translate_latents(x_0, predict, self, noise, levels.schedule)
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.preset == "published":
             self._check_published()
             return self
-        _require(self.t0 < self.t_end < 1, "t_end", self.t_end, f"within (t0, 1) = ({self.t0}, 1)")
+        self._require(self.t0 < self.t_end < 1, "t_end", f"within (t0, 1) = ({self.t0}, 1)")
         if self.partial is not None:
             allowed = f"within (t0, t_end] = ({self.t0}, {self.t_end}]"
-            _require(self.t0 < self.partial <= self.t_end, "partial", self.partial, allowed)
+            self._require(self.t0 < self.partial <= self.t_end, "partial", allowed)
         if self.gamma > 0:
             stochastic = " or ".join(name for name, solver in SOLVERS.items() if solver.stochastic)
-            _require(SOLVERS[self.solver].stochastic, "solver", self.solver, f"{stochastic} where gamma is above 0")
+            self._require(SOLVERS[self.solver].stochastic, "solver", f"{stochastic} where gamma is above 0")
         a_step = SOLVERS[self.solver].evaluations
         which = "odd" if a_step == 2 else f"one more than a multiple of {a_step}"
         allowed = f"{which} with {self.solver}: {a_step} evaluations a step and one at the end"
-        _require(self.nfe > a_step and (self.nfe - 1) % a_step == 0, "nfe", self.nfe, allowed)
+        self._require(self.nfe > a_step and (self.nfe - 1) % a_step == 0, "nfe", allowed)
         self._check_times()
         return self
 
     def _check_published(self) -> None:
         for name in ("noise", "start", "solver", "grid", "times", "gamma", "partial"):
             fixed = type(self).model_fields[name].default
-            _require(getattr(self, name) == fixed, name, getattr(self, name), f"{fixed!r} with preset published")
+            self._require(getattr(self, name) == fixed, name, f"{fixed!r} with preset published")
 
     def _check_times(self) -> None:
         if self.grid != "tuned":
-            _require(self.times is None, "times", self.times, "left out unless grid is tuned")
+            self._require(self.times is None, "times", "left out unless grid is tuned")
             return
         times = self.times
         count = self.steps + 1
         if times is None or len(times) != count:
-            raise BridgeError(f"times is {times}; it must hold {count} values for nfe {self.nfe}", field="times")
+            raise self._refusal(f"times is {times}; it must hold {count} values for nfe {self.nfe}", "times")
         rising = all(early < late for early, late in pairwise(times))
         arrives = math.isclose(times[-1], self.t_n) or (
             SOLVERS[self.solver].finish is not None and times[-1] < self.t_n
         )
         ends = math.isclose(times[0], self.t0) and arrives
-        _require(rising and ends, "times", times, f"rising from {self.t0} to {self.t_n}")
-
-
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise BridgeError(f"{name} is {value!r}; it must be {allowed}", field=name, value=value)
+        self._require(rising and ends, "times", f"rising from {self.t0} to {self.t_n}")

@@ -30,7 +30,7 @@ def translate_latents(
 
     Args:
         x_0: scaled latents; the VAE's mode, or its sample with preset `published`.
-        predict: the network, `predict(x_t, sigma, domain)`; called `forwards(settings)` times.
+        predict: the network, `predict(x_t, sigma, domain)`; called `settings.forwards` times.
         settings: the path.
         noise: unit Gaussian noise by purpose and step.
         schedule: the network's; needed by preset `published`, which asks the network only at sigmas of its table
@@ -66,16 +66,6 @@ def translate_latents(
     if settings.partial is not None:
         return predictors.clean(x, settings.partial)
     return x - predictors.level(settings.t_n) * predictors.eps(x, settings.t_n, "target")
-
-
-def forwards(settings: BridgeSettings) -> int:
-    """Network forwards per image: two an evaluation, but one for a last one that only cleans (NFE 8 of Euler: 15)."""
-    solver = SOLVERS[settings.solver]
-    evaluations = settings.steps * solver.evaluations
-    if solver.finish is not None:
-        return 2 * (evaluations + 1)
-    last = 2 if settings.partial is not None and settings.noise == "mix" else 1
-    return 2 * evaluations + last
 
 
 def enter(x_0: Tensor, settings: BridgeSettings, noise: Noise) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lsb.bridge.settings import NoisePredictor
 
-Domain = Literal["source", "target", "null"]  # the null prompt serves only the methods LSB is compared with
+Domain = Literal["source", "target", "null"]  # LSB itself never asks the null prompt
 
 
 class Predict(Protocol):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from lsb.bridge.solve import forwards
 from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
 from lsb.jobs.job import (
@@ -107,7 +106,7 @@ def dry_run(
     records = read_records(store, dataset)
     plan = read_plan(store, run) if run else make_plan(records, config.execution.shard_size)
     sizes = sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options))
-    each = forwards(config.bridge)
+    each = config.bridge.forwards
     return DryRun(
         records=dataset.records,
         quarantined=dataset.quarantined,

@@ -81,6 +81,16 @@ class Prompt:
         return hash(self.id)
 
 
+class _NullPrompt(Prompt):
+    """Names nothing, which a prompt that somebody writes must not."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+NULL: Prompt = _NullPrompt("")
+
+
 def to_bytes(prompt: Prompt) -> bytes:
     """A prompt's file: safetensors where there are vectors, else canonical JSON. Equal prompts give equal bytes."""
     words = {"template": prompt.template, "prefix": prompt.prefix}

@@ -10,7 +10,6 @@ a bit.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lsb.bridge.method import Levels, Method
 from lsb.bridge.noise import BatchNoise
 from lsb.bridge.settings import BridgeSettings
-from lsb.bridge.solve import translate_latents
 from lsb.bridge.velocity import Domain
 from lsb.errors import BridgeError, ModelError
-from lsb.models.prompt import Prompt
-from lsb.models.protocol import Backbone
+from lsb.models.prompt import NULL, Prompt
+from lsb.models.protocol import Backbone, Timed
 from lsb.models.published import Published
 from lsb.models.tiled import Tiled
 from lsb.pictures.images import to_images, to_tensor
@@ -44,37 +43,39 @@ class Engine:
         source: prompt of the domain the pictures come from. With preset `published` it gets `PUBLISHED_PREFIX`,
             unless it has a prefix of its own.
         target: prompt of the domain they go to.
-        settings: the path between them, for the model's own area.
+        settings: the method, whose noise levels are meant for the model's own area.
         seed: of the noise, as text.
         batch: pictures at a time; part of what fixes the last bits.
-        sigma_scale: what tau is multiplied by, see `lsb.pictures.geometry.sigma_scale`.
+        sigma_scale: what noise levels are multiplied by, see `lsb.pictures.geometry.sigma_scale`.
+        negative: the null prompt, by default the empty text.
 
     Raises:
-        BridgeError: tau is too large for the model's schedule, or the preset needs a schedule the model lacks.
+        BridgeError: tau, or sigma, is too large for the model's schedule, or the preset needs a schedule the model
+            lacks.
         PromptError: a prompt does not fit the model's text encoder.
     """
 
     backbone: Backbone
     source: Prompt
     target: Prompt
-    settings: BridgeSettings
+    settings: Method
     seed: str
     batch: int
     sigma_scale: float = 1.0
+    negative: Prompt = NULL
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise BridgeError(f"batch is {self.batch}; it must be at least 1", field="batch")
-        t_widest = max(self.settings.t0, 0.5)
-        widest = self._path.tau * math.sqrt(t_widest * (1 - t_widest))
-        if widest > self.backbone.sigma_max:
-            largest = 2 * self.backbone.sigma_max / self.sigma_scale
+        widest, name = self._method.largest_sigma, self.settings.strength
+        if widest is not None and widest > self.backbone.sigma_max:
+            value = getattr(self.settings, name)
+            largest = value * (self.backbone.sigma_max / widest)
             where = "" if self.sigma_scale == 1.0 else " at this geometry.area"
             raise BridgeError(
-                f"tau {self.settings.tau} is too large for this model's noise schedule{where}; "
-                f"the largest is {largest:.6g}",
-                field="tau",
-                tau_max=largest,
+                f"{name} {value} is too large for this model's noise schedule{where}; the largest is {largest:.6g}",
+                field=name,
+                largest=largest,
             )
         self._conditions  # noqa: B018  a prompt that does not fit must be known before any picture is read
 
@@ -123,9 +124,7 @@ class Engine:
         noise = BatchNoise(self.backbone.latent_shape(width, height), seed=self.seed, digests=digests)
         with torch.inference_mode(), _repeatable():
             x_0 = self.backbone.encode(pixels, noise("vae", 0) if self._published else None)
-            schedule = self._published.schedule if self._published else None
-            x_1 = translate_latents(x_0, self._predict, self._path, noise, schedule)
-            return self.backbone.decode(x_1)
+            return self.backbone.decode(self._method.translate(x_0, self._predict, noise, self._levels))
 
     def _in_tiles(self, row: int, image: Image.Image, digest: str, tiled: Tiled) -> Image.Image:
         """One picture; noise and state are those of its whole latent."""
@@ -137,8 +136,7 @@ class Engine:
             def predict(x_t: Tensor, sigma: float, domain: Domain, /) -> Tensor:
                 return tiled.predict(x_t, partial(self._predict, sigma=sigma, domain=domain))
 
-            schedule = self._published.schedule if self._published else None
-            for band in tiled.decode(translate_latents(x_0, predict, self._path, noise, schedule)):
+            for band in tiled.decode(self._method.translate(x_0, predict, noise, self._levels)):
                 if not bool(torch.isfinite(band).all()):
                     raise self._not_finite([row])
                 result.paste(to_images(band)[0], (0, top))
@@ -148,7 +146,7 @@ class Engine:
     def _not_finite(self, positions: list[int]) -> ModelError:
         return ModelError(
             f"the network returned NaN for {len(positions)} images in {self.backbone.dtype}; "
-            "use another dtype, a smaller guidance or a smaller tau",
+            f"use another dtype, a smaller guidance or a smaller {self.settings.strength}",
             positions=positions,
         )
 
@@ -156,23 +154,28 @@ class Engine:
         return (self._published or self.backbone).predict(x_t, sigma, self._conditions[domain])
 
     @cached_property
-    def _path(self) -> BridgeSettings:
-        if self.sigma_scale == 1.0:
-            return self.settings
-        return self.settings.model_copy(update={"tau": self.settings.tau * self.sigma_scale})
+    def _method(self) -> Method:
+        return self.settings.scaled(self.sigma_scale)
+
+    @cached_property
+    def _levels(self) -> Levels:
+        schedule = self.backbone.schedule if isinstance(self.backbone, Timed) else None
+        return Levels(self.backbone.sigma_max, schedule)
 
     @cached_property
     def _published(self) -> Published | None:
-        """The backbone as preset `published` asks it; None with another preset."""
-        return Published(self.backbone) if self.settings.preset == "published" else None
+        """The backbone as LSB's preset `published` asks it; None with all else."""
+        asked_so = isinstance(self.settings, BridgeSettings) and self.settings.preset == "published"
+        return Published(self.backbone) if asked_so else None
 
     @cached_property
     def _conditions(self) -> dict[Domain, Tensor]:
         source = self.source
         if self._published and not source.prefix:
             source = dataclasses.replace(source, prefix=PUBLISHED_PREFIX)
+        prompts: dict[Domain, Prompt] = {"source": source, "target": self.target, "null": self.negative}
         with torch.no_grad(), _repeatable():
-            return {"source": self.backbone.embed(source), "target": self.backbone.embed(self.target)}
+            return {domain: self.backbone.embed(prompts[domain]) for domain in sorted(self.settings.asks)}
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import overload
 
 from PIL import Image
 
+from lsb.bridge.method import Method
 from lsb.bridge.settings import BridgeSettings
-from lsb.bridge.solve import forwards
 from lsb.errors import ModelError
-from lsb.models.prompt import Prompt
+from lsb.models.prompt import NULL, Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.geometry import Frame, Geometry, Size, frame_of, sigma_scale
 from lsb.pictures.images import pixels_sha256, to_rgb
@@ -29,23 +29,25 @@ class Translator:
         source: prompt of the domain the images come from. With preset `published` it gets a prefix, unless it has one
             of its own.
         target: prompt of the domain they go to.
-        settings: the path between them.
+        settings: the method: `BridgeSettings`, or those of another one of `lsb.bridge.methods`.
         seed: of the noise, as text.
         batch: images at a time; part of what fixes the last bits.
         geometry: at which size images are translated and come out.
+        negative: the null prompt of a method that asks it, by default the empty text.
 
     Raises:
-        BridgeError: tau is too large for the model's schedule, or the preset needs a schedule the model lacks.
+        BridgeError: tau, or sigma, is too large for the model's schedule, or the preset needs a schedule that it lacks.
         PromptError: a prompt does not fit the model's text encoder.
     """
 
     backbone: Backbone
     source: Prompt
     target: Prompt
-    settings: BridgeSettings = BridgeSettings()  # noqa: RUF009  frozen
+    settings: Method = BridgeSettings()  # noqa: RUF009  frozen
     seed: str = "0"
     batch: int = 8
     geometry: Geometry = Geometry()  # noqa: RUF009  frozen
+    negative: Prompt = NULL
 
     def __post_init__(self) -> None:
         self._engine  # noqa: B018  what does not fit must be known before any image is read
@@ -53,7 +55,7 @@ class Translator:
     @property
     def forwards_per_image(self) -> int:
         """Network forwards an image costs, or a tile of one."""
-        return forwards(self.settings)
+        return self.settings.forwards
 
     @overload
     def translate(
@@ -125,4 +127,6 @@ class Translator:
     @cached_property
     def _engine(self) -> Engine:
         scale = sigma_scale(self.geometry, self.backbone.canvas)
-        return Engine(self.backbone, self.source, self.target, self.settings, self.seed, self.batch, scale)
+        return Engine(
+            self.backbone, self.source, self.target, self.settings, self.seed, self.batch, scale, self.negative
+        )

@@ -16,7 +16,7 @@ from lsb.bridge.grid import grid_of
 from lsb.bridge.noise import BatchNoise, unit_noise
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.bridge.settings import BridgeSettings
-from lsb.bridge.solve import forwards, translate_latents
+from lsb.bridge.solve import translate_latents
 from lsb.bridge.solvers import SOLVERS
 from lsb.bridge.velocity import Domain, LsbPredictors, sigma
 from lsb.records import sha256
@@ -87,7 +87,7 @@ def test_any_path_spends_what_it_says_and_rises(chosen: BridgeSettings) -> None:
 
     noise = BatchNoise((1, 2, 2), seed="0", digests=[sha256(b"a")])
     out = translate_latents(torch.zeros(1, 1, 2, 2), network, chosen, noise)
-    assert len(asked) == forwards(chosen)
+    assert len(asked) == chosen.forwards
     assert all(0 < level <= chosen.tau / 2 * (1 + 1e-9) for level in asked)
     assert bool(torch.isfinite(out).all())
     grid = grid_of(chosen).times

@@ -13,7 +13,7 @@ from lsb.bridge.gaussian import GaussianBridge
 from lsb.bridge.noise import BatchNoise
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.bridge.settings import BridgeSettings, NoisePredictor
-from lsb.bridge.solve import enter, forwards, translate_latents
+from lsb.bridge.solve import enter, translate_latents
 from lsb.bridge.velocity import Domain, LsbPredictors, sigma, sigma_prime
 from lsb.errors import BridgeError
 from lsb.records import sha256
@@ -62,15 +62,15 @@ EVERY_PATH = [
 def test_forwards_are_what_is_spent(settings: BridgeSettings, schedule: NoiseSchedule) -> None:
     network = Network()
     translate_latents(latents(), network, settings, noise(), schedule)
-    assert len(network.asked) == forwards(settings)
+    assert len(network.asked) == settings.forwards
 
 
 def test_eight_evaluations_are_fifteen_forwards() -> None:
-    assert forwards(BridgeSettings()) == 15
-    assert forwards(BridgeSettings(preset="published")) == 15
-    assert forwards(BridgeSettings(nfe=4, solver="adams_moulton")) == 8
-    assert forwards(BridgeSettings(nfe=7, solver="heun")) == 13
-    assert forwards(BridgeSettings(nfe=4, partial=0.5, noise="mix")) == 8
+    assert BridgeSettings().forwards == 15
+    assert BridgeSettings(preset="published").forwards == 15
+    assert BridgeSettings(nfe=4, solver="adams_moulton").forwards == 8
+    assert BridgeSettings(nfe=7, solver="heun").forwards == 13
+    assert BridgeSettings(nfe=4, partial=0.5, noise="mix").forwards == 8
 
 
 @pytest.mark.parametrize("settings", EVERY_PATH, ids=range(len(EVERY_PATH)))

@@ -90,9 +90,9 @@ def test_another_area_moves_every_sigma(tiny_backbone: StableDiffusion) -> None:
     """As many pixels as the model's own four times: the same path with twice the tau."""
     prompts = Prompt("a flat icon"), Prompt("a 3d icon")
     large = Translator(tiny_backbone, *prompts, SETTINGS, geometry=Geometry(area=4 * 32 * 32))
-    assert large._engine._path.tau == 2 * SETTINGS.tau
-    assert large._engine._path.model_copy(update={"tau": SETTINGS.tau}) == SETTINGS
-    assert Translator(tiny_backbone, *prompts, SETTINGS)._engine._path is SETTINGS
+    assert large._engine._method.tau == 2 * SETTINGS.tau
+    assert large._engine._method.model_copy(update={"tau": SETTINGS.tau}) == SETTINGS
+    assert Translator(tiny_backbone, *prompts, SETTINGS)._engine._method is SETTINGS
     most = 2 * tiny_backbone.sigma_max
     with pytest.raises(BridgeError, match=rf"at this geometry\.area; the largest is {most / 2:.6g}"):
         dataclasses.replace(large, settings=SETTINGS.model_copy(update={"tau": 0.51 * most}))

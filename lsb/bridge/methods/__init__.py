@@ -1,0 +1,12 @@
+"""One method per module, and the table of them all: what a job may name. LSB's settings are `lsb.bridge.settings`."""
+
+from lsb.bridge.method import Method
+from lsb.bridge.methods.ddib import Ddib
+from lsb.bridge.methods.sdedit import Sdedit
+from lsb.bridge.settings import BridgeSettings
+
+METHODS: dict[str, type[Method]] = {
+    "lsb": BridgeSettings,
+    "sdedit": Sdedit,
+    "ddib": Ddib,
+}
