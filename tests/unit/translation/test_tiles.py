@@ -19,7 +19,6 @@ from lsb.audit import verify
 from lsb.audit.replay import Bench, replay
 from lsb.bridge.noise import unit_noise
 from lsb.bridge.settings import BridgeSettings
-from lsb.bridge.solve import forwards
 from lsb.errors import ModelHungError
 from lsb.ledger.publish import manifest_table, publish
 from lsb.models.prompt import Prompt
@@ -118,7 +117,7 @@ def test_forwards_are_counted_by_the_tile_and_batches_have_one_shape() -> None:
     engine.translate([smooth(96, 64)], [DIGEST], tiles=tiles, alive=lambda: beats.append(None))
     batches = -(-tiles.count // 4)
     assert {tuple(asked.shape) for asked in backbone.asked} == {(4, 3, 8, 8)}
-    assert len(backbone.asked) == forwards(engine.settings) * batches
+    assert len(backbone.asked) == engine.settings.forwards * batches
     assert len(beats) == len(backbone.asked) + 2 * batches  # encoding and decoding too
 
 
