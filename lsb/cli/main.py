@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from lsb.cli.commands.deleting import erase, gc
-from lsb.cli.commands.looking import diff, export, report, status, trace, verify
+from lsb.cli.commands.looking import diff, export, ls, report, status, trace, verify
 from lsb.cli.commands.making import evaluate, ingest, init, optimise, plan, publish, rerun, run, translate
 from lsb.cli.exit_code import end_with, exit_code
 from lsb.cli.terminal import tame_terminal
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 for command in (
     init, run, ingest, optimise, plan, translate, evaluate, publish,
-    status, rerun, verify, diff, trace, export, report, gc, erase,
+    ls, status, rerun, verify, diff, trace, export, report, gc, erase,
 ):  # fmt: skip
     app.command()(command)
 

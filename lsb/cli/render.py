@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lsb.prompts.finding import StoredPrompt
     from lsb.views.diff import Difference
     from lsb.views.export import Exported
+    from lsb.views.listing import ListedRun
     from lsb.views.status import RunStatus
 
 # What is printed of a thing, by the names under which it is. Nothing but `show` looks into it.
@@ -52,6 +53,37 @@ def show_all(several: Sequence[Figures], *, as_json: bool) -> None:
         if number:
             _print("")
         show(figures, as_json=False)
+
+
+def show_runs(runs: Sequence[ListedRun], *, as_json: bool) -> None:
+    """Print one line for each run; `*` marks what its job's name stands for."""
+    if as_json:
+        listed = [{**vars(run), "error": run.error and str(run.error)} for run in runs]
+        sys.stdout.write(json.dumps(listed, indent=2) + "\n")
+        return
+    head = ("", "run", "state", "records", "published", "created", "last commit", "size")
+    lines = [head, *(_line(run) for run in runs)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        _print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _line(run: ListedRun) -> tuple[str, ...]:
+    """The cells of `show_runs`, times to the minute."""
+    counted = ", ".join(f"{count} {status}" for status, count in sorted(run.counts.items()) if count)
+    times = [(moment or "")[:16].replace("T", " ") for moment in (run.created, run.last_commit)]
+    planned = "" if run.planned is None else str(run.planned)
+    return ("*" if run.current else "", run.run, run.state, planned, counted, *times, _size(run.bytes))
+
+
+def _size(count: int) -> str:
+    """Bytes as people read them."""
+    size, unit = float(count), "B"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}" if unit != "B" else f"{count} B"
 
 
 def complain(message: str) -> None:

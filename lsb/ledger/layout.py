@@ -37,6 +37,7 @@ _UNNAMED = re.compile(
     rf"|(?P<plan>plan-{_DIGEST}\.parquet))"
 )
 _HINT = re.compile(rf"runs/{_RUN_ID.pattern}/shards/{_SHARD}/hints/{_ATTEMPT}\.json")
+_SHARD_LOG = re.compile(rf"runs/{_RUN_ID.pattern}/shards/({_SHARD})/log/{_NUMBER}\.json")
 _NUMBERED = re.compile(r"([0-9]{8})\.json")
 _OF_A_STORE = re.compile(
     rf"runs/{_RUN_ID.pattern}/(run\.json|shards/{_SHARD}/log/{_NUMBER}\.json|snapshots/log/{_NUMBER}\.json)"
@@ -174,6 +175,12 @@ def shard_folder(run_id: str, shard: str) -> str:
 
 def shard_log(run_id: str, shard: str) -> str:
     return f"{shard_folder(run_id, shard)}/log"
+
+
+def shard_of_log(key: str) -> str | None:
+    """The shard whose log's entry a key is; None for any other key."""
+    match = _SHARD_LOG.fullmatch(key)
+    return match[1] if match else None
 
 
 def hints_folder(run_id: str, shard: str) -> str:

@@ -13,6 +13,29 @@ from lsb.cli.addresses import open_store_of
 from lsb.errors import UsageError
 
 
+def ls(
+    root: opt.Root,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Every run of a store: how far it is, how old and how large, and which one a job's name stands for.
+
+    Example: lsb ls out/store
+    """
+    from lsb.store.store import open_store
+    from lsb.views.listing import list_runs
+
+    found = list_runs(open_store(root))
+    if found or json:
+        render.show_runs(found, as_json=json)
+    else:
+        render.complain(f"no runs in {root}")
+    errors = {run.run: run.error for run in found if run.error}
+    for run_id, error in errors.items():
+        render.complain(f"{run_id} cannot be read: {error}")
+    raise typer.Exit(min((error.exit_code for error in errors.values()), default=0))
+
+
 def status(
     run: opt.RunUri,
     json: opt.Json = False,

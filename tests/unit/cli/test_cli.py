@@ -18,7 +18,7 @@ from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, Usage
 
 COMMANDS = {
     "init", "run", "ingest", "optimise", "plan", "translate", "evaluate", "publish",
-    "status", "rerun", "diff", "verify", "export", "report", "gc", "erase", "trace",
+    "ls", "status", "rerun", "diff", "verify", "export", "report", "gc", "erase", "trace",
 }  # fmt: skip
 
 
