@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,12 +14,13 @@ from lsb.audit.erasures import inspect_erased
 from lsb.audit.rows import row_problems
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
-from lsb.errors import DecodingError, ImageError
+from lsb.errors import DecodingError, ImageError, LsbError
 from lsb.ledger import layout
-from lsb.ledger.log.commit_log import Commit, Condemnation, LogEntry, ShardLog, fold
-from lsb.ledger.run import Run, open_log
-from lsb.pictures.decoder import shared_decoder
+from lsb.ledger.log.commit_log import Commit, Condemnation, History, LogEntry, ShardLog, fold
+from lsb.ledger.run import Run, read_logs
+from lsb.pictures.decoder import DECODERS, shared_decoder
 from lsb.pictures.images import pixels_sha256
+from lsb.store.read_ahead import read_ahead
 
 
 @dataclass
@@ -26,6 +30,8 @@ class Shards:
     commits: dict[str, list[Commit]] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)  # digests of entries whose rows, or those before, are not all there
     outputs: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> digests of file and pixels
+    features: dict[str, str] = field(default_factory=dict)  # key -> digest
+    others: dict[str, str] = field(default_factory=dict)  # of files that are none of these
     carried: pa.Table | None = None  # rows that other runs' shards hold; None if they cannot be read
     erased: dict[str, Condemnation] = field(default_factory=dict)  # every file that was erased, and by which entry
     erased_elsewhere: dict[str, Condemnation] = field(default_factory=dict)  # in the shards that made what is carried
@@ -35,10 +41,13 @@ def inspect_shards(seen: Inspection, run: Run, plan: pa.Table | None) -> Shards:
     """Check every shard's log against `run` and `plan`, and every file that its entries name but the outputs."""
     shards = Shards()
     planned = _by_shard(plan) if plan is not None else None
-    for shard in run.shards():
+    for shard, found in read_logs(seen.store, run, _read):
         part = planned.get(shard, plan.slice(0, 0)) if planned is not None and plan is not None else None
         with seen.guard(layout.shard_log(run.id, shard)):
-            _inspect_shard(seen, run, shard, part, shards)
+            _inspect_shard(seen, run, shard, found, part, shards)
+    for kind, digests in (("feature files", shards.features), ("other files", shards.others)):
+        for _ in seen.named_files(digests, kind):
+            pass
     return shards
 
 
@@ -49,20 +58,25 @@ def inspect_outputs(seen: Inspection, shards: Shards, sample: int | None, seed: 
     missing = {key for key in unlisted if not seen.store.exists(key)}
     for key in sorted(missing):
         seen.find(TAMPERED, key, f"{key} is missing")
-    for key in sampled(shards.outputs.keys() - missing, sample, seed):
-        digest, pixels = shards.outputs[key]
-        data = seen.named_file(key, digest, "outputs")
-        if data is None:
-            continue
-        try:
-            same = pixels_sha256(shared_decoder().decode(data)[0]) == pixels
-        except ImageError:
-            same = False
-        except DecodingError as error:
-            seen.find(UNVERIFIABLE, key, f"{key}: its pixels cannot be checked: {error.message}")
-            continue
-        if not same:
-            seen.find(TAMPERED, key, f"{key} does not hold the pixels that its row names")
+    chosen = {key: shards.outputs[key][0] for key in sampled(shards.outputs.keys() - missing, sample, seed)}
+    with read_ahead(seen.named_files(chosen, "outputs"), _pixels, requests=DECODERS) as answers:
+        for (key, data), pixels in answers:
+            if data is None:
+                continue
+            try:
+                same = pixels() == shards.outputs[key][1]
+            except ImageError:
+                same = False
+            except DecodingError as error:
+                seen.find(UNVERIFIABLE, key, f"{key}: its pixels cannot be checked: {error.message}")
+                continue
+            if not same:
+                seen.find(TAMPERED, key, f"{key} does not hold the pixels that its row names")
+
+
+def _pixels(file: tuple[str, bytes | None]) -> str | None:
+    _, data = file
+    return None if data is None else pixels_sha256(shared_decoder().decode(data)[0])
 
 
 def _by_shard(plan: pa.Table) -> dict[str, pa.Table]:
@@ -77,10 +91,35 @@ def _by_shard(plan: pa.Table) -> dict[str, pa.Table]:
     }
 
 
-def _inspect_shard(seen: Inspection, run: Run, shard: str, planned: pa.Table | None, shards: Shards) -> None:
-    log = open_log(seen.store, run, shard)
-    place = layout.shard_log(run.id, shard)
+@dataclass(frozen=True)
+class _Read:
+    """A shard's log, what is wrong with it, and by key of its row files what gives the rows or raises why not."""
+
+    history: History
+    problems: list[LsbError]
+    rows: dict[str, Callable[[], pa.Table]]
+
+
+def _read(log: ShardLog) -> _Read:
     history, problems = log.scan()
+    return _Read(history, problems, {entry.rows_key: _tried(partial(log.table, entry)) for entry in history.commits})
+
+
+def _tried(read: Callable[[], pa.Table]) -> Callable[[], pa.Table]:
+    """What gives the answer, or raises the error, that there is now."""
+    answer: Future[pa.Table] = Future()
+    try:
+        answer.set_result(read())
+    except Exception as error:  # noqa: BLE001 raised where it is asked for
+        answer.set_exception(error)
+    return answer.result
+
+
+def _inspect_shard(
+    seen: Inspection, run: Run, shard: str, found: _Read, planned: pa.Table | None, shards: Shards
+) -> None:
+    place = layout.shard_log(run.id, shard)
+    history, problems = found.history, found.problems
     for problem in problems:
         seen.blame(problem, place)
     if problems:
@@ -95,7 +134,7 @@ def _inspect_shard(seen: Inspection, run: Run, shard: str, planned: pa.Table | N
     for entry in history.commits:
         seen.named.add(entry.link.key)
         seen.checked["log entries"] += 1
-        rows = _inspect_commit(seen, run, log, entry, planned, shards)
+        rows = _inspect_commit(seen, run, found, entry, planned, shards)
         whole = whole and rows is not None
         if rows is not None:
             commits.append((entry, rows))
@@ -107,13 +146,13 @@ def _inspect_shard(seen: Inspection, run: Run, shard: str, planned: pa.Table | N
 
 
 def _inspect_commit(
-    seen: Inspection, run: Run, log: ShardLog, entry: LogEntry, planned: pa.Table | None, shards: Shards
+    seen: Inspection, run: Run, found: _Read, entry: LogEntry, planned: pa.Table | None, shards: Shards
 ) -> pa.Table | None:
     digests = entry.digests()
     seen.named |= digests.keys()
     rows = None
     with seen.guard(entry.rows_key):
-        rows = log.table(entry)
+        rows = found.rows[entry.rows_key]()
         seen.checked["row files"] += 1
         seen.checked["rows"] += rows.num_rows
         for problem in row_problems(run, entry, rows, planned):
@@ -124,8 +163,7 @@ def _inspect_commit(
         }
     features = f"{entry.folder}/{entry.features}" if entry.features else None
     if features:
-        seen.named_file(features, digests[features], "feature files")
+        shards.features[features] = digests[features]
     other = digests.keys() - shards.outputs.keys() - shards.erased.keys()
-    for key in other - {entry.rows_key, features}:
-        seen.named_file(key, digests[key], "other files")
+    shards.others |= {key: digests[key] for key in other - {entry.rows_key, features}}
     return rows

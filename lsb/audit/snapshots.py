@@ -71,7 +71,7 @@ def _inspect_snapshot(
     seen: Inspection, run: Run, plan: pa.Table | None, shards: Shards, snapshot: Snapshot, erased: Collection[str]
 ) -> Envelope | None:
     named = {key: digest for key, digest in snapshot.digests().items() if key not in erased}
-    files = {key: seen.named_file(key, digest, "snapshot files") for key, digest in named.items()}
+    files = dict(seen.named_files(named, "snapshot files"))
     commits = _commits(seen, snapshot, shards)
     manifest, attestation = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
     if manifest is not None and plan is not None and commits is not None and shards.carried is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from lsb.ledger import layout
 from lsb.ledger.attestation import INTEGRITY_ONLY
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.seal import well_formed
+from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
 
 INTACT, TAMPERED, UNVERIFIABLE, INCOMPLETE = "intact", "tampered", "unverifiable", "incomplete"
@@ -119,12 +120,18 @@ class Inspection:
 
     def named_file(self, key: str, digest: str, kind: str) -> bytes | None:
         """A file's bytes if they are what was written."""
-        self.named.add(key)
-        with self.guard(key):
-            data = read_checked(self.store, key, digest)
-            self.checked[kind] += 1
-            return data
-        return None
+        return next(data for _, data in self.named_files({key: digest}, kind))
+
+    def named_files(self, digests: Mapping[str, str], kind: str) -> Iterator[tuple[str, bytes | None]]:
+        """Each file, in order, with its bytes if they are what was written; several are read at a time."""
+        self.named |= digests.keys()
+        with read_ahead(digests, lambda key: read_checked(self.store, key, digests[key])) as answers:
+            for key, answer in answers:
+                data = None
+                with self.guard(key):
+                    data = answer()
+                    self.checked[kind] += 1
+                yield key, data
 
     @property
     def tampered(self) -> bool:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import UsageError
-from lsb.ledger.run import Run, is_due, open_log, pending, read_plan
+from lsb.ledger.run import Run, is_due, pending, read_logs, read_plan
 from lsb.ledger.selection import Selection
 from lsb.records import Action, Status
 from lsb.store.store import Store
@@ -71,11 +71,10 @@ def what_is_left(store: Store, run: Run, chosen: Chosen | None = None) -> dict[s
     if chosen is None:
         return {shard: dict.fromkeys(records, 0) for shard, records in pending(store, run).items()}
     left = {}
-    for shard, records in chosen.shards.items():
-        log = open_log(store, run, shard)
-        rows = log.rows(log.entries(), columns=["record_id", "status", "tries"]).to_pylist()
-        known = {row["record_id"]: row for row in rows}
-        due = {record: tries for record, tries in records.items() if is_due(known.get(record), tries)}
+    columns = ["record_id", "status", "tries"]
+    for shard, rows in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), chosen.shards):
+        known = {row["record_id"]: row for row in rows.to_pylist()}
+        due = {record: tries for record, tries in chosen.shards[shard].items() if is_due(known.get(record), tries)}
         if due:
             left[shard] = due
     return left
@@ -105,9 +104,9 @@ def _state(store: Store, run: Run, plan: pa.Table, selection: Selection) -> pa.T
         plan = plan.filter(pc.is_in(plan["shard"], pa.array(selection.shards)))
     rows: list[Mapping[str, Any]] = []
     columns = ["record_id", "status", "tries", "retryable", "error_code"]
-    for shard in pc.unique(plan["shard"]).to_pylist():
-        log = open_log(store, run, shard)
-        rows += log.rows(log.entries(), columns=columns).to_pylist()
+    shards = pc.unique(plan["shard"]).to_pylist()
+    for _, found in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), shards):
+        rows += found.to_pylist()
     known = {row["record_id"]: row for row in rows}
     blank = {"status": PENDING, "tries": 0, "retryable": True, "error_code": None}
     states = [known.get(record, blank) for record in plan["record_id"].to_pylist()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +14,9 @@ import pyarrow.compute as pc
 
 from lsb.ledger import layout
 from lsb.ledger.carrying import carried_rows
-from lsb.ledger.log.commit_log import Commit, Condemnation, LogEntry, fold
+from lsb.ledger.log.commit_log import Commit, Condemnation, History, LogEntry, ShardLog, fold
 from lsb.ledger.rows import unusable_rows
-from lsb.ledger.run import Run, open_log, open_named_run, read_plan
+from lsb.ledger.run import Run, open_named_run, read_logs, read_plan
 from lsb.ledger.schemas import FEATURES, MANIFEST
 from lsb.records import Action, Status
 from lsb.store.store import Store
@@ -70,10 +72,8 @@ def collect(store: Store, run: Run, *, gates: Gates) -> Collected:
     """
     commits: dict[str, list[Commit]] = {}
     erased: dict[str, Condemnation] = {}
-    for shard in run.shards():
-        log = open_log(store, run, shard)
-        history = log.history()
-        commits[shard] = [(entry, log.table(entry)) for entry in history.commits]
+    for shard, (history, made) in read_logs(store, run, _history_and_rows):
+        commits[shard] = made
         erased |= history.erased
     plan = read_plan(store, run)
     collected = combine(run, plan, commits, carried_rows(store, run.parent, plan), gates)
@@ -98,8 +98,11 @@ def erased_elsewhere(store: Store, rows: pa.Table) -> dict[str, Condemnation]:
     """
     carried = rows.filter(pc.is_valid(rows["carried_from"]))["output_key"].drop_null().to_pylist()
     erased: dict[str, Condemnation] = {}
-    for run_id, shard in sorted({maker for key in carried if (maker := layout.maker_of(key))}):
-        erased |= open_log(store, open_named_run(store, run_id), shard).history().erased
+    makers = sorted({maker for key in carried if (maker := layout.maker_of(key))})
+    for run_id, found in groupby(makers, key=itemgetter(0)):
+        shards = [shard for _, shard in found]
+        for _, history in read_logs(store, open_named_run(store, run_id), ShardLog.history, shards):
+            erased |= history.erased
     return erased
 
 
@@ -140,11 +143,20 @@ def collect_features(store: Store, run: Run, rows: pa.Table | None = None) -> pa
     tables = [FEATURES.empty()]
     for origin in pc.unique(origins).to_pylist():
         maker = run if origin == run.id else open_named_run(store, origin)
-        for shard in pc.unique(rows["shard"].filter(pc.equal(origins, origin))).to_pylist():
-            log = open_log(store, maker, shard)
-            tables += [log.features(entry) for entry in log.entries()]
-    found = pa.concat_tables(tables)
-    return found.filter(pc.is_in(found["record_id"], rows["record_id"].combine_chunks())).sort_by("record_id")
+        shards = pc.unique(rows["shard"].filter(pc.equal(origins, origin))).to_pylist()
+        for _, found in read_logs(store, maker, _features, shards):
+            tables += found
+    features = pa.concat_tables(tables)
+    return features.filter(pc.is_in(features["record_id"], rows["record_id"].combine_chunks())).sort_by("record_id")
+
+
+def _history_and_rows(log: ShardLog) -> tuple[History, list[Commit]]:
+    history = log.history()
+    return history, [(entry, log.table(entry)) for entry in history.commits]
+
+
+def _features(log: ShardLog) -> list[pa.Table]:
+    return [log.features(entry) for entry in log.entries()]
 
 
 def with_flags(rows: pa.Table, gates: Gates) -> pa.Table:

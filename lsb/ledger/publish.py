@@ -11,7 +11,7 @@ import pyarrow as pa
 from lsb.errors import AlreadyExistsError, IncompleteError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer, attest, open_envelope
-from lsb.ledger.log.commit_log import LogEntry
+from lsb.ledger.log.commit_log import LogEntry, ShardLog
 from lsb.ledger.log.snapshots import (
     ATTESTATION_NAME,
     MANIFEST_NAME,
@@ -25,7 +25,7 @@ from lsb.ledger.log.snapshots import (
     snapshot_document,
 )
 from lsb.ledger.manifest import Collected, Gates, collect, collect_features
-from lsb.ledger.run import Run, open_log
+from lsb.ledger.run import Run, read_logs
 from lsb.ledger.schemas import MANIFEST, write_table
 from lsb.records import has_output, sha256
 from lsb.store.store import Store
@@ -120,8 +120,8 @@ def publish(
 
 def current_heads(store: Store, run: Run) -> dict[str, Head]:
     """Each shard's newest log entry as a snapshot names it; shards without one are absent."""
-    entries = ((shard, open_log(store, run, shard).entries()) for shard in run.shards())
-    return {shard: _head(commits[-1]) for shard, commits in entries if commits}
+    logs = read_logs(store, run, ShardLog.entries)
+    return {shard: _head(commits[-1]) for shard, commits in logs if commits}
 
 
 def latest_snapshot(store: Store, run: Run) -> Snapshot | None:

@@ -7,10 +7,10 @@ finds the same run again and other data or settings make another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,6 +32,7 @@ from lsb.ledger.schemas import PLAN, RECORDS, read_table, write_table
 from lsb.ledger.selection import Selection
 from lsb.ledger.transform import ModelIdentity, Transform, transform_id
 from lsb.records import Action, Status, digest_of, sha256
+from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 SCHEMA = "lsb.run/1"
 MAX_SHARDS = 100_000
 RUN_ID_HEX = 12
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -362,19 +365,29 @@ def open_log(store: Store, run: Run, shard: str) -> ShardLog:
     return ShardLog(store, run.id, run.sha256, run.plan["sha256"], shard)
 
 
+def read_logs(
+    store: Store, run: Run, read: Callable[[ShardLog], T], shards: Iterable[str] | None = None
+) -> Iterator[tuple[str, T]]:
+    """What `read` gives of the log of each of the run's shards, or of `shards`, in order; several are read at once."""
+    named = run.shards() if shards is None else shards
+    with read_ahead(named, lambda shard: read(open_log(store, run, shard))) as logs:
+        for shard, answer in logs:
+            yield shard, answer()
+
+
 def pending(store: Store, run: Run) -> dict[str, list[str]]:
     """Record ids without a row by shard, in record-id order; shards that are done are absent."""
     planned = read_plan(store, run).group_by("shard", use_threads=False).aggregate([("record_id", "list")])
+    records = dict(zip(planned["shard"].to_pylist(), planned["record_id_list"], strict=True))
     left: dict[str, list[str]] = {}
-    for shard, records in zip(planned["shard"].to_pylist(), planned["record_id_list"], strict=True):
-        if shard is None:
-            continue
-        log = open_log(store, run, shard)
-        rows = log.rows(log.entries(), columns=["record_id", "status"])
-        missing = records.values.filter(pc.invert(pc.is_in(records.values, rows["record_id"].combine_chunks())))
+    columns = ["record_id", "status"]
+    shards = sorted(shard for shard in records if shard is not None)
+    for shard, rows in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), shards):
+        there = records[shard].values
+        missing = there.filter(pc.invert(pc.is_in(there, rows["record_id"].combine_chunks())))
         if len(missing):
             left[shard] = missing.to_pylist()
-    return dict(sorted(left.items()))
+    return left
 
 
 def is_due(row: Mapping[str, Any] | None, tries: int) -> bool:

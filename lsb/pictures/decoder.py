@@ -44,6 +44,7 @@ from lsb.pictures.metadata import Metadata
 CPU_SECONDS = 120.0
 WALL_SECONDS = 1200.0
 MEMORY = 4 << 30
+DECODERS = min(4, os.cpu_count() or 1)  # processes for one reader of many files, each with a picture in memory
 ERROR_CODES = {
     "decode_timed_out": f"decoding took more than {CPU_SECONDS:g} s of processor time, or stood still",
     "decode_out_of_memory": f"decoding needs more memory than there is, or than {MEMORY >> 30} GiB",

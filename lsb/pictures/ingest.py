@@ -6,7 +6,7 @@ The version of a data set is a digest over its records, so the same files give t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
 
 from lsb.errors import DecodingError, ImageError, SourceError, StoreError
@@ -15,7 +15,7 @@ from lsb.ledger.dataset import Dataset, write_dataset
 from lsb.ledger.schemas import RecordRow
 from lsb.pictures.choice import Choice
 from lsb.pictures.codecs.formats import SUFFIXES
-from lsb.pictures.decoder import shared_decoder
+from lsb.pictures.decoder import DECODERS, shared_decoder
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
 from lsb.pictures.images import RULES, decoding_version
 from lsb.pictures.knowledge import Knowledge
@@ -23,6 +23,7 @@ from lsb.pictures.sources import MAX_BYTES, Listing, Source, SourceFile, describ
 from lsb.progress import NoProgress, Progress
 from lsb.records import Status, canonical_json, key_of, record_id, sha256
 from lsb.redaction import redact, visible
+from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,18 @@ def ingest(
     known = Knowledge.of(store, name, sources.uri, listing, decoding_version(rules), anew=read == "anew")
     progress.start(_STEP, len(listing.files))
     rows: list[RecordRow] = []
+    unread: list[tuple[SourceFile, RecordRow]] = []
     for file in listing.files:
-        rows.append(_row(sources, file, known, read, rules))
+        row, is_settled = _without_reading(file, known, read)
+        if is_settled:
+            rows.append(row)
+            progress.advance(_STEP)
+        else:
+            unread.append((file, row))
+    for file, row in _read_all(sources, unread, rules):
+        if row["sha256"] is not None:
+            known.learn(file, row, read=True)
+        rows.append(row)
         progress.advance(_STEP)
     progress.finish(_STEP)
     known.save()
@@ -97,20 +108,18 @@ def refuse_empty(sources: Source, listing: Listing) -> None:
         logger.warning("left out at %s: %s", sources.uri, found)
 
 
-def _row(sources: Source, file: SourceFile, known: Knowledge, read: str, rules: int) -> RecordRow:
+def _without_reading(file: SourceFile, known: Knowledge, read: str) -> tuple[RecordRow, bool]:
+    """A file's record by what is known of it, and whether that is all that is wanted."""
     row = _listed(file)
     if row["status"] == Status.QUARANTINED:
-        return row
+        return row, True
     found = known.trusted(file)
     if found is not None and (read == "listing" or known.complete(file)):
-        return {**row, **found}
+        return {**row, **found}, True
     if read == "listing" and (found is not None or not known.doubtful(file)):
         known.learn(file, row, read=False)
-        return row
-    row = _read(sources, file, row, rules)
-    if row["sha256"] is not None:
-        known.learn(file, row, read=True)
-    return row
+        return row, True
+    return row, False
 
 
 def _listed(file: SourceFile) -> RecordRow:
@@ -131,9 +140,21 @@ def _listed(file: SourceFile) -> RecordRow:
     return row
 
 
-def _read(sources: Source, file: SourceFile, row: RecordRow, rules: int) -> RecordRow:
+def _read_all(
+    sources: Source, unread: Iterable[tuple[SourceFile, RecordRow]], rules: int
+) -> Iterator[tuple[SourceFile, RecordRow]]:
+    """The same files with what reading them found out, in order. They are read and decoded ahead."""
+    with (
+        read_ahead(unread, lambda one: sources.read(one[0].key), size=lambda one: one[0].size) as answers,
+        read_ahead(answers, lambda one: _decoded(*one[0], one[1], rules), requests=DECODERS) as rows,
+    ):
+        for ((file, _), _), row in rows:
+            yield file, row()
+
+
+def _decoded(file: SourceFile, row: RecordRow, answer: Callable[[], bytes], rules: int) -> RecordRow:
     try:
-        data = sources.read(file.key)
+        data = answer()
     except StoreError as error:
         if not error.of_object:
             raise

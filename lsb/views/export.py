@@ -25,6 +25,7 @@ from lsb.pictures.encoding import OutputSettings
 from lsb.records import RECORD_ID_HEX, Status, record_id
 from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively
 from lsb.store.overlap import refuse_overlap
+from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
 
 LONGEST_NAME = 255  # bytes of one part of a path, on almost every file system
@@ -70,7 +71,7 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
         raise TamperedError(
             f"{run.plan['key']} names a source {nameless[0]!r}, which cannot be a file's name", key=run.plan["key"]
         )
-    columns = ["source_key", "status", "output_key", "output_sha256", "output_format"]
+    columns = ["source_key", "status", "output_key", "output_sha256", "output_format", "output_bytes"]
     rows = collect(store, run, gates=Gates()).rows.select(columns).to_pylist()
     rows = [row for row in rows if row["status"] == Status.OK]
     formats = {row["source_key"]: row["output_format"] for row in rows}
@@ -85,13 +86,15 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
     table = f"{run.id}.names.csv"
     if written:
         _noting(problems, table, lambda: _put(destination, table, _table(written), overwrite))
-    for row in rows:
-        key = row["source_key"]
+    read = lambda row: read_checked(store, row["output_key"], row["output_sha256"])  # noqa: E731
+    with read_ahead(rows, read, size=lambda row: row["output_bytes"] or 0) as answers:
+        for row, answer in answers:
+            key = row["source_key"]
 
-        def copy(key: str = key, output: str = row["output_key"], digest: str = row["output_sha256"]) -> None:
-            counts[_put(destination, names[key], read_checked(store, output, digest), overwrite)] += 1
+            def copy(key: str = key, answer: Callable[[], bytes] = answer) -> None:
+                counts[_put(destination, names[key], answer(), overwrite)] += 1
 
-        _noting(problems, key, copy)
+            _noting(problems, key, copy)
     return Exported(
         written=counts[True],
         unchanged=counts[False],

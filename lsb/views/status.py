@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.ledger.carrying import carried_rows
-from lsb.ledger.log.commit_log import fold
+from lsb.ledger.log.commit_log import Commit, History, ShardLog, fold
 from lsb.ledger.manifest import erased_elsewhere
 from lsb.ledger.publish import latest_snapshot
-from lsb.ledger.run import Run, open_log, read_plan
+from lsb.ledger.run import Run, read_logs, read_plan
 from lsb.records import Action, Status
 from lsb.store.store import Store
 
@@ -55,15 +55,16 @@ def counts_by_shard(store: Store, run: Run) -> dict[str | None, dict[str, int]]:
     apart = Counter(carried_rows(store, run.parent, plan, columns=["record_id", "status"])["status"].to_pylist())
     apart[Status.QUARANTINED.value] += unusable
     counts: dict[str | None, dict[str, int]] = {None: dict(apart)}
-    for shard in run.shards():
-        log = open_log(store, run, shard)
-        entries = log.entries()
-        total = sum((Counter(entry.counts) for entry in entries), Counter())
-        if len(entries) > 1 and total[Status.FAILED.value]:  # a failed row may have given way to a later one
-            rows = log.rows(entries, columns=["record_id", "status"])
-            total = Counter(rows["status"].to_pylist())
-        counts[shard] = dict(total)
-    return counts
+    return {**counts, **dict(read_logs(store, run, _counts))}
+
+
+def _counts(log: ShardLog) -> dict[str, int]:
+    entries = log.entries()
+    total = sum((Counter(entry.counts) for entry in entries), Counter())
+    if len(entries) > 1 and total[Status.FAILED.value]:  # a failed row may have given way to a later one
+        rows = log.rows(entries, columns=["record_id", "status"])
+        total = Counter(rows["status"].to_pylist())
+    return dict(total)
 
 
 def status(store: Store, run: Run) -> RunStatus:
@@ -77,16 +78,12 @@ def status(store: Store, run: Run) -> RunStatus:
     shards = Counter({"done": 0, "partial": 0, "pending": 0})
     commits: list[tuple[datetime, datetime, int]] = []
     heads: dict[str, str] = {}
-    for shard in run.shards():
-        log = open_log(store, run, shard)
-        history = log.history()
-        entries = history.commits
-        if entries:
-            heads[shard] = entries[-1].link.sha256
-        tables = [log.table(entry, columns=["record_id", "status", "output_key", "started"]) for entry in entries]
-        for entry, rows in zip(entries, tables, strict=True):
+    for shard, (history, made) in read_logs(store, run, _history_and_rows):
+        if made:
+            heads[shard] = made[-1][0].link.sha256
+        for entry, rows in made:
             commits.append((pc.min(rows["started"]).as_py() or entry.link.time, entry.link.time, rows.num_rows))
-        states = _states(fold(list(zip(entries, tables, strict=True))), history.erased)
+        states = _states(fold(made), history.erased)
         records.update(states)
         left = planned[shard] - len(states)
         records["pending"] += left
@@ -108,6 +105,12 @@ def status(store: Store, run: Run) -> RunStatus:
         rate=rate,
         stopped=stopped,
     )
+
+
+def _history_and_rows(log: ShardLog) -> tuple[History, list[Commit]]:
+    history = log.history()
+    columns = ["record_id", "status", "output_key", "started"]
+    return history, [(entry, log.table(entry, columns=columns)) for entry in history.commits]
 
 
 def _covered(spans: Iterable[tuple[datetime, datetime]]) -> float:

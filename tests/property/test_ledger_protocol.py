@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,7 @@ from lsb.ledger.run import Run, RunSpec, create_run, open_log, open_run, pending
 from lsb.ledger.selection import Selection
 from lsb.pictures.encoding import encode
 from lsb.records import sha256
+from lsb.store import read_ahead
 from lsb.store.store import Store
 from lsb.translation.attempt import Attempt
 from lsb.translation.model import Model
@@ -69,6 +70,14 @@ def begin() -> tuple[MemoryStore, Run, MemoryStore, RunSpec]:
     run = create_run(store, run_spec(store, sources, shard_size=IMAGES))
     sources.write(f"{IMAGES}.png", encode(picture(IMAGES, (4, 4)), "png"))
     return store, run, sources, run_spec(store, sources, shard_size=IMAGES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_request_at_a_time() -> Iterator[None]:
+    """So that each actor stands before one request, and a tape gives one course of events."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read_ahead, "REQUESTS", 1)
+        yield
 
 
 PLANNED, RUN, SOURCES, NEXT = begin()
