@@ -30,8 +30,6 @@ from lsb.translation.execution import describe
 from lsb.translation.model import Model
 from lsb.translation.model_process import START_SECONDS, ModelProcess
 
-LARGEST_EXTRACTOR_BATCH = 32
-
 
 def backbone_for(config: JobConfig, run: Run | None = None) -> Backbone:
     """The job's model, loaded once per process.
@@ -57,14 +55,13 @@ def _backbone(
 
 
 def extractor_for(config: JobConfig) -> EfficientNetLite0:
-    """The feature extractor of the metrics, loaded once per process; its batches are the job's, so none is padded."""
-    device = device_of(config)
-    return _extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))
+    """The feature extractor of the metrics, loaded once per process."""
+    return _extractor(device_of(config))
 
 
 @lru_cache(maxsize=1)
-def _extractor(device: str, batch: int) -> EfficientNetLite0:
-    return EfficientNetLite0(device, batch)
+def _extractor(device: str) -> EfficientNetLite0:
+    return EfficientNetLite0(device)
 
 
 class Stock:
@@ -160,7 +157,7 @@ def _load(config: JobConfig, run_id: str, device: str) -> Model:
     engine = run_engine(store, run, backbone, config.execution.batch)
     if not config.evaluate.measure:
         return Model(engine)
-    return Model(engine, Scorer(_extractor(device, min(config.execution.batch, LARGEST_EXTRACTOR_BATCH))))
+    return Model(engine, Scorer(_extractor(device)))
 
 
 def release_models() -> None:

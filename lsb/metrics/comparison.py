@@ -1,14 +1,17 @@
 """The table of a translation: its measures beside those of the reference rows that need no translation.
 
-The pictures come as sequences, so that a test, a script and a finished run share one computation. A picture that is
-None cannot be read: what needs it is left out. Where there is no target or no truth, a number is None and says why.
+The pictures come as sequences, or as what they can be loaded by, so that a test, a script and a finished run share one
+computation. A picture that is None cannot be read: what needs it is left out. Where there is no target or no truth, a
+number is None and says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,25 +38,34 @@ NO_TRUTH_FOUND = Estimate(None, reason="no picture has a truth of its own name t
 NOTHING = Estimate(None, reason="no picture could be compared")
 NO_TARGET = Estimate(None, reason="no target set was given")
 
+T = TypeVar("T")
 Images = Sequence[Image.Image]
-MaybeImages = Sequence[Image.Image | None]
+Pictures = Iterator[Image.Image | None]
+Load = Callable[[Iterable[Any]], AbstractContextManager[Pictures]]
+
+
+def loaded_already(pictures: Iterable[Any]) -> AbstractContextManager[Pictures]:
+    """Those that are pictures themselves."""
+    return nullcontext(iter(pictures))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared. Sequences may load their pictures when asked for them; each is asked a few times.
+    """What is compared: pictures, or what `load` makes pictures of, in the order that it is given them.
 
     `outputs` and `truths` belong to `sources` one to one. `scores` holds features and structure distances of outputs
     where they are known, None elsewhere. `targets` are the target style's pictures of the same split, in any order.
+    Sources, targets and truths may be asked for twice.
     """
 
     ids: Sequence[str]
-    sources: MaybeImages
-    outputs: MaybeImages
-    truths: MaybeImages | None = None
-    targets: MaybeImages | None = None
+    sources: Sequence[Any]
+    outputs: Sequence[Any]
+    truths: Sequence[Any] | None = None
+    targets: Sequence[Any] | None = None
     target_ids: Sequence[str] | None = None
     scores: Sequence[Scores | None] | None = None
+    load: Load = loaded_already
 
     def __post_init__(self) -> None:
         lengths = {
@@ -152,12 +164,8 @@ def evaluate_images(
     order = sorted(range(len(comparison.ids)), key=comparison.ids.__getitem__)
     table = _Table(comparison, backbone, extractor, geometry)
     progress.start(NAME, len(order) + len(comparison.targets or ()))
-    for chunk in _chunks(order):
-        table.add_records(chunk)
-        progress.advance(NAME, len(chunk))
-    for chunk in _chunks(range(len(comparison.targets or ()))):
-        table.add_targets(chunk)
-        progress.advance(NAME, len(chunk))
+    for number in chain(table.add_records(order), table.add_targets()):
+        progress.advance(NAME, number)
     result = table.result()
     left_out = len(order) - result.images + len(comparison.targets or ()) - result.targets
     figures = {"truths": result.truths, "left out": left_out}
@@ -204,7 +212,7 @@ class _Table:
         self.rows = {key: _Collected() for key in ("translation", "source", "source_vae")}
         self.floor = _Collected()  # truths through the VAE, under their records' ids
         self.moments: tuple[ColourMoments, ColourMoments] | None = None
-        sources, targets = _moments(comparison.sources), _moments(comparison.targets or ())
+        sources, targets = self._moments(comparison.sources), self._moments(comparison.targets or ())
         if sources and targets:
             self.moments = sources, targets
             self.rows["source_colour"] = _Collected()
@@ -216,16 +224,30 @@ class _Table:
         self.target_features: list[np.ndarray] = []
         self.target_vae_features: list[np.ndarray] = []
 
-    def add_records(self, chunk: Sequence[int]) -> None:
-        loaded = [(index, self.comparison.sources[index], self.comparison.outputs[index]) for index in chunk]
-        pairs = [
-            (index, source, output) for index, source, output in loaded if source is not None and output is not None
-        ]
-        if not pairs:
-            return
-        chunk, sources, outputs = (list(part) for part in zip(*pairs, strict=True))
+    def _moments(self, of: Sequence[Any]) -> ColourMoments | None:
+        """Of those that can be read; None if there is none."""
+        with self.comparison.load(of) as pictures:
+            present = (image for image in pictures if image is not None)
+            first = next(present, None)
+            return None if first is None else colour_moments(chain([first], present))
+
+    def add_records(self, order: Sequence[int]) -> Iterator[int]:
+        """The number of each chunk's records, once they are added."""
+        comparison = self.comparison
+        parts = [part for part in (comparison.sources, comparison.outputs, comparison.truths) if part is not None]
+        with comparison.load(part[index] for index in order for part in parts) as pictures:
+            for chunk in _chunks(order):
+                found = [(index, *(next(pictures) for _ in parts)) for index in chunk]
+                pairs = [one for one in found if one[1] is not None and one[2] is not None]
+                if pairs:
+                    self._add_records(*zip(*pairs, strict=True))
+                yield len(chunk)
+
+    def _add_records(
+        self, chunk: Sequence[int], sources: Images, outputs: Images, truths: Sequence[Image.Image | None] = ()
+    ) -> None:
         ids = [self.comparison.ids[index] for index in chunk]
-        truths = [self.comparison.truths[index] if self.comparison.truths is not None else None for index in chunk]
+        truths = truths or [None] * len(chunk)
         seen = self.extractor(sources)
         self.rows["source"].add(ids, self.scorer.compare(seen.maps, seen, sources, truths))
         blurred = through_vae(sources, self.backbone, self.geometry)
@@ -270,12 +292,17 @@ class _Table:
             self.truth_index.setdefault(digest, chunk[place])
             self.vae_features[digest] = score.features
 
-    def add_targets(self, chunk: Sequence[int]) -> None:
-        assert self.comparison.targets is not None
-        assert self.comparison.target_ids is not None
-        loaded = [(index, self.comparison.targets[index]) for index in chunk]
-        targets = [target for _, target in loaded if target is not None]
-        self.target_ids += [self.comparison.target_ids[index] for index, target in loaded if target is not None]
+    def add_targets(self) -> Iterator[int]:
+        """The number of each chunk's pictures, once they are added."""
+        with self.comparison.load(self.comparison.targets or ()) as pictures:
+            for chunk in _chunks(self.comparison.target_ids or ()):
+                loaded = zip(chunk, islice(pictures, len(chunk)), strict=True)
+                found = [(name, target) for name, target in loaded if target is not None]
+                self._add_targets([name for name, _ in found], [target for _, target in found])
+                yield len(chunk)
+
+    def _add_targets(self, ids: Sequence[str], targets: Images) -> None:
+        self.target_ids += ids
         digests = [pixels_sha256(target) for target in targets]
         features = self.extractor(targets).pooled
         self.target_features.extend(features)
@@ -309,10 +336,11 @@ class _Table:
         """Truths that are not among the target pictures belong to the target style, too."""
         truths = self.comparison.truths
         missing = [index for digest, index in self.truth_index.items() if digest not in self.gallery]
-        for chunk in _chunks(missing):
-            true = [truth for index in chunk if truths is not None and (truth := truths[index]) is not None]
-            for truth, feature in zip(true, self.extractor(true).pooled, strict=True):
-                self.gallery[pixels_sha256(truth)] = feature
+        with self.comparison.load(truths[index] for index in missing if truths is not None) as pictures:
+            for chunk in _chunks(missing):
+                true = [truth for truth in islice(pictures, len(chunk)) if truth is not None]
+                for truth, feature in zip(true, self.extractor(true).pooled, strict=True):
+                    self.gallery[pixels_sha256(truth)] = feature
 
     def _row(self, key: str, scored: _Collected, pictures: _Collected) -> MeasuredRow:
         """`scored` has records with scores, `pictures` the whole set that is compared with the targets."""
@@ -349,13 +377,6 @@ class _Table:
         collected.hits.update(hits(features, np.stack(list(self.gallery.values())), truth), ids)
 
 
-def _moments(images: MaybeImages) -> ColourMoments | None:
-    """Of those that can be read; None if there is none."""
-    present = (image for index in range(len(images)) if (image := images[index]) is not None)
-    first = next(present, None)
-    return None if first is None else colour_moments(chain([first], present))
-
-
 def _with_gap(rows: Sequence[MeasuredRow]) -> tuple[MeasuredRow, ...]:
     """KID gap closed: 1 - (KID - KID of target VAE) / (KID of source VAE - KID of target VAE)."""
     kid = {row.key: row["kid"].value for row in rows}
@@ -379,6 +400,6 @@ def _with_gap(rows: Sequence[MeasuredRow]) -> tuple[MeasuredRow, ...]:
     return tuple(row if (value := row["kid"].value) is None else with_gap(row, Estimate(closed(value))) for row in rows)
 
 
-def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(indices), CHUNK):
-        yield indices[start : start + CHUNK]
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]

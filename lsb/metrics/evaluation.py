@@ -9,8 +9,10 @@ translated. A folder in which nothing can be read is taken to be away, which is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Generic, TypeVar, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,37 +27,17 @@ from lsb.metrics.scores import OF_SOURCE, Scores
 from lsb.metrics.table import Measures
 from lsb.metrics.truths import Truths
 from lsb.models.protocol import Backbone
+from lsb.pictures.decoder import DECODERS
 from lsb.pictures.geometry import Geometry
-from lsb.pictures.optional import find_picture, listed_pictures, listing_digest, refuse_absence
+from lsb.pictures.optional import listed_pictures, listing_digest, picture_of, refuse_absence
 from lsb.pictures.sources import Source
 from lsb.progress import NoProgress, Progress
 from lsb.records import RECORD_ID_HEX, Status, sha256
+from lsb.store.kept import KeptReads
+from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
 
 SAMPLE = 10_000
-
-T = TypeVar("T")
-
-
-class Loaded(Sequence[T], Generic[T]):
-    """A sequence whose items are loaded whenever they are asked for, and not kept."""
-
-    def __init__(self, keys: Sequence[str | None], load: Callable[[str | None], T]) -> None:
-        self._keys, self._load = keys, load
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Loaded[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | Loaded[T]:
-        if isinstance(index, slice):
-            return Loaded(self._keys[index], self._load)
-        return self._load(self._keys[index])
 
 
 def evaluate(
@@ -99,12 +81,13 @@ def evaluate(
     read_target = None if target is None else _Reader(target, rules)
     comparison = Comparison(
         ids=[row["record_id"] for row in rows],
-        sources=Loaded(keys, read_source),
-        outputs=Loaded(output_keys, read_output),
-        truths=None if read_truth is None else Loaded(truth_keys, read_truth),
-        targets=None if read_target is None else Loaded(target_keys, read_target),
+        sources=read_source.named(keys),
+        outputs=read_output.named(output_keys),
+        truths=None if read_truth is None else read_truth.named(truth_keys),
+        targets=None if read_target is None else read_target.named(target_keys),
         target_ids=[_picture_id(key) for key in target_keys],
         scores=_known_scores(store, run, table),
+        load=partial(_loaded, kept=KeptReads()),
     )
     measures = evaluate_images(comparison, backbone, extractor, progress, geometry).to_json()
     for reader in (read_source, read_truth, read_target):  # whether the ledger's own store is there, others find out
@@ -131,16 +114,41 @@ class _Reader:
         self.folder, self._rules, self._digests = folder, rules, digests or {}
         self.unusable: set[str] = set()
 
-    def __call__(self, key: str | None) -> Image.Image | None:
-        if key is None or key in self.unusable:
-            return None
-        picture = find_picture(self.folder, key, self._digests.get(key), self._rules)
+    def named(self, keys: Iterable[str | None]) -> list[_Picture]:
+        return [_Picture(self, key) for key in keys]
+
+    def picture(self, key: str, read: Callable[[], bytes]) -> Image.Image | None:
+        picture = picture_of(self.folder, key, read, self._digests.get(key), self._rules)
         if picture is None:
             self.unusable.add(key)
         return picture
 
     def left_out(self, keys: Iterable[str | None]) -> int:
         return sum(key in self.unusable for key in keys)
+
+
+class _Picture(NamedTuple):
+    """By which a picture is loaded; without a key there is none."""
+
+    reader: _Reader
+    key: str | None
+
+
+@contextmanager
+def _loaded(pictures: Iterable[_Picture], kept: KeptReads) -> Iterator[Iterator[Image.Image | None]]:
+    """The pictures in their order, read and decoded ahead."""
+
+    def read(picture: _Picture) -> bytes:
+        if picture.key is None or picture.key in picture.reader.unusable:
+            return b""
+        return kept.read(picture.reader.folder, picture.key)
+
+    def decode(answer: tuple[_Picture, Callable[[], bytes]]) -> Image.Image | None:
+        (reader, key), data = answer
+        return None if key is None or key in reader.unusable else reader.picture(key, data)
+
+    with read_ahead(pictures, read) as answers, read_ahead(answers, decode, requests=DECODERS) as made:
+        yield (picture() for _, picture in made)
 
 
 def _known_scores(store: Store, run: Run, rows: pa.Table) -> list[Scores | None]:

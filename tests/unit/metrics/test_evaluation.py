@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ from lsb.metrics.scores import Scorer
 from lsb.metrics.truths import OptionalTruths
 from lsb.pictures.encoding import encode
 from lsb.records import canonical_json
+from lsb.store import kept
 from lsb.store.local import LocalStore
 from lsb.store.store import Store, open_store
 from tests import ledger
+from tests.interleaving import MemoryStore
 from tests.unit.metrics.pictures import Averages, BlurringBackbone
 
 COUNT = 12
@@ -98,6 +101,32 @@ def test_what_the_shards_measured_equals_what_is_measured_here(setting: Setting,
     bare, scored = finished(tmp_path, scored=("00001",)).measures(), setting.measures()
     del bare["compared_with"], scored["compared_with"]  # two folders, made at two times
     assert bare == scored
+
+
+def test_each_object_is_read_once_and_gives_the_same_table(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Far(MemoryStore):
+        def read(self, key: str) -> bytes:
+            reads[self.uri, key] += 1
+            return super().read(key)
+
+    def far(store: Store) -> Far:
+        there = Far(uri=f"far://{store.uri.rpartition('/')[2]}")
+        for entry in store.list():
+            there.objects[entry.key] = store.read(entry.key), entry.modified
+        return there
+
+    reads: Counter[tuple[str, str]] = Counter()
+    moved = Setting(far(setting.store), setting.run, far(setting.sources), far(setting.truth))
+    measures, expected = moved.measures(), setting.measures()
+    del measures["compared_with"], expected["compared_with"]
+    assert measures == expected
+    pictures = {name: count for name, count in reads.items() if not name[1].endswith((".json", ".parquet"))}
+    assert len(pictures) == 3 * COUNT + 1  # and a truth that is none
+    assert set(pictures.values()) == {1}
+    monkeypatch.setattr(kept, "KEPT_BYTES", 0)
+    again = moved.measures()
+    del again["compared_with"]
+    assert again == expected
 
 
 def test_the_sample_is_the_smallest_record_ids(setting: Setting) -> None:
