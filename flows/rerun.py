@@ -6,7 +6,7 @@ from flows.translate import JobResult, conclude, measured_snapshot, observing, t
 from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig
 from lsb.errors import UnfinishedError
-from lsb.jobs.job import check_same_transform, device_of, may_take_the_name
+from lsb.jobs.job import check_device, check_same_transform, may_take_the_name
 from lsb.jobs.rerun import choose
 from lsb.ledger.run import open_run, pending
 from lsb.ledger.selection import Selection
@@ -28,7 +28,7 @@ def rerun_records(config: JobConfig, run_id: str, selection: Selection = Selecti
         UnfinishedError: a chosen record was not tried, or others of the run have no row yet.
         BudgetExceededError: more records failed or were quarantined than allowed; everything is published.
     """
-    device_of(config)
+    check_device(config)
     store = open_store(config.store)
     run = open_run(store, run_id)
     check_same_transform(run, config, identify(config.model, **config.model_options))

@@ -14,7 +14,7 @@ from flows.watching.interruption import interruptible
 from lsb.config.job import BudgetConfig, JobConfig
 from lsb.errors import LsbError, ShardsFailedError, UnfinishedError
 from lsb.jobs.budget import Tally
-from lsb.jobs.loading import equipped_for, release_models
+from lsb.jobs.stock import equipped_for
 from lsb.ledger.run import open_run
 from lsb.observation import Observer, observed_by, observer
 from lsb.store.store import open_store
@@ -49,6 +49,8 @@ def translate_pending(config: JobConfig, run_id: str, left: Left, *, watched: bo
     Args:
         watched: stop when the budget is spent.
     """
+    from lsb.jobs.loading import release_models  # with it comes torch
+
     release_models()
     return translate_shards(config, run_id, left, watched)
 

@@ -8,7 +8,7 @@ from flows.translate import JobResult, conclude, measured_snapshot, observing, r
 from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError
-from lsb.jobs.job import check_resumed, device_of, planned_run
+from lsb.jobs.job import check_device, check_resumed, planned_run
 from lsb.jobs.lineage import prompts_of_job
 from lsb.jobs.vanished import refuse_to_translate
 from lsb.ledger.dataset import Dataset
@@ -42,7 +42,7 @@ def ingest_only(config: JobConfig) -> Dataset:
 @observed(name="optimise")
 def optimise_only(config: JobConfig) -> list[StoredPrompt]:
     """Provide both domains' prompts."""
-    device_of(config)
+    check_device(config)
     refuse_surprise(config)
     with observing(config), interruptible():
         return [optimise_prompt(config, "source"), optimise_prompt(config, "target")]
@@ -69,7 +69,7 @@ def translate_only(config: JobConfig, resume: str | None = None, accept_vanished
         BudgetExceededError: so many records failed or were quarantined that it stopped; or so many have vanished that
             it did nothing.
     """
-    device_of(config)
+    check_device(config)
     run = _planned(config, resume)
     store = open_store(config.store)
     if not accept_vanished and pending(store, run):
@@ -84,7 +84,7 @@ def translate_only(config: JobConfig, resume: str | None = None, accept_vanished
 @observed(name="evaluate")
 def evaluate_only(config: JobConfig, resume: str | None = None) -> Measures:
     """Measure what is committed of the planned run. Publishes nothing."""
-    device_of(config)
+    check_device(config)
     run = _planned(config, resume)
     with observing(config), interruptible():
         return evaluate_run(config, run.id)

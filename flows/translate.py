@@ -19,8 +19,8 @@ from lsb.errors import BudgetExceededError, NotFoundError
 from lsb.jobs.budget import over_budget
 from lsb.jobs.job import (
     as_frozen,
+    check_device,
     check_resumed,
-    device_of,
     object_uri,
     refuse_changed_default,
     refuse_idle_area,
@@ -87,7 +87,7 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
     environment_signer()  # a key that cannot sign is better known now than after the last image
     refuse_relative(config)
     refuse_store_among_pictures(config)
-    device_of(config)
+    check_device(config)
     if resume is None:
         refuse_surprise(config)
     else:  # so is that these settings are not the run's

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from lsb.config.job import JobConfig
 from lsb.errors import LsbError, SourceError, StoreError, UsageError
-from lsb.jobs.loading import backbone_for, extractor_for
 from lsb.jobs.measures import evaluation_settings, open_target, open_truth, unmeasured
 from lsb.ledger.run import open_run
-from lsb.metrics.evaluation import evaluate
 from lsb.metrics.table import Measures
 from lsb.observation import observer
 from lsb.pictures.sources import open_sources
@@ -34,6 +32,10 @@ def evaluate_run(config: JobConfig, run_id: str, or_say_why: bool = False) -> Me
 
 
 def _measures(config: JobConfig, run_id: str) -> Measures:
+    # With these come torch and torchmetrics, and what is measured already needs none of them.
+    from lsb.jobs.loading import backbone_for, extractor_for
+    from lsb.metrics.evaluation import evaluate
+
     store = open_store(config.store)
     run = open_run(store, run_id)
     measures = evaluate(

@@ -7,7 +7,6 @@ from typing import Literal
 from lsb.config.job import JobConfig
 from lsb.jobs.job import refuse_store_among_pictures
 from lsb.jobs.lineage import prompt_of_job
-from lsb.jobs.loading import backbone_for
 from lsb.models.load import identify
 from lsb.observation import observer
 from lsb.prompts.finding import StoredPrompt
@@ -29,4 +28,8 @@ def optimise_prompt(
     identity = identify(config.model, **config.model_options)
     progress = observer().progress
     found = prompt_of_job(store, config, side, identity, refit=refit, reread=reread, progress=progress)
-    return found if isinstance(found, StoredPrompt) else found.learn(backbone_for(config), progress)
+    if isinstance(found, StoredPrompt):
+        return found
+    from lsb.jobs.loading import backbone_for  # with it comes torch
+
+    return found.learn(backbone_for(config), progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lsb.config.job import JobConfig
-from lsb.jobs.loading import lent
+from lsb.jobs.stock import lent
 from lsb.ledger.run import open_run
 from lsb.observation import observer
 from lsb.store.store import open_store
@@ -19,7 +19,7 @@ def translate_shard(
 ) -> ShardOutcome:
     """Do what is left of a shard, or try the chosen records; what others have committed stays.
 
-    Inside `lsb.jobs.loading.equipped_for`.
+    Inside `lsb.jobs.stock.equipped_for`.
     """
     store = open_store(config.store)
     watching = observer()

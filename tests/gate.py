@@ -86,13 +86,13 @@ class Held:
 
 def load(*arguments: Any) -> Model:
     """In the process with the model."""
-    model = loading._load(*arguments)
+    model = loading.load_model(*arguments)
     return Model(Held(model.translator), model.scorer)
 
 
 def install() -> None:
     """From now on the processes with a model that this one starts are held, and it tells of signals that it hears."""
-    loading._load = load
+    loading.load_model = load
     receive = Interruption.receive
 
     def heard(*arguments: Any) -> None:

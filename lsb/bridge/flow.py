@@ -16,13 +16,15 @@ included.
 from __future__ import annotations
 
 import math
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from lsb.bridge.clock import THETA, Clock
 from lsb.bridge.velocity import LsbPredictors, PredictorFn, sigma
 
-Answers = tuple[Tensor, ...]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Answers: TypeAlias = "tuple[Tensor, ...]"
 
 
 class Flow:

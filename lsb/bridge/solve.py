@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lsb.bridge.flow import Flow, LsbFlow
 from lsb.bridge.grid import Grid, grid_of
-from lsb.bridge.noise import Noise
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.bridge.settings import BridgeSettings
 from lsb.bridge.solvers import SOLVERS
 from lsb.bridge.solvers.solver import History, Step
 from lsb.bridge.velocity import LsbPredictors, Predict, sigma
 from lsb.errors import BridgeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lsb.bridge.noise import Noise
 
 
 def translate_latents(

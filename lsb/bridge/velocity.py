@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from lsb.bridge.settings import NoisePredictor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Domain = Literal["source", "target", "null"]  # LSB itself never asks the null prompt
 

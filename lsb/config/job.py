@@ -34,7 +34,7 @@ from lsb.prompts.settings import DomainPrompt, LearningConfig, PromptRequest, Si
 from lsb.redaction import without_secrets
 
 if TYPE_CHECKING:
-    from lsb.models.load import ModelOptions  # with it comes torch
+    from lsb.models.load import ModelOptions
 
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\..*)?")
 _LONGEST_SHOWN = 80

@@ -10,8 +10,8 @@ from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
 from lsb.jobs.job import (
     as_frozen,
+    check_device,
     check_resumed,
-    device_of,
     refuse_changed_default,
     refuse_idle_area,
     refuse_store_among_pictures,
@@ -68,7 +68,7 @@ def dry_run(
         resume: id of a run that must be the one; FrozenSettingsError names what differs.
     """
     refuse_store_among_pictures(config)
-    device_of(config)
+    check_device(config)
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
     identity = identify(config.model, **config.model_options)
     if resume is None:

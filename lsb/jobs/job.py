@@ -162,6 +162,12 @@ def device_of(config: JobConfig, number: int = 0) -> str:
         raise ConfigError(f"execution.{error}", field="execution.device") from error
 
 
+def check_device(config: JobConfig) -> None:
+    """Refuse a device that is not here; errors as `device_of`. What `auto` comes to is found out when it is used."""
+    if config.execution.device != "auto":
+        device_of(config)
+
+
 def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
     """Refuse to go on with a run whose images these settings or this model would not make.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from lsb.errors import UsageError
 
 
@@ -17,6 +15,10 @@ def usable_device(name: str, number: int = 0) -> str:
     Raises:
         UsageError: there is no such device, or not here.
     """
+    if name == "cpu":  # no need of torch, which takes a second
+        return name
+    import torch
+
     kind, count = _accelerator()
     if name == "auto":
         name = "cuda" if kind == "cuda" else "cpu"
@@ -34,6 +36,8 @@ def usable_device(name: str, number: int = 0) -> str:
 
 def _accelerator() -> tuple[str | None, int]:
     """The kind of accelerator that is here, and how many there are of it."""
+    import torch
+
     found = torch.accelerator.current_accelerator(check_available=True)
     return (found.type, torch.accelerator.device_count()) if found else (None, 0)
 
@@ -45,4 +49,6 @@ def _refused(name: str, kind: str | None, count: int) -> UsageError:
 
 
 def _built_for_cuda() -> bool:
+    import torch
+
     return torch.backends.cuda.is_built()

@@ -7,17 +7,18 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypedDict
 from urllib.parse import unquote, urlsplit
 
 from lsb.errors import ModelError, UnsafeWeightsError
 from lsb.ledger.transform import ModelIdentity
+from lsb.models.canvas import stable_diffusion_canvas
 from lsb.models.device import usable_device
 from lsb.models.download import download
 from lsb.models.files import PARTS, PICKLES, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
 from lsb.models.protocol import Backbone
-from lsb.models.stable_diffusion import load_stable_diffusion, stable_diffusion_canvas
 from lsb.pictures.geometry import Canvas
 from lsb.redaction import redact
 
@@ -42,6 +43,7 @@ class Family:
         canvas: that backbone's, without reading weights.
         parts: patterns of their names in the folder, such as `unet/*.json`: nothing else is fetched from the hub or S3.
         loras: whether LoRA files can be added to it; elsewhere a job that names some is refused.
+        packages: what `load` imports beyond what every install of lsb brings.
     """
 
     files: Callable[[Path], ModelFiles]
@@ -49,13 +51,30 @@ class Family:
     canvas: Callable[[ModelFiles], Canvas]
     parts: Sequence[str]
     loras: bool = False
+    packages: Sequence[str] = ()
 
 
-STABLE_DIFFUSION = Family(of_folder, load_stable_diffusion, stable_diffusion_canvas, PARTS, loras=True)
+def _stable_diffusion(files: ModelFiles, device: str, dtype: str) -> Backbone:
+    from lsb.models.stable_diffusion import load_stable_diffusion  # with it come diffusers and transformers
+
+    return load_stable_diffusion(files, device, dtype)
+
+
+STABLE_DIFFUSION = Family(
+    of_folder,
+    _stable_diffusion,
+    stable_diffusion_canvas,
+    PARTS,
+    loras=True,
+    packages=("diffusers", "transformers"),
+)
 # By `_class_name` in a folder's model_index.json. What is not here is taken for Stable Diffusion, which refuses others.
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
 }
+
+# What takes long to import of loading a model.
+NETWORKS = ("lsb.models.stable_diffusion",)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -109,9 +128,14 @@ def canvas_of(model: str, *, revision: str | None = None, strict: bool = False, 
 
 
 def locate(model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()) -> ModelFiles:
-    """The model's files on the local disk; a hub id is downloaded if need be. Arguments as for `load_backbone`."""
+    """The model's files on the local disk; a hub id is downloaded if need be. Arguments and errors as for
+    `load_backbone`."""
     files = _locate(model, revision, strict)
-    if loras and not _family(files.folder).loras:
+    family = _family(files.folder)
+    for package in family.packages:  # better known now than when the model is loaded
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"{model} needs the package {package}", name=package)
+    if loras and not family.loras:
         raise ModelError(f"{model} is of a kind that takes no LoRA files; leave loras out")
     return dataclasses.replace(files, loras=tuple(check_lora(_on_disk(lora)) for lora in loras))
 

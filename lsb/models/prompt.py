@@ -11,17 +11,17 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors import torch as safetensors_torch
-from torch import Tensor
 
 from lsb.errors import PromptError, StoreError, UnsafeWeightsError
 from lsb.models.files import PICKLES
 from lsb.records import canonical_json, sha256
 from lsb.store.store import open_store
+
+if TYPE_CHECKING:  # a prompt of plain text needs no torch
+    from torch import Tensor
 
 SLOT = "{token}"
 # All metadata in one value: the order of several is not fixed, and a prompt's id must be.
@@ -121,6 +121,8 @@ def from_bytes(data: bytes, *, token: str | None = None) -> Prompt:
 
 def with_words(tensors: dict[str, Tensor], words: str) -> bytes:
     """A safetensors file that says something of its own, such as JSON."""
+    from safetensors import torch as safetensors_torch
+
     return safetensors_torch.save(tensors, {_METADATA_KEY: words})
 
 
@@ -184,6 +186,8 @@ def _read(place: str) -> bytes:
 
 def _checked(vectors: Tensor, token: str) -> Tensor:
     """(V, D) float32 on the CPU, its own memory."""
+    import torch
+
     shape = tuple(vectors.shape)
     if vectors.ndim != 2 or 0 in shape:
         raise PromptError(f"vectors of {token} have shape {shape}; allowed is (V, D), both at least 1")
@@ -196,6 +200,8 @@ def _checked(vectors: Tensor, token: str) -> Tensor:
 
 
 def _from_safetensors(data: bytes, token: str | None) -> Prompt:
+    from safetensors import torch as safetensors_torch
+
     found, words = names_and_words(data)
     template, prefix = _words({"template": SLOT, "prefix": ""} if words is None else _json(words))
     if len(found) != 1:

@@ -8,8 +8,7 @@ so does the VAE unless its configuration allows less (`force_upcast: false`): bo
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,12 +23,12 @@ from transformers.utils import logging as transformers_logging
 from lsb.bridge.schedule import NoiseSchedule
 from lsb.errors import BridgeError, ModelError
 from lsb.ledger.transform import ModelIdentity
+from lsb.models.canvas import canvas_from, check_sample_size, halvings
 from lsb.models.files import ModelFiles
 from lsb.models.lora import add_lora
 from lsb.models.prompt import Prompt
 from lsb.models.text import TextConditioner
 from lsb.models.variance_preserving import alpha_bar_of, eps_from_v, network_state
-from lsb.pictures.geometry import Canvas
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +54,8 @@ class StableDiffusion:
         self._predicts_v = predicts_v
         self._scale = float(vae.config.scaling_factor)
         self._shift = float(vae.config.shift_factor or 0.0)
-        self.canvas = _canvas(unet.config, vae.config)
-        self._factor = _halvings(vae.config)
+        self.canvas = canvas_from(unet.config, vae.config)
+        self._factor = halvings(vae.config)
 
     @property
     def sigma_max(self) -> float:
@@ -139,27 +138,6 @@ def load_stable_diffusion(files: ModelFiles, device: str, dtype: str = "float32"
     return StableDiffusion(identity, unet, vae, text, schedule, predicts_v=predicts_v)
 
 
-def stable_diffusion_canvas(files: ModelFiles) -> Canvas:
-    """Which sizes of pictures a model works on, without reading its weights.
-
-    Raises:
-        ModelError: it is not for square pictures.
-    """
-    _check_sample_size(files)
-    return _canvas(files.config("unet"), files.config("vae"))
-
-
-def _canvas(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> Canvas:
-    side = int(unet["sample_size"])
-    # A model whose own side is no multiple of what its UNet halves works at that side all the same.
-    return Canvas(side * _halvings(vae), math.gcd(side, _halvings(unet)) * _halvings(vae))
-
-
-def _halvings(network: Mapping[str, Any]) -> int:
-    """By what a network divides the sides of what it is given."""
-    return int(2 ** (len(network["block_out_channels"]) - 1))
-
-
 def _own_memory(network: nn.Module) -> None:
     """Copy weights that lie in a mapped file, unaligned: the last bits of a result depend on the alignment."""
     for tensor in (*network.parameters(), *network.buffers()):
@@ -227,7 +205,7 @@ def _schedule(files: ModelFiles) -> tuple[NoiseSchedule, bool]:
 
 
 def _check_layout(files: ModelFiles) -> None:
-    _check_sample_size(files)
+    check_sample_size(files)
     unet, vae = files.config("unet"), files.config("vae")
     channels, latent = unet.get("in_channels"), vae.get("latent_channels")
     if channels != latent or unet.get("out_channels") != latent:
@@ -237,12 +215,6 @@ def _check_layout(files: ModelFiles) -> None:
             raise ModelError(f"{files.id} has {key} {unet[key]!r} in its UNet; supported are 1.x and 2.x models")
     if vae.get("latents_mean") is not None:
         raise ModelError(f"{files.id} has latents_mean in its VAE; supported are scaling_factor and shift_factor")
-
-
-def _check_sample_size(files: ModelFiles) -> None:
-    size = files.config("unet").get("sample_size")
-    if not isinstance(size, int):
-        raise ModelError(f"{files.id} has sample_size {size} in its UNet; allowed is one number, for square images")
 
 
 def _check_widths(unet: Any, text: TextConditioner, files: ModelFiles) -> None:

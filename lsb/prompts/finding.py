@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from PIL import Image
 
@@ -27,10 +27,12 @@ from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import Source, open_sources
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.learning import LearnedPrompt, Look, learn_prompt
 from lsb.prompts.settings import DomainPrompt, PromptRequest
 from lsb.records import digest_of, sha256
 from lsb.store.store import Store
+
+if TYPE_CHECKING:
+    from lsb.prompts.learning import LearnedPrompt, Look
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +132,8 @@ class UnlearnedPrompt:
             SourceError: no usable images to learn from.
             PromptError, FrozenSettingsError, BridgeError: see `learn_prompt`.
         """
+        from lsb.prompts.learning import learn_prompt  # with it comes torch
+
         store, domain, wanted = self.store, self.request.domain, self.request.wanted
         learning, recipe = self.request.learning, self.recipe
         checkpoint = StoredCheckpoint(store, prompt_recipe(domain, digest_of(recipe)).replace(".json", ".checkpoint"))

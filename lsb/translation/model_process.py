@@ -4,7 +4,7 @@
     model.make(tasks)   # starts the process; after ModelDiedError or ModelHungError another one
     model.close()
 
-Processes are forked off a server that has imported what `build`'s module imports, so that a new one only has to load
+Processes are forked off a server that has imported what `build` needs, so that a new one only has to load
 the model. On CUDA, which does not survive a fork, they are spawned.
 """
 
@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -49,6 +49,7 @@ class ModelProcess:
         batch: int,
         limit: float,
         method: Literal["forkserver", "spawn"] = "forkserver",
+        imports: Sequence[str] = (),
     ) -> None:
         """Nothing is started yet.
 
@@ -56,10 +57,12 @@ class ModelProcess:
             build: makes the model, in the process; importable from its module.
             batch: images at a time.
             limit: seconds after which a batch without an answer, or one of tiles, counts as hanging.
+            imports: modules that `build` imports only when it is called, for the server that forks.
         """
         self.batch = batch
         self.limit = limit
         self._build = build
+        self._imports = [build.func.__module__, *imports]
         self._context = multiprocessing.get_context(method)
         self._process: Any = None
         self._connection: Connection | None = None
@@ -125,7 +128,7 @@ class ModelProcess:
 
     def _start(self) -> None:
         isolate_children()
-        self._context.set_forkserver_preload([self._build.func.__module__])
+        self._context.set_forkserver_preload(self._imports)
         try:
             self._fork()
         except (EOFError, OSError):

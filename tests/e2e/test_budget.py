@@ -48,7 +48,7 @@ class Careless(Inverter):
 def test_it_stops_publishes_and_goes_on_with_a_larger_budget(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("lsb.jobs.loading.ModelProcess", Careless)
+    monkeypatch.setattr("lsb.jobs.stock.ModelProcess", Careless)
     settings: dict[str, Any] = {
         "source__path": str(make_images(tmp_path / "noise", PLANNED)),
         "execution": {"batch": 8, "shard_size": SHARD, "device": "cpu", "workers": workers},
@@ -92,7 +92,7 @@ def test_it_stops_publishes_and_goes_on_with_a_larger_budget(
 def test_a_night_without_a_single_picture_is_published_and_leaves_the_name(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lsb.jobs.loading.ModelProcess", Careless)
+    monkeypatch.setattr("lsb.jobs.stock.ModelProcess", Careless)
     assert lsb(capsys, "run", job.config).code in (0, 4)
     (good,) = (job.store / "runs").iterdir()
     pointers = tmp_path / "pointers"

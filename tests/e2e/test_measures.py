@@ -36,7 +36,7 @@ class Standby(Inverter):
 @pytest.fixture
 def small(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     """A job of six pictures with a truth for each."""
-    monkeypatch.setattr("lsb.jobs.loading.ModelProcess", Standby)
+    monkeypatch.setattr("lsb.jobs.stock.ModelProcess", Standby)
     source, truth = make_images(tmp_path / "noise", COUNT), make_images(tmp_path / "truth", COUNT)
     folders = {"source__path": str(source), "evaluate": {"truth": str(truth), "target": str(truth)}}
     changed = job.changed("small", **folders)
@@ -87,7 +87,7 @@ def test_measuring_that_fails_for_good_is_published_as_such_and_tried_again(
         raise RuntimeError("no kernel for /usr/lib/x.so on this device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("tasks.evaluate.evaluate", fail)
+        broken.setattr("lsb.metrics.evaluation.evaluate", fail)
         answer = lsb(capsys, "run", small.config, "--json")
         assert answer.code == 0, answer.err
         why = "measuring failed: RuntimeError: no kernel for <path> on this device"
@@ -108,7 +108,7 @@ def test_measuring_can_be_switched_off(
     def refuse(*given: Any, **more: Any) -> Any:
         raise AssertionError("measured all the same")
 
-    monkeypatch.setattr("tasks.evaluate.evaluate", refuse)
+    monkeypatch.setattr("lsb.metrics.evaluation.evaluate", refuse)
     monkeypatch.setattr(Standby, "score", refuse)
     off = small.changed("off", evaluate__measure=False)
     answer = lsb(capsys, "run", off.config, "--json")
@@ -119,7 +119,7 @@ def test_measuring_can_be_switched_off(
     assert lsb(capsys, "evaluate", off.config, "--json").json["unmeasured"] == "evaluate.measure is false"
     assert "evaluate.measure is false" in lsb(capsys, "evaluate", off.config).out
     monkeypatch.undo()
-    monkeypatch.setattr("lsb.jobs.loading.ModelProcess", Standby)
+    monkeypatch.setattr("lsb.jobs.stock.ModelProcess", Standby)
     on = lsb(capsys, "run", small.config, "--json")
     assert (on.json["run"], on.json["snapshot"], on.json["translated"]) == (answer.json["run"], 1, 0), on.err
     assert "measure" not in published(small)[1]["settings"]

@@ -37,9 +37,29 @@ def test_exported_names() -> None:
         lsb.missing  # noqa: B018
 
 
+HEAVY = ("diffusers", "transformers", "torch._dynamo", "torchmetrics", "matplotlib", "scipy", "pandas", "s3fs")
+
+
 @pytest.mark.parametrize(
-    "module", ["lsb", "lsb.errors", "lsb.config.job", "lsb.records", "lsb.pictures.decoder", "lsb.store.local"]
+    ("what", "modules", "without"),
+    [
+        (
+            "parts that need no network",
+            "lsb lsb.errors lsb.config.job lsb.records lsb.pictures.decoder lsb.store.local",
+            ("torch", "prefect", "pyarrow"),
+        ),
+        (
+            "what looks at a store",
+            "lsb.audit lsb.views.status lsb.views.trace lsb.views.diff lsb.views.export lsb.jobs.gc lsb.jobs.erase "
+            "lsb.models.load lsb.jobs.init lsb.jobs.dry_run lsb.bridge.solve lsb.models.prompt",
+            ("torch", "prefect"),
+        ),
+        ("flows", "flows.translate flows.stages flows.rerun lsb.cli.local_server", ("torch", "prefect.server")),
+        ("what a process with a model begins with", "lsb.jobs.loading lsb.translation.model_process", ("prefect",)),
+    ],
 )
-def test_parts_that_need_no_network_load_no_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_nothing_is_imported_before_it_is_needed(what: str, modules: str, without: tuple[str, ...]) -> None:
+    code = f"import sys; from importlib import import_module as load; [load(name) for name in {modules.split()!r}]"
+    code += f"; print(*[name for name in {(*without, *HEAVY)!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [], what

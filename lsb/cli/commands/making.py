@@ -204,7 +204,7 @@ def rerun(
 
     Example: lsb rerun out/store/runs/emoji-flat-to-3d-0123456789ab --dry-run
     """
-    from lsb.jobs.job import config_of, device_of, executed_with
+    from lsb.jobs.job import check_device, config_of, executed_with
     from lsb.jobs.rerun import choose
     from lsb.ledger.run import open_run
     from lsb.ledger.selection import Selection
@@ -224,7 +224,7 @@ def rerun(
     job = load_config(config).model_copy(update={"store": store.uri}) if config else config_of(frozen, store)
     job = executed_with(job, workers=workers, batch=batch, device=device)
     if dry_run:
-        device_of(job)
+        check_device(job)
         found = choose(store, frozen, chosen)
         figures = render.chosen(found)
         render.show(figures if json else render.counted(figures), as_json=json, lines=render.chosen_lines(found))

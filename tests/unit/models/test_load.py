@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lsb.errors import ModelError, UnsafeWeightsError
+from lsb.models.canvas import stable_diffusion_canvas
 from lsb.models.files import PARTS, ModelFiles, of_folder
 from lsb.models.load import FAMILIES, Family, canvas_of, identify, load_backbone, locate
-from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion, stable_diffusion_canvas
+from lsb.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from lsb.pictures.geometry import Canvas
 from lsb.records import sha256
 from tests.tiny import tiny_model
