@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lsb.config.job import JobConfig
 from lsb.jobs.job import run_spec
-from lsb.jobs.lineage import RunOptions, planned_as, restriction
+from lsb.jobs.lineage import RunOptions, negative_of_job, planned_as, restriction
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.dataset import Dataset
 from lsb.ledger.run import Run, check_frozen, open_run
@@ -32,7 +32,8 @@ def plan_run(
     store = open_store(config.store)
     identity = identify(config.model, **config.model_options)
     only = restriction(store, options)
-    spec = run_spec(config, dataset, source, target, identity, fresh=options.fresh, only=only)
+    negative = negative_of_job(store, config)
+    spec = run_spec(config, dataset, source, target, identity, negative=negative, fresh=options.fresh, only=only)
     if resume is None:
         return planned_as(store, spec, environment_signer())
     run = open_run(store, resume)

@@ -1,7 +1,7 @@
 """What a method is: settings that say how source latents become target latents, and what follows from them.
 
-A method asks the network under the prompts `source`, `target` and `null` and knows neither pictures nor models. Nothing
-here, and in a method's file, needs torch before latents are made: settings are checked without it.
+A method asks the network under the prompts `source`, `target` and `negative`, and knows neither pictures nor models.
+Nothing here, and in a method's file, needs torch before latents are made: settings are checked without it.
 """
 
 from __future__ import annotations

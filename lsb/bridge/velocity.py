@@ -24,7 +24,7 @@ from lsb.bridge.settings import NoisePredictor
 if TYPE_CHECKING:
     from torch import Tensor
 
-Domain = Literal["source", "target", "null"]  # LSB itself never asks the null prompt
+Domain = Literal["source", "target", "negative"]  # LSB itself never asks the negative one
 
 
 class Predict(Protocol):

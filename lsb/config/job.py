@@ -18,11 +18,13 @@ import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 from pydantic_core import ErrorDetails
 
+from lsb.bridge.method import Method
+from lsb.bridge.methods import METHODS, name_of
 from lsb.bridge.settings import BridgeSettings
 from lsb.config.file import Place, SettingsFile, named, read_settings
 from lsb.errors import BridgeError, ConfigError
@@ -31,7 +33,7 @@ from lsb.pictures.choice import EXCLUDED, Choice
 from lsb.pictures.encoding import OutputSettings
 from lsb.pictures.geometry import Geometry
 from lsb.prompts.settings import DomainPrompt, LearningConfig, PromptRequest, Side
-from lsb.redaction import without_secrets
+from lsb.redaction import shortened, without_secrets
 
 if TYPE_CHECKING:
     from lsb.models.load import ModelOptions
@@ -76,6 +78,11 @@ class PromptsConfig(Frozen):
 
     source: DomainPrompt
     target: DomainPrompt
+    negative: str = Field(
+        default="",
+        description="A text such as `blurry`, which some methods lead away from, or invert under. Left out, they take "
+        "the empty text. Refused where the method does not ask it.",
+    )
 
 
 class ExecutionConfig(Frozen):
@@ -141,6 +148,23 @@ class BudgetConfig(Frozen):
     )
 
 
+class LsbMethod(Frozen):
+    """Which method translates, and its settings. Part of the transform id. Those of `lsb` stand in `bridge`."""
+
+    name: Literal["lsb"] = Field(
+        default="lsb", description=f"Which method translates: {', '.join(f'`{name}`' for name in METHODS)}."
+    )
+
+
+METHOD_CHOICES: dict[str, type[Frozen]] = {
+    name: LsbMethod if kind is BridgeSettings else kind for name, kind in METHODS.items()
+}
+if TYPE_CHECKING:
+    MethodChoice = LsbMethod | Method
+else:
+    MethodChoice = Annotated[Union[tuple(METHOD_CHOICES.values())], Field(discriminator="name")]  # noqa: UP007
+
+
 class JobConfig(Frozen):
     """One translation job from end to end."""
 
@@ -163,6 +187,9 @@ class JobConfig(Frozen):
     geometry: Geometry = Geometry()
     prompts: PromptsConfig
     learning: LearningConfig = LearningConfig()
+    method: MethodChoice = Field(
+        default=LsbMethod(), description="Which method translates, by its `name`, and that method's own settings."
+    )
     bridge: BridgeSettings = BridgeSettings()
     seed: str = Field(
         default="0",
@@ -174,6 +201,37 @@ class JobConfig(Frozen):
     output: OutputSettings = OutputSettings()
     evaluate: EvaluateConfig = EvaluateConfig()
     budget: BudgetConfig = BudgetConfig()
+
+    @model_validator(mode="after")
+    def _check_unused(self) -> Self:
+        """What no method would use is refused."""
+        method = self.method_settings
+        if method is not self.bridge and "bridge" in self.model_fields_set:
+            raise BridgeError(
+                f"bridge holds the settings of method lsb, and the method is {name_of(method)}; leave one of them out",
+                field="bridge",
+                place=("bridge",),
+            )
+        if self.prompts.negative and "negative" not in method.asks:
+            raise BridgeError(
+                f"negative is not used: method {name_of(method)} with these settings does not ask it; leave it out",
+                field="negative",
+                place=("prompts", "negative"),
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is written down is read as the same job: `bridge` stands beside no other method."""
+        found: dict[str, Any] = handler(self)
+        if self.method_settings is not self.bridge:
+            del found["bridge"]
+        return found
+
+    @property
+    def method_settings(self) -> Method:
+        """The method that translates, with its settings."""
+        return self.bridge if isinstance(self.method, LsbMethod) else self.method
 
     def prompt_request(self, side: Side) -> PromptRequest:
         """What is asked of one side's prompt."""
@@ -227,12 +285,12 @@ def job_of(
         return JobConfig.model_validate(settings, context={"folder": folder})
     except ValidationError as error:
         first, *others = error.errors()
-        place, reason = first["loc"], _reason(first)
+        place, reason = _place(first), _reason(first)
         if others:
-            reason += f"; wrong as well: {', '.join(named(other['loc']) for other in others)}"
+            reason += f"; wrong as well: {', '.join(named(_place(other)) for other in others)}"
         cause: Exception = error
     except BridgeError as error:
-        place, reason, cause = ("bridge", error.field), str(error), error
+        place, reason, cause = error.place, str(error), error
     where = f"{at(place)}: " if at else ""
     raise ConfigError(f"{where}{named(place)}: {reason}", field=named(place)) from cause
 
@@ -246,10 +304,29 @@ def refuse_relative(config: JobConfig) -> None:
     job_of(config.model_dump())
 
 
+def _place(error: ErrorDetails) -> Place:
+    """Where in a job the field stands. pydantic puts the method's name between `method` and its settings."""
+    place = error["loc"]
+    if error["type"].startswith("union_tag"):
+        return (*place, "name")
+    return (place[0], *place[2:]) if place[:1] == ("method",) else place
+
+
 def _reason(error: ErrorDetails) -> str:
     """What is wrong with a field, and what is allowed there."""
+    if error["type"].startswith("union_tag"):
+        name = error["ctx"].get("tag")
+        near = get_close_matches(str(name), METHOD_CHOICES, n=1)
+        said = (
+            "this setting is missing" if name is None else f"no such method as {shortened(str(name), _LONGEST_SHOWN)}"
+        )
+        return said + (f"; did you mean {near[0]}?" if near else "") + f"; allowed are {', '.join(METHOD_CHOICES)}"
+    if error["loc"] == ("method",) and isinstance(error["input"], str):
+        return "a method is written as {name: ...}, with its settings beside the name"
     if error["type"] == "missing":
         return "this setting is missing; it is required"
+    if error["type"] == "extra_forbidden" and error["loc"][:2] == ("method", "lsb"):
+        return "no such setting; those of lsb stand in bridge"
     if error["type"] == "extra_forbidden":
         allowed = _settings_at(error["loc"][:-1])
         near = get_close_matches(str(error["loc"][-1]), allowed, n=1)
@@ -269,7 +346,8 @@ def _settings_at(place: tuple[str | int, ...]) -> list[str]:
     """The names of the settings that may stand at a place."""
     model: Any = JobConfig
     for part in place:
-        model = model.model_fields[str(part)].annotation
+        fields = getattr(model, "model_fields", None)
+        model = METHOD_CHOICES[str(part)] if fields is None else fields[str(part)].annotation
     return list(model.model_fields)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -55,11 +55,20 @@ class Section:
 
     Attributes:
         places: names before theirs, each empty or with a dot at its end; two where two parts of a job have the same.
+        choice: the name by which these settings are chosen, where there are others that could stand there.
     """
 
     places: tuple[str, ...]
     about: str
     settings: tuple[Setting, ...]
+    choice: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The section's title: where its settings stand."""
+        if self.choice:
+            return f"`{self.places[0].removesuffix('.')}: {{name: {self.choice}}}`"
+        return ", ".join(f"`{place.removesuffix('.')}`" for place in self.places if place) or "The job"
 
 
 def sections(model: type[BaseModel] = JobConfig, place: str = "") -> Iterator[Section]:
@@ -71,7 +80,12 @@ def sections(model: type[BaseModel] = JobConfig, place: str = "") -> Iterator[Se
             inner.setdefault(kind, []).append(f"{place}{name}.")
     for kind, places in inner.items():
         for section in sections(kind, places[0]):
-            yield Section((*section.places, *places[1:]), section.about, section.settings)
+            yield replace(section, places=(*section.places, *places[1:]))
+        field = model.model_fields[places[0].removesuffix(".").rpartition(".")[2]]
+        for other in choices_of(field):
+            if other is not kind:
+                settings = tuple(setting for setting in settings_of(other) if setting.name != "name")
+                yield Section((places[0],), about(other), settings, choice=other.model_fields["name"].default)
 
 
 def settings_of(model: type[BaseModel]) -> tuple[Setting, ...]:
@@ -95,9 +109,8 @@ def page() -> str:
     for section in sections():
         if not section.settings:
             continue
-        heading = ", ".join(f"`{place.removesuffix('.')}`" for place in section.places if place) or "The job"
         parts += [
-            f"## {heading}\n",
+            f"## {section.heading}\n",
             section.about + "\n",
             "| setting | what it is | allowed | default |",
             "|---|---|---|---|",
@@ -118,9 +131,14 @@ def in_yaml(value: Any) -> str:
 
 
 def model_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model whose settings stand below a field, if any do."""
-    kind = field.annotation
+    """The model whose settings stand below a field, if any do; the one by default where there is a choice."""
+    kind = type(field.default) if choices_of(field) else field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def choices_of(field: FieldInfo) -> tuple[type[BaseModel], ...]:
+    """The models that may stand below a field, where a name chooses among several."""
+    return get_args(field.annotation) if field.discriminator else ()
 
 
 def about(model: type[BaseModel]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
+from lsb.bridge.methods import name_of
 from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
 from lsb.jobs.job import (
@@ -17,7 +18,7 @@ from lsb.jobs.job import (
     refuse_store_among_pictures,
     run_spec,
 )
-from lsb.jobs.lineage import RunOptions, planned_as, prompt_of_job, restriction
+from lsb.jobs.lineage import RunOptions, negative_of_job, planned_as, prompt_of_job, restriction
 from lsb.jobs.sizes import Sizes, sizes_of
 from lsb.jobs.vanished import refuse_vanished
 from lsb.ledger.dataset import read_records
@@ -46,6 +47,7 @@ class DryRun:
     parent: str | None  # that run
     shards: int
     pending: int | None
+    method: str
     forwards_per_image: int
     forwards_in_tiles: dict[str, int]  # of an image in tiles, by the size that the network works at
     sizes: Sizes
@@ -99,14 +101,15 @@ def dry_run(
     source, target = found["source"], found["target"]
     if isinstance(source, StoredPrompt) and isinstance(target, StoredPrompt):
         only = restriction(store, options)
-        spec = run_spec(config, dataset, source, target, identity, fresh=options.fresh, only=only)
+        negative = negative_of_job(store, config)
+        spec = run_spec(config, dataset, source, target, identity, negative=negative, fresh=options.fresh, only=only)
         if resume is not None:
             check_frozen(open_run(store, resume), spec)
         run = planned_as(store, spec)
     records = read_records(store, dataset)
     plan = read_plan(store, run) if run else make_plan(records, config.execution.shard_size)
     sizes = sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options))
-    each = config.bridge.forwards
+    each = config.method_settings.forwards
     return DryRun(
         records=dataset.records,
         quarantined=dataset.quarantined,
@@ -117,6 +120,7 @@ def dry_run(
         parent=run.parent["run"] if run and run.parent else None,
         shards=pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
         pending=sum(map(len, pending(store, run).values())) if run else None,
+        method=name_of(config.method_settings),
         forwards_per_image=each,
         forwards_in_tiles={size: each * tiles for size, tiles in sizes.tiles.items()},
         sizes=sizes,

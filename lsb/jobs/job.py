@@ -21,7 +21,7 @@ from lsb.errors import (
     UnverifiableError,
     UsageError,
 )
-from lsb.jobs.lineage import UNSAID, learned_with, prompts_of_job
+from lsb.jobs.lineage import UNSAID, learned_with, negative_of_job, prompts_of_job
 from lsb.jobs.measures import still_hold
 from lsb.jobs.parents import runs_of_job
 from lsb.ledger.attestation import Signer
@@ -44,6 +44,7 @@ from lsb.ledger.run import (
 from lsb.ledger.transform import ModelIdentity, Transform, transform_id, transform_settings
 from lsb.models.device import usable_device
 from lsb.models.load import canvas_of
+from lsb.models.prompt import Prompt
 from lsb.pictures.geometry import Geometry, untiled_area
 from lsb.pictures.images import decoding_version
 from lsb.pictures.ingest import ingest
@@ -65,18 +66,20 @@ def run_spec(
     target: StoredPrompt,
     identity: ModelIdentity,
     *,
+    negative: StoredPrompt | None = None,
     fresh: bool = False,
     only: Restriction | None = None,
 ) -> RunSpec:
     """What is frozen of a job: data set, transform and plan settings. Workers and gates are not."""
-    transform = _transform(config, identity, source.id, target.id)
+    found = {"source": source, "target": target} | ({} if negative is None else {"negative": negative})
+    transform = _transform(config, identity, source.id, target.id, None if negative is None else negative.id)
     return RunSpec(
         job=config.name,
         dataset=dataset,
         transform=transform,
         model=identity,
         shard_size=config.execution.shard_size,
-        prompts={"source": source.key, "target": target.key},
+        prompts={role: prompt.key for role, prompt in found.items()},
         source=config.source.path,
         truth=config.evaluate.truth,
         target=config.evaluate.target,
@@ -179,8 +182,9 @@ def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -
         PromptError: a prompt's file is unusable, and it is not the one that the run was planned with.
     """
     before, config = learned_with(run), as_frozen(config, run)
-    prompts = (_prompt_asked_for(run, before, config, side) for side in SIDES)
-    transform = _transform(config, identity, *prompts)
+    source, target = (_prompt_asked_for(run, before, config, side) for side in SIDES)
+    negative = Prompt(config.prompts.negative).id if config.prompts.negative else None
+    transform = _transform(config, identity, source, target, negative)
     asked: dict[str, object] = {
         "job": config.name,
         "dataset": {"name": config.source.domain},
@@ -206,17 +210,20 @@ def as_frozen(config: JobConfig, run: Run) -> JobConfig:
     return config.with_geometry(Geometry.of_transform(run.transform))
 
 
-def _transform(config: JobConfig, identity: ModelIdentity, source_prompt: str, target_prompt: str) -> Transform:
+def _transform(
+    config: JobConfig, identity: ModelIdentity, source_prompt: str, target_prompt: str, negative_prompt: str | None
+) -> Transform:
     return transform_settings(
         identity,
         source_prompt,
         target_prompt,
-        config.bridge,
+        config.method_settings,
         config.seed,
         config.execution.dtype,
         config.output.format,
         config.geometry.trace,
         config.output.trace,
+        negative_prompt,
     )
 
 
@@ -369,7 +376,8 @@ def planned_run(store: Store, config: JobConfig, identity: ModelIdentity) -> Run
         choice=config.source.choice,
         rules=config.geometry.decoding_rules,
     )
-    spec = run_spec(config, dataset, *prompts_of_job(store, config, identity), identity)
+    negative = negative_of_job(store, config)
+    spec = run_spec(config, dataset, *prompts_of_job(store, config, identity), identity, negative=negative)
     if store.exists(run_file(run_id(spec))):
         return open_run(store, run_id(spec))
     asked = (dataset.name, transform_id(spec.transform), plan_settings(spec))

@@ -20,8 +20,8 @@ from lsb.ledger.run import Run, RunSpec, create_run, open_run, run_id
 from lsb.ledger.selection import Selection
 from lsb.ledger.transform import ModelIdentity
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt, find_prompt
-from lsb.prompts.settings import Side
+from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt, find_prompt, keep_negative
+from lsb.prompts.settings import SIDES, Side
 from lsb.store.store import Store
 
 UNSAID = {"fit": "letterbox"}  # the geometry of runs that were planned before there was a choice
@@ -76,6 +76,11 @@ def prompts_of_job(
     raise UsageError("the prompts of this job have not been learned yet; run `lsb optimise` on it first")
 
 
+def negative_of_job(store: Store, config: JobConfig) -> StoredPrompt | None:
+    """The negative prompt of a job that says one; PromptError if its text will not do."""
+    return keep_negative(store, config.prompts.negative) if config.prompts.negative else None
+
+
 def _earlier_prompts(store: Store, config: JobConfig, side: Side, identity: ModelIdentity) -> Iterator[StoredPrompt]:
     """What the job's runs with the same model and settings of learning learned, whatever their images; newest first.
 
@@ -128,9 +133,8 @@ def learned_with(run: Run) -> JobConfig | None:
     Settings that came later have their defaults, and those that this version does not know are of no concern here.
     """
     frozen = run.config or {}
-    parts: dict[str, Any] = {
-        name: frozen.get(name) for name in ("name", "store", "model", "prompts", "learning", "seed")
-    }
+    parts: dict[str, Any] = {name: frozen.get(name) for name in ("name", "store", "model", "learning", "seed")}
+    parts["prompts"] = {side: (frozen.get("prompts") or {}).get(side) for side in SIDES}
     seen = frozen.get("geometry", UNSAID)
     parts["geometry"] = {field: seen[field] for field in ("fit", "area") if field in seen}
     for name, fields in (("source", ("domain", "path")), ("execution", ("dtype",))):

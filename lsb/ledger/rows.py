@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import MANIFEST, ManifestRow, PlanRow
+from lsb.ledger.transform import method_settings
 from lsb.records import Status
 
 
@@ -73,7 +74,7 @@ def unusable_rows(run: Run, planned: pa.Table) -> pa.Table:
 
 def _base(run: Run, planned: PlanRow) -> ManifestRow:
     transform = run.transform
-    prompts, bridge = transform["prompts"], transform["bridge"]
+    prompts, (method, settings) = transform["prompts"], method_settings(transform)
     return {
         "record_id": planned["record_id"],
         "source_key": planned["key"],
@@ -91,9 +92,9 @@ def _base(run: Run, planned: PlanRow) -> ManifestRow:
         "source_prompt": prompts["source"],
         "target_prompt": prompts["target"],
         "seed": transform["seed"],
-        "method": transform["method"],
-        "nfe": bridge["nfe"],
-        "tau": bridge["tau"],
-        "t0": bridge["t0"],
-        "guidance": bridge["guidance"],
+        "method": method,
+        "nfe": settings["nfe"],
+        "tau": settings.get("tau"),
+        "t0": settings.get("t0"),
+        "guidance": settings.get("guidance"),
     }

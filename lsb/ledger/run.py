@@ -122,7 +122,7 @@ class Run:
     transform_id: str
     model: ModelReference
     plan: PlanReference
-    prompts: dict[str, str]  # "source" and "target" -> key
+    prompts: dict[str, str]  # "source" and "target" -> key; "negative", where there is one
     files: dict[str, str]  # SHA-256 of the prompts and of how they were learned, by key
     source: str
     truth: str | None
@@ -137,6 +137,9 @@ class Run:
     def shards(self) -> list[str]:
         """The names of all shards in order."""
         return [shard_name(index) for index in range(self.plan["shards"])]
+
+
+_METHOD, _BRIDGE = ("transform", "method"), ("transform", "bridge")
 
 
 def shard_name(index: int) -> str:
@@ -343,6 +346,8 @@ def frozen_parts(run: Run) -> FrozenParts:
 def refuse_differences(run: Run, frozen: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to go on with a run if some part of `wanted` is another one in `frozen`; error as of `check_frozen`."""
     places = sorted(_differences({name: frozen[name] for name in wanted}, dict(wanted)))
+    if _METHOD in places:  # the settings of either method say nothing to somebody who has changed it
+        places = [place for place in places if place != _BRIDGE]
     if places:
         fields = [".".join(place) for place in places]
         before, asked = _at(frozen, places[0]), _at(wanted, places[0])

@@ -25,7 +25,8 @@ class TableSchema:
     """An Arrow schema with a name that ends in its version, such as `lsb.plan/1`.
 
     Attributes:
-        before: earlier versions that are read as well, each with the columns that it lacks; they read as null.
+        before: earlier versions that are read as well, each with the columns that it lacks; they read as null. A column
+            that may be null now may not have been then.
     """
 
     name: str
@@ -172,7 +173,7 @@ class PlanRow(SourceColumns):
 
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
-    "lsb.manifest/3",
+    "lsb.manifest/4",
     [
         ("record_id", pa.string(), False),
         ("shard", pa.string(), True),  # null for what ingest quarantined
@@ -206,9 +207,9 @@ MANIFEST = _schema(
         ("seed", pa.string(), False),
         ("method", pa.string(), False),
         ("nfe", pa.int32(), False),
-        ("tau", pa.float64(), False),
-        ("t0", pa.float64(), False),
-        ("guidance", pa.float64(), False),
+        ("tau", pa.float64(), True),  # these three are null where the method has no such setting
+        ("t0", pa.float64(), True),
+        ("guidance", pa.float64(), True),
         ("device", pa.string(), True),
         ("dtype", pa.string(), True),
         ("batch", pa.int32(), True),
@@ -240,6 +241,7 @@ MANIFEST = _schema(
             }
         ),
         "lsb.manifest/2": frozenset({"tiles"}),
+        "lsb.manifest/3": frozenset(),  # of LSB alone, which has tau, t0 and guidance
     },
 )
 
@@ -279,9 +281,9 @@ class ManifestRow(TypedDict, total=False):
     seed: str
     method: str
     nfe: int
-    tau: float
-    t0: float
-    guidance: float
+    tau: float | None
+    t0: float | None
+    guidance: float | None
     device: str | None
     dtype: str | None
     batch: int | None
@@ -350,6 +352,8 @@ def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = 
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnverifiableError(f"not a readable {schema.name} table: {reason}") from error
+    if found != schema.name:
+        table = _nullable_as(table, schema.arrow)
     for column in (column for column in schema.arrow if column.name in lacking):
         if columns is None or column.name in columns:
             table = table.append_column(column, pa.nulls(table.num_rows, column.type))
@@ -359,3 +363,12 @@ def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = 
     if columns is None and not table.schema.equals(schema.arrow):
         raise UnverifiableError(f"table claims schema {found} but its columns differ")
     return table
+
+
+def _nullable_as(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same with columns that may be null where those of `schema` may."""
+    fields = [
+        field.with_nullable(field.nullable or (field.name in schema.names and schema.field(field.name).nullable))
+        for field in table.schema
+    ]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE_SCHEMA = "lsb.recipe/1"
 PROMPT_SCHEMA = "lsb.prompt/1"
+NEGATIVE = "negative"  # the name under which negative prompts are kept
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,11 @@ def given_prompt(wanted: DomainPrompt) -> Prompt:
     token = None if wanted.token == DomainPrompt.model_fields["token"].default else wanted.token
     prompt = load_prompt(wanted.file, token=token) if wanted.file else Prompt(template=wanted.text or "")
     return replace(prompt, prefix=wanted.prefix or prompt.prefix)
+
+
+def keep_negative(store: Store, text: str) -> StoredPrompt:
+    """Put a negative prompt into the store; PromptError if the text will not do as a prompt."""
+    return _keep(store, NEGATIVE, Prompt(text), {"origin": "given"})
 
 
 @dataclass(frozen=True)

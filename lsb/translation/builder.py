@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from lsb.bridge.settings import BridgeSettings
 from lsb.errors import ModelError
 from lsb.ledger.run import Run
-from lsb.ledger.transform import ModelIdentity
+from lsb.ledger.transform import ModelIdentity, method_of
+from lsb.models.prompt import NULL
 from lsb.models.protocol import Backbone
 from lsb.pictures.geometry import Canvas, Frame, Geometry, Size, frame_of, sigma_scale
 from lsb.prompts.finding import read_prompt
@@ -42,7 +42,7 @@ def run_frames(run: Run, canvas: Canvas) -> Callable[[Size], Frame]:
 
 
 def run_engine(store: Store, run: Run, backbone: Backbone, batch: int) -> Engine:
-    """What makes the run's images: prompts, path, area and seed are those of `run.transform`.
+    """What makes the run's images: prompts, method, area and seed are those of `run.transform`.
 
     Args:
         backbone: the run's model in the run's dtype.
@@ -57,8 +57,9 @@ def run_engine(store: Store, run: Run, backbone: Backbone, batch: int) -> Engine
         backbone,
         read_prompt(store, run.prompts["source"]),
         read_prompt(store, run.prompts["target"]),
-        settings=BridgeSettings.model_validate(run.transform["bridge"]),
+        settings=method_of(run.transform),
         seed=run.transform["seed"],
         batch=batch,
         sigma_scale=sigma_scale(Geometry.of_transform(run.transform), backbone.canvas),
+        negative=read_prompt(store, run.prompts["negative"]) if "negative" in run.prompts else NULL,
     )

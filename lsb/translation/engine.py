@@ -47,7 +47,7 @@ class Engine:
         seed: of the noise, as text.
         batch: pictures at a time; part of what fixes the last bits.
         sigma_scale: what noise levels are multiplied by, see `lsb.pictures.geometry.sigma_scale`.
-        negative: the null prompt, by default the empty text.
+        negative: the negative prompt of a method that asks it, by default the empty text.
 
     Raises:
         BridgeError: tau, or sigma, is too large for the model's schedule, or the preset needs a schedule the model
@@ -173,7 +173,7 @@ class Engine:
         source = self.source
         if self._published and not source.prefix:
             source = dataclasses.replace(source, prefix=PUBLISHED_PREFIX)
-        prompts: dict[Domain, Prompt] = {"source": source, "target": self.target, "null": self.negative}
+        prompts: dict[Domain, Prompt] = {"source": source, "target": self.target, "negative": self.negative}
         with torch.no_grad(), _repeatable():
             return {domain: self.backbone.embed(prompts[domain]) for domain in sorted(self.settings.asks)}
 

@@ -33,7 +33,7 @@ class Translator:
         seed: of the noise, as text.
         batch: images at a time; part of what fixes the last bits.
         geometry: at which size images are translated and come out.
-        negative: the null prompt of a method that asks it, by default the empty text.
+        negative: the negative prompt of a method that asks it, by default the empty text.
 
     Raises:
         BridgeError: tau, or sigma, is too large for the model's schedule, or the preset needs a schedule that it lacks.

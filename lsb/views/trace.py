@@ -123,8 +123,8 @@ class Trace:
     error: str | None
     source: SourceFile
     model: ModelReference
-    prompts: dict[str, UsedPrompt]  # of "source" and "target"
-    settings: dict[str, object]  # transform id, bridge, preprocessing, encoder, seed
+    prompts: dict[str, UsedPrompt]  # of "source" and "target", and "negative" where there is one
+    settings: dict[str, object]  # transform id, method, preprocessing, encoder, seed
     made: Making
     execution: Execution
     output: Output | None
@@ -227,7 +227,7 @@ def _trace(
             "place": run.source,
         },
         model={"id": row["model_id"], "revision": row["model_revision"], "digest": row["model_digest"]},
-        prompts={side: _prompt(store, run.prompts[side]) for side in ("source", "target")},
+        prompts={side: _prompt(store, run.prompts[side]) for side in sorted(run.prompts)},
         settings={
             "transform_id": row["transform_id"],
             **{name: value for name, value in transform.items() if name not in ("model", "prompts", "dtype")},

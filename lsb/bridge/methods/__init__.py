@@ -10,3 +10,8 @@ METHODS: dict[str, type[Method]] = {
     "sdedit": Sdedit,
     "ddib": Ddib,
 }
+
+
+def name_of(method: Method) -> str:
+    """What a job calls the method."""
+    return next(name for name, kind in METHODS.items() if isinstance(method, kind))

@@ -1,11 +1,11 @@
 """DDIB, dual diffusion implicit bridges: invert the source to noise, sample the target from it; no noise is drawn.
 
 Source: X. Su et al., "Dual Diffusion Implicit Bridges for Image-to-Image Translation", 2023, arXiv:2203.08382.
-Inversion under the source's prompt is the paper's, where two models stand for the two prompts; under the null prompt it
-is that of the LSB code. Differs from both: each Euler step of the inversion asks the network at the level where it
-stands, the LSB code at the level where it goes; levels are fractional; `sigma` may end the inversion before the noise
-is pure; and an inversion under the null prompt costs one forward a step, where the LSB code runs a second one and drops
-it.
+Inversion under the source's prompt is the paper's, where two models stand for the two prompts; under a negative prompt
+that is left empty it is that of the LSB code. Differs from both: each Euler step of the inversion asks the network at
+the level where it stands, the LSB code at the level where it goes; levels are fractional; `sigma` may end the inversion
+before the noise is pure; and an inversion under the negative prompt costs one forward a step, where the LSB code runs a
+second one and drops it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Ddib(Guided):
         description="Noise level to which the source is inverted, in units of the scaled latents. Left out, the "
         "largest that the model has.",
     )
-    inversion: Literal["source", "null"] = Field(
+    inversion: Literal["source", "negative"] = Field(
         default="source",
-        description="The prompt under which the source is inverted: its own, or `null`, which is `prompts.negative`.",
+        description="The prompt under which the source is inverted: its own, or `prompts.negative`.",
     )
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """Sampling under the target's prompt, led away from another one.
 
-    eps = eps_n + guidance (eps_1 - eps_n)      n the source's prompt, or the null prompt
+    eps = eps_n + guidance (eps_1 - eps_n)      n the source's prompt, or the negative one
 
 All is written for x = x_0 + sigma eps, where the deterministic sampler (DDIM) is the Euler method of
 dx/dsigma = eps(x, sigma).
@@ -29,24 +29,24 @@ class Guided(Method):
     guidance: float = Field(
         default=1.0,
         gt=0,
-        description="Strength of the target's prompt against the negative one, a factor. 1 asks the target's alone.",
+        description="Strength of the target's prompt against another one, a factor. 1 asks the target's alone.",
     )
-    negative: Literal["source", "null"] = Field(
+    against: Literal["source", "negative"] = Field(
         default="source",
-        description="The prompt that guidance leads away from: the source's, or `null`, which is `prompts.negative`.",
+        description="The prompt that guidance leads away from: the source's, or `prompts.negative`.",
     )
 
     @property
     def sampled(self) -> tuple[Domain, ...]:
         """The prompts that a step towards the target asks, a forward each."""
-        return ("target",) if self.guidance == 1.0 else ("target", self.negative)
+        return ("target",) if self.guidance == 1.0 else ("target", self.against)
 
     def guided(self, predict: Predict, x: Tensor, level: float) -> Tensor:
         """The guided eps, of x's shape."""
         eps = asked(predict, x, level, "target")
         if self.guidance == 1.0:
             return eps
-        negative = asked(predict, x, level, self.negative)
+        negative = asked(predict, x, level, self.against)
         return negative + self.guidance * (eps - negative)
 
     def sample(self, x: Tensor, predict: Predict, down: Sequence[float]) -> Tensor:

@@ -212,7 +212,7 @@ def test_an_unknown_schema_is_unverifiable(store: LocalStore, run: Run) -> None:
 def test_rows_of_an_unknown_schema_are_unverifiable(store: LocalStore, run: Run) -> None:
     forget_snapshots(store)
     entry = open_log(store, run, "00001").entries()[-1]
-    later = TableSchema("lsb.manifest/4", MANIFEST.arrow)
+    later = TableSchema("lsb.manifest/99", MANIFEST.arrow)
     data = write_table(read_table(store.read(entry.rows_key), MANIFEST), later)
     store.write(entry.rows_key, data)
     reseal(store, entry.link.key, files={entry.rows: sha256(data)})

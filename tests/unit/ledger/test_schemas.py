@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lsb.errors import UnverifiableError
@@ -80,7 +81,9 @@ def table_before(name: str = "lsb.manifest/1", new: Collection[str] = frozenset(
     return write_table(before.table([row_before()]), before)
 
 
-@pytest.mark.parametrize(("name", "new"), [("lsb.manifest/1", NEW), ("lsb.manifest/2", {"tiles"})])
+@pytest.mark.parametrize(
+    ("name", "new"), [("lsb.manifest/1", NEW), ("lsb.manifest/2", {"tiles"}), ("lsb.manifest/3", set())]
+)
 def test_a_manifest_of_a_version_before_reads_as_one_of_today_s(name: str, new: set[str]) -> None:
     before = table_before(name, new)
     table = read_table(before, MANIFEST)
@@ -93,6 +96,18 @@ def test_a_manifest_of_a_version_before_reads_as_one_of_today_s(name: str, new: 
     )
     assert old.equals(new_table)
     assert old.to_pylist() == [{"record_id": "x", "output_width": 7, "tiles": None, "output_scale": None}]
+
+
+def test_rows_of_the_time_when_every_method_had_a_tau_stand_beside_those_without() -> None:
+    """The file's column cannot be null, today's can."""
+    data = (FIXTURES / "manifest_2.parquet").read_bytes()
+    assert not pq.read_schema(pa.BufferReader(data)).field("tau").nullable
+    for columns in (None, ["tau", "t0", "guidance", "record_id"]):
+        old = read_table(data, MANIFEST, columns=columns)
+        new = read_table(write_table(MANIFEST.table([row_before()]), MANIFEST), MANIFEST, columns=columns)
+        assert old.schema.equals(new.schema)
+        assert None not in old["tau"].to_pylist()
+        assert pa.concat_tables([old, new])["tau"].to_pylist()[-1] is None
 
 
 def test_the_rows_of_a_run_of_the_version_before_tiles_are_read() -> None:

@@ -19,7 +19,7 @@ from lsb.records import sha256
 
 SHAPE = (2, 4, 4)
 DIGESTS = tuple(sha256(str(number).encode()) for number in range(4))
-PROMPTS: dict[Domain, float] = {"source": 1.0, "target": 0.8, "null": 0.9}
+PROMPTS: dict[Domain, float] = {"source": 1.0, "target": 0.8, "negative": 0.9}
 
 
 class Network:

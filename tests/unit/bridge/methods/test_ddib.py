@@ -21,7 +21,7 @@ class TestDdib(MethodContract):
         Ddib(),
         Ddib(nfe=2),
         Ddib(nfe=8, sigma=0.5),
-        Ddib(nfe=8, inversion="null", negative="null", guidance=7.5),
+        Ddib(nfe=8, inversion="negative", against="negative", guidance=7.5),
     )
     refused = (({"nfe": 7}, "nfe"), ({"nfe": 0}, "nfe"), ({"sigma": -1.0}, "sigma"), ({"guidance": 0.0}, "guidance"))
     draws = False
@@ -76,7 +76,7 @@ class TestDdib(MethodContract):
         assert errors[2] < 0.05
 
     def test_it_inverts_under_the_prompt_it_is_told(self, levels: Levels) -> None:
-        for inversion in ("source", "null"):
+        for inversion in ("source", "negative"):
             network = Network()
             Ddib(nfe=6, inversion=inversion).translate(latents(), network, noise(), levels)
             assert [domain for _, domain in network.asked] == [inversion] * 3 + ["target"] * 3

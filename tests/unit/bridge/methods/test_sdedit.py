@@ -15,7 +15,12 @@ from tests.unit.bridge.methods.problems import LEVELS, denoised, distances, orde
 
 
 class TestSdedit(MethodContract):
-    methods = (Sdedit(), Sdedit(nfe=1), Sdedit(nfe=5, guidance=7.5, sigma=0.3), Sdedit(guidance=2.0, negative="null"))
+    methods = (
+        Sdedit(),
+        Sdedit(nfe=1),
+        Sdedit(nfe=5, guidance=7.5, sigma=0.3),
+        Sdedit(guidance=2.0, against="negative"),
+    )
     refused = (({"nfe": 0}, "nfe"), ({"sigma": 0.0}, "sigma"), ({"guidance": -1.0}, "guidance"))
 
     def test_it_enters_at_its_sigma_and_leaves_clean(self, levels: Levels) -> None:
@@ -31,9 +36,9 @@ class TestSdedit(MethodContract):
 
     def test_guidance_leads_away_from_the_negative_prompt(self, levels: Levels) -> None:
         network, x_0 = Network(), latents()
-        method = Sdedit(nfe=1, guidance=3.0, negative="null", sigma=0.5)
+        method = Sdedit(nfe=1, guidance=3.0, against="negative", sigma=0.5)
         x = x_0 + 0.5 * noise()("start", 0)
-        eps_n, eps_1 = network(x, 0.5, "null"), network(x, 0.5, "target")
+        eps_n, eps_1 = network(x, 0.5, "negative"), network(x, 0.5, "target")
         expected = x - 0.5 * (eps_n + 3.0 * (eps_1 - eps_n))
         torch.testing.assert_close(method.translate(x_0, network, noise(), levels), expected)
 
