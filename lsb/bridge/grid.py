@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from lsb.bridge.clock import LOGIT, THETA, TIME, Clock
-from lsb.bridge.settings import BridgeSettings
 from lsb.errors import BridgeError
+
+if TYPE_CHECKING:
+    from lsb.bridge.settings import BridgeSettings
 
 CLOCKS: dict[str, Clock] = {"uniform": TIME, "theta": THETA, "logit": LOGIT, "tuned": TIME}
 

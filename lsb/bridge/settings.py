@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from lsb.bridge.method import Levels, Method
+from lsb.bridge.solve import translate_latents
 from lsb.bridge.solvers import SOLVERS
 
 Preset = Literal["default", "published"]
@@ -134,8 +135,6 @@ class BridgeSettings(Method):
         return frozenset({"source", "target"})
 
     def translate(self, x_0: Tensor, predict: Predict, noise: Noise, levels: Levels) -> Tensor:
-        from lsb.bridge.solve import translate_latents  # with it comes torch
-
         return translate_latents(x_0, predict, self, noise, levels.schedule)
 
     @model_validator(mode="after")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from lsb.bridge.flow import Flow, LsbFlow
 from lsb.bridge.grid import Grid, grid_of
 from lsb.bridge.schedule import NoiseSchedule
-from lsb.bridge.settings import BridgeSettings
 from lsb.bridge.solvers import SOLVERS
 from lsb.bridge.solvers.solver import History, Step
 from lsb.bridge.velocity import LsbPredictors, Predict, sigma
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lsb.bridge.noise import Noise
+    from lsb.bridge.settings import BridgeSettings
 
 
 def translate_latents(

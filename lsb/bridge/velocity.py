@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from lsb.bridge.settings import NoisePredictor
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lsb.bridge.settings import NoisePredictor
 
 Domain = Literal["source", "target", "negative"]  # LSB itself never asks the negative one
 

@@ -1,7 +1,9 @@
 """One method per module, and the table of them all: what a job may name. LSB's settings are `lsb.bridge.settings`."""
 
 from lsb.bridge.method import Method
+from lsb.bridge.methods.cyclediffusion import CycleDiffusion
 from lsb.bridge.methods.ddib import Ddib
+from lsb.bridge.methods.flowedit import FlowEdit
 from lsb.bridge.methods.sdedit import Sdedit
 from lsb.bridge.settings import BridgeSettings
 
@@ -9,6 +11,8 @@ METHODS: dict[str, type[Method]] = {
     "lsb": BridgeSettings,
     "sdedit": Sdedit,
     "ddib": Ddib,
+    "cyclediffusion": CycleDiffusion,
+    "flowedit": FlowEdit,
 }
 
 

@@ -43,17 +43,22 @@ class Guided(Method):
 
     def guided(self, predict: Predict, x: Tensor, level: float) -> Tensor:
         """The guided eps, of x's shape."""
-        eps = asked(predict, x, level, "target")
-        if self.guidance == 1.0:
-            return eps
-        negative = asked(predict, x, level, self.against)
-        return negative + self.guidance * (eps - negative)
+        return guided(predict, x, level, self.guidance, "target", self.against)
 
     def sample(self, x: Tensor, predict: Predict, down: Sequence[float]) -> Tensor:
         """The deterministic sampler along falling levels."""
         for level, level_next in pairwise(down):
             x = x + (level_next - level) * self.guided(predict, x, level)
         return x
+
+
+def guided(predict: Predict, x: Tensor, level: float, guidance: float, towards: Domain, against: Domain) -> Tensor:
+    """eps under one prompt, led away from another: two forwards, or one where guidance is 1."""
+    eps = asked(predict, x, level, towards)
+    if guidance == 1.0:
+        return eps
+    other = asked(predict, x, level, against)
+    return other + guidance * (eps - other)
 
 
 def asked(predict: Predict, x: Tensor, level: float, domain: Domain) -> Tensor:

@@ -40,6 +40,8 @@ JOBS: dict[str, dict[str, Any]] = {
     "lsb": {"bridge": {"tau": 0.6, "nfe": 2}},
     "sdedit": {"method": {"name": "sdedit", "nfe": 2, "sigma": 0.7}},
     "ddib": {"method": {"name": "ddib", "nfe": 2, "guidance": 2, "against": "negative"}, "negative": "blurry"},
+    "cyclediffusion": {"method": {"name": "cyclediffusion", "nfe": 2, "guidance": 2}},
+    "flowedit": {"method": {"name": "flowedit", "nfe": 3, "n_avg": 2, "n_min": 1, "target_guidance": 2}},
 }
 
 
