@@ -66,7 +66,7 @@ class BridgeSettings(Method):
         default=8,
         ge=2,
         description="Evaluations of the network, the last one included, of two prompts each. The last one of `euler` "
-        "and `heun` asks the target's alone. `heun` needs an odd number.",
+        "and `heun` asks the target's alone. `heun` needs an odd number, `published` at least 3.",
     )
     noise: NoisePredictor = Field(
         default="switch",
@@ -160,6 +160,7 @@ class BridgeSettings(Method):
         for name in ("noise", "start", "solver", "grid", "times", "gamma", "partial"):
             fixed = type(self).model_fields[name].default
             self._require(getattr(self, name) == fixed, name, f"{fixed!r} with preset published")
+        self._require(self.nfe > 2, "nfe", "at least 3 with preset published, whose code integrates backwards with 2")
 
     def _check_times(self) -> None:
         if self.grid != "tuned":

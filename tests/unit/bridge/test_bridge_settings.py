@@ -46,6 +46,7 @@ from lsb.errors import BridgeError
         ({"preset": "published", "solver": "heun"}, "solver", "preset published"),
         ({"preset": "published", "start": "centred"}, "start", "preset published"),
         ({"preset": "published", "partial": 0.5}, "partial", "preset published"),
+        ({"preset": "published", "nfe": 2}, "nfe", "at least 3"),
     ],
 )
 def test_value_outside_what_is_allowed(given: dict[str, object], field: str, allowed: str) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lsb.bridge.settings import BridgeSettings, NoisePredictor
+from lsb.bridge.solve import translate_latents
 from lsb.bridge.velocity import Domain, LsbPredictors, sigma, sigma_prime, velocity
 
 TAU = 0.9
@@ -79,3 +84,43 @@ def test_predictions_are_cast_to_the_state(x_t: Tensor) -> None:
         return network(x, level, domain).to(torch.bfloat16)
 
     assert LsbPredictors(half, TAU, "mix")(x_t, 0.3).x_0_hat.dtype == torch.float64
+
+
+def guidance_at(t: float, w: float, noise: NoisePredictor) -> float:
+    """s of docs/mathematics.md: dx/dsigma = eps_0 + s (eps_1 - eps_0)."""
+    share_1 = t if noise == "mix" else float(t > 0.5)
+    return share_1 + 2 * w * t * (1 - t) / (2 * t - 1)
+
+
+@pytest.mark.parametrize("noise", ["switch", "mix"])
+@pytest.mark.parametrize("w", [1.0, 11.0])
+def test_it_is_a_schedule_of_guidance(x_t: Tensor, noise: NoisePredictor, w: float) -> None:
+    for t in (0.01, 0.2, 0.45, 0.55, 0.8, 0.99):
+        for tau in (0.1, 2.3):  # of which s knows nothing
+            slope = velocity(LsbPredictors(network, tau, noise)(x_t, t), t, tau, w) / sigma_prime(t, tau)
+            eps_0, eps_1 = (network(x_t, sigma(t, tau), domain) for domain in ("source", "target"))
+            expected = eps_0 + guidance_at(t, w, noise) * (eps_1 - eps_0)
+            torch.testing.assert_close(slope, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_mean_guidance_over_sigma_follows_from_w_alone() -> None:
+    """In theta, where neither s dsigma nor anything else is singular."""
+    places, shares = np.polynomial.legendre.leggauss(40)
+    for first, last, mean in ((0.0, math.pi / 4, -11 * math.pi / 8), (math.pi / 4, math.pi / 2, 1 + 11 * math.pi / 8)):
+        theta = first + (last - first) * (places + 1) / 2
+        t, rise = np.sin(theta) ** 2, np.cos(2 * theta) * (last - first) / 2  # of sigma / tau
+        s = np.array([guidance_at(each, 11.0, "switch") for each in t])
+        assert float((s * rise * shares).sum() / (rise * shares).sum()) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(("noise", "length"), [("switch", math.pi / 8 * 10 + 0.5), ("mix", math.pi / 8 * 11)])
+def test_where_the_prompts_disagree_by_the_same_it_is_one_step(noise: NoisePredictor, length: float) -> None:
+    eps: dict[str, float] = {"source": 0.7, "target": -0.4}
+    settings = BridgeSettings(
+        tau=0.1, guidance=10, t0=1e-5, t_end=1 - 1e-5, start="centred", grid="theta", noise=noise, nfe=300
+    )
+    x_0 = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    found = translate_latents(
+        x_0, lambda x, level, domain: torch.full_like(x, eps[domain]), settings, lambda purpose, step: 0 * x_0
+    )
+    torch.testing.assert_close(found, x_0 + length * 0.1 * 1.1, rtol=0, atol=2e-3)

@@ -336,7 +336,7 @@ def test_published_agrees_with_the_paper_s_algorithm(
 
 
 def test_published_prefix_gives_way_to_the_prompt_s_own(tiny_backbone: StableDiffusion) -> None:
-    settings = BridgeSettings(preset="published", tau=1.0, nfe=2)
+    settings = BridgeSettings(preset="published", tau=1.0, nfe=3)
     plain, own, explicit = (
         Translator(tiny_backbone, Prompt("a dog", prefix=prefix), Prompt("a cat"), settings).translate([picture(0)])
         for prefix in ("", "red, ", PUBLISHED_PREFIX)
