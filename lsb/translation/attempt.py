@@ -7,19 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Semaphore
 from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
 
-from lsb.errors import ImageError, TranslationError
+from lsb.errors import TranslationError
 from lsb.ledger import layout
 from lsb.ledger.layout import new_attempt
 from lsb.ledger.log.chain import Link
 from lsb.ledger.rows import failed_row, ok_row, quarantined_row
 from lsb.ledger.run import Run, is_due, open_log
 from lsb.ledger.schemas import FEATURES, MANIFEST, ManifestRow, PlanRow, write_table
-from lsb.pictures.decoder import Decoder
+from lsb.pictures.decoder import DECODERS, Decoder
 from lsb.pictures.images import contrast, pixels_sha256, reduction
 from lsb.pictures.output import composed, written
 from lsb.records import sha256
@@ -58,6 +59,7 @@ class Attempt:
     rows: list[ManifestRow] = field(default_factory=list)  # made, not committed
     objects: dict[str, str] = field(default_factory=dict)  # output key -> SHA-256
     features: dict[str, np.ndarray] = field(default_factory=dict)  # record id -> vector
+    encoding: Semaphore = field(default_factory=lambda: Semaphore(DECODERS))  # outputs in their own size
     translated: int = 0
     commits: int = 0
 
@@ -87,28 +89,30 @@ class Attempt:
         row = None if state is None else {"status": state, "tries": self.tries[record]}
         return record in self.chosen and is_due(row, self.chosen[record])
 
-    def keep(self, picture: Picture, found: Result, started: datetime, decoder: Decoder) -> None:
-        """Write the output that the network's picture leads to, and make the rows of all its records.
+    def write(self, picture: Picture, found: Result, started: datetime, decoder: Decoder) -> ManifestRow:
+        """Write the output that the network's picture leads to; what is known of it then.
+
+        In any thread; no commit begins before it ends.
 
         Raises:
             ImageError, DecodingError: what is kept of the source cannot be decoded again; nothing is written then.
+            EncodingError: the encoder refuses it; likewise.
         """
         assert found.made is not None
-        frame, scores = picture.task.frame, found.made.scores
-        kept, output = picture.kept, frame.finish(found.made.image)
-        data, pixels = written(composed(found.made.image, frame, kept, decoder), kept)
+        frame, scores, kept = picture.task.frame, found.made.scores, picture.kept
+        with self.encoding:
+            output = frame.finish(found.made.image)
+            data, pixels = written(composed(found.made.image, frame, kept, decoder), kept)
         key = layout.output_file(self.run.id, self.shard, self.id, picture.leader, kept.format)
         self.store.write(key, data)
-        self.objects[key] = sha256(data)
-        self.translated += 1
-        result: ManifestRow = {
+        return {
             **picture.read,
             "batch": found.batch,
             "batch_padding": found.padding,
             "started": started,
             "finished": datetime.now(UTC),
             "output_key": key,
-            "output_sha256": self.objects[key],
+            "output_sha256": sha256(data),
             "pixels_sha256": pixels_sha256(pixels),
             "output_bytes": len(data),
             "output_format": kept.format,
@@ -119,10 +123,19 @@ class Attempt:
             "output_limited": frame.limited,
             "scores": _scores(output, scores, picture),
         }
+
+    def keep(self, picture: Picture, found: Result, result: ManifestRow) -> None:
+        """Make the rows of all records of a picture whose output is written, with what `write` said of it."""
+        assert found.made is not None
+        self.translated += 1
+        output, digest = result["output_key"], result["output_sha256"]
+        assert output is not None
+        assert digest is not None
+        self.objects[output] = digest
         for planned in picture.members:
-            self.rows.append(ok_row(self.run, planned, self._evidence(planned), result))
-            if scores is not None and planned["record_id"] <= self.feature_limit:
-                self.features[planned["record_id"]] = scores.features
+            self._add(ok_row(self.run, planned, self._evidence(planned), result))
+            if found.made.scores is not None and planned["record_id"] <= self.feature_limit:
+                self.features[planned["record_id"]] = found.made.scores.features
 
     def give_up(self, picture: Picture, problem: TranslationError, batch: int) -> None:
         """Make the rows of a picture that could not be translated."""
@@ -140,13 +153,11 @@ class Attempt:
         """Make the row of a record that is not the input's fault."""
         evidence = self._evidence(planned)
         detail = redact(detail, planned["key"])
-        self.rows.append(failed_row(self.run, planned, evidence, code, detail, read or {}, retryable))
+        self._add(failed_row(self.run, planned, evidence, code, detail, read or {}, retryable))
 
-    def quarantined(self, planned: PlanRow, digest: str, error: ImageError) -> None:
+    def quarantined(self, planned: PlanRow, code: str, detail: str, read: ManifestRow) -> None:
         """Make the row of a record whose file is no usable image."""
-        read: ManifestRow = {"source_sha256": digest}
-        evidence = self._evidence(planned)
-        self.rows.append(quarantined_row(self.run, planned, evidence, error.code, redact(error.message), read))
+        self._add(quarantined_row(self.run, planned, self._evidence(planned), code, redact(detail), read))
 
     def commit(self) -> None:
         """Make all rows visible in one step, behind whatever others committed meanwhile."""
@@ -197,6 +208,11 @@ class Attempt:
         self.part += 1
         counts = Counter(row["status"] for row in self.rows)
         return {"files": files, "rows": rows, "features": features, "counts": counts}
+
+    def _add(self, row: ManifestRow) -> None:
+        # Others may have committed the record since it was read.
+        if self.due(row["record_id"]):
+            self.rows.append(row)
 
     def _evidence(self, planned: PlanRow) -> ManifestRow:
         tries = self.tries.get(planned["record_id"], 0) + 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lsb.errors import CannotStartError, LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
@@ -73,32 +73,39 @@ class Batches:
     def __post_init__(self) -> None:
         self.size = self.size or self.model.batch
 
-    def translate(self, pictures: Sequence[Picture]) -> list[Result]:
+    def ask(self, pictures: Sequence[Picture]) -> list[Result]:
+        """What the model makes of them at the first try, for `translate`. In any thread, one at a time."""
+        results: list[Result] = []
+        while left := pictures[len(results) :]:  # more than one batch if they were put together before it was halved
+            results += self._call(left[: self.size], self.size)
+        return results
+
+    def translate(self, pictures: Sequence[Picture], asked: Callable[[], list[Result]] | None = None) -> list[Result]:
         """One result for each, in order.
+
+        Args:
+            asked: gives what `ask` gave for them, or raises what it raised.
 
         Raises:
             LsbError: the model cannot be loaded, the run is being ended, or a transient fault.
         """
-        if len(pictures) > self.size:  # they were put together before the size was halved
+        size = self.size
+        if asked is None and len(pictures) > size:
             results: list[Result] = []
             while left := pictures[len(results) :]:
                 results += self.translate(left[: self.size])
             return results
-        size = self.size
         try:
-            if len(pictures) == 1 and self.deaths[pictures[0].leader]:
+            if asked is not None:
+                return asked()
+            if self.tried_alone(pictures):
                 return [self._again(pictures[0])]
             return self._call(pictures, size)
-        except OutOfMemoryError as problem:
-            if size == 1:
-                return [Result(None, problem, 1)]
-            # Other batches are of the same shape and would not fit either.
-            half = self.size = size // 2
-            logger.warning(
-                "a batch of %d does not fit into memory; from now on %d: %s", size, half, redact(str(problem))
-            )
-            return self.translate(pictures)
         except TranslationError as problem:
+            if len(pictures) > size:  # which of its batches failed shows when they are asked for one by one
+                return self.translate(pictures)
+            if isinstance(problem, OutOfMemoryError):
+                return self._halved(pictures, problem)
             if len(pictures) > 1:
                 logger.warning("a batch failed, its images run one by one: %s", redact(str(problem)))
                 return [result for picture in pictures for result in self._alone(picture)]
@@ -106,6 +113,19 @@ class Batches:
                 self._count(pictures[0])
                 return [self._again(pictures[0])]
             return [Result(None, problem, size)]
+
+    def tried_alone(self, pictures: Sequence[Picture]) -> bool:
+        """Whether they are one picture that has ended a process before."""
+        return len(pictures) == 1 and self.deaths[pictures[0].leader] > 0
+
+    def _halved(self, pictures: Sequence[Picture], problem: OutOfMemoryError) -> list[Result]:
+        size = self.size
+        if size == 1:
+            return [Result(None, problem, 1)]
+        # Other batches are of the same shape and would not fit either.
+        half = self.size = size // 2
+        logger.warning("a batch of %d does not fit into memory; from now on %d: %s", size, half, redact(str(problem)))
+        return self.translate(pictures)
 
     def _alone(self, picture: Picture) -> list[Result]:
         self.hints.write(picture.records)

@@ -1,44 +1,51 @@
 """One shard from end to end: read, translate, score, encode, write, commit.
 
-    pending records ─ read & check ─> batches ─ translate ─> objects ─> rows ─> commit, in parts
+    pending records ─ read, decode ─> batches ─ named ─> translate ─> encode, write ─> rows ─> commit, in parts
 
-Pictures wait, at the size that the network works at, until a batch of that size is full; none waits beyond its shard.
+The stages overlap: while one batch is with the model, the outputs of the one before are encoded and written, and the
+pictures of the next are read. All that is known of the work changes in the caller's thread alone. Pictures wait, at the
+size that the network works at, until a batch of that size is full; none waits beyond its shard.
 An image's fault becomes its row; whatever else goes wrong is raised and leaves the committed parts as they are.
+
+In flight are at most, each of them less where files are large:
+
+    read       REQUESTS files of `lsb.store.read_ahead`, and DECODERS pictures in their own size
+    waiting    LARGEST bytes of `lsb.translation.waiting`, or one picture
+    named      two batches, inputs and outputs: the one with the model, and that before it or after it
+    written    WRITES objects, and DECODERS outputs in their own size
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import TracebackType
 
 import pyarrow.compute as pc
 
-from lsb.errors import DecodingError, EncodingError, ImageError, NotFoundError, StoreError, UsageError
+from lsb.errors import DecodingError, EncodingError, ImageError, StoreError, UsageError
 from lsb.ledger.run import Run, read_plan
 from lsb.ledger.schemas import ManifestRow, PlanRow
-from lsb.metrics.pixels import reduced
-from lsb.pictures.encoding import LONGEST_SIDE, OutputSettings
-from lsb.pictures.geometry import Geometry
-from lsb.pictures.knowledge import doubt
-from lsb.pictures.output import kept_of
 from lsb.progress import NoProgress, Progress
-from lsb.records import Action, sha256
+from lsb.records import Action
 from lsb.redaction import redact, visible
 from lsb.store.store import Store
 from lsb.translation.attempt import Attempt
-from lsb.translation.batch import Batches, Picture
+from lsb.translation.batch import Batches, Picture, Result
 from lsb.translation.equipment import Equipment
 from lsb.translation.hints import Hints
-from lsb.translation.model import Task
+from lsb.translation.reading import Found, Group, Reader
 from lsb.translation.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
-Group = list[PlanRow]  # planned records with equal bytes
+WRITES = 8  # outputs that are written at a time
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ def run_shard(
 ) -> ShardOutcome:
     """Do what is left of a shard, committing every `commit_seconds` and at the end.
 
-    `stop` is asked between batches; once it says yes, what is made is committed and the call returns unfinished.
+    `stop` is asked between batches; once it says yes, the batch that the model has is finished, what is made is
+    committed and the call returns unfinished. So it is where the source cannot be read any more, before that is raised.
     Any number of calls may work on one shard at once: one wins each commit, the others go on from there.
 
     Args:
@@ -89,27 +97,27 @@ def run_shard(
     planned = plan.filter(pc.equal(plan["shard"], shard)).to_pylist()
     attempt = Attempt(store, run, shard, equipment.execution, limit, committed, chosen)
     attempt.refresh()
-    job = _ShardJob(attempt, equipment)
     step = f"shard {shard}"
     todo = [row["record_id"] for row in planned if attempt.due(row["record_id"])]
     progress.start(step, len(todo))
     seen = 0
     last = time.monotonic()
-    stopped = False
-    # More than once only where the attempt was condemned meanwhile and lost what it had made.
-    while not stopped and any(map(attempt.due, todo)):
-        for batch in job.batches(planned):
-            job.work(batch)
-            dealt_with = len(todo) - sum(map(attempt.due, todo)) + len(attempt.rows)
-            progress.advance(step, max(0, dealt_with - seen))
-            seen = max(seen, dealt_with)
-            stopped = stop()
-            if stopped:
-                break
-            if time.monotonic() - last >= commit_seconds:
-                attempt.commit()
-                last = time.monotonic()
-        attempt.commit()
+
+    def settled() -> None:
+        nonlocal seen, last
+        dealt_with = len(todo) - sum(map(attempt.due, todo)) + len(attempt.rows)
+        progress.advance(step, max(0, dealt_with - seen))
+        seen = max(seen, dealt_with)
+        if time.monotonic() - last >= commit_seconds:
+            attempt.commit()
+            last = time.monotonic()
+
+    with _ShardJob(attempt, equipment, stop, settled) as job:
+        # More than once only where the attempt was condemned meanwhile and lost what it had made.
+        while any(map(attempt.due, todo)) and not job.ended:
+            job.work(planned)
+            attempt.commit()
+        job.leave()
     progress.finish(step)
     return ShardOutcome(
         shard=shard,
@@ -122,28 +130,42 @@ def run_shard(
 
 @dataclass
 class _ShardJob:
-    """Reads and translates for an attempt."""
+    """Reads, translates and writes for an attempt."""
 
     attempt: Attempt
     equipment: Equipment
+    stop: Callable[[], bool]
+    settled: Callable[[], None]  # called where all that was written has its rows, which may be committed then
+    ended: bool = False  # before its end
     hints: Hints = field(init=False)
     model: Batches = field(init=False)
-    output: OutputSettings = field(init=False)
-    rules: int = field(init=False)  # of decoding
+    reader: Reader = field(init=False)
+    trouble: StoreError | None = None  # the source cannot be read any more
+    asked: _Asked | None = None  # the batch that the model has
+    writing: list[_Writing] = field(default_factory=list)  # the batch before it
 
     def __post_init__(self) -> None:
         attempt = self.attempt
         self.hints = Hints(attempt.store, attempt.run.id, attempt.shard, attempt.id)
         self.model = Batches(self.equipment.model, self.hints)
-        self.output = OutputSettings.of_transform(attempt.run.transform)
-        self.rules = Geometry.of_transform(attempt.run.transform).decoding_rules
+        self.reader = Reader(attempt.store, attempt.run, self.equipment)
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._writers = ThreadPoolExecutor(WRITES, thread_name_prefix="write")
 
-    def batches(self, planned: list[PlanRow]) -> Iterator[list[Picture]]:
-        """Readable pictures of what is due, of one size, as many as the model takes at a time, or fewer.
+    def __enter__(self) -> _ShardJob:
+        return self
 
-        None at all where what was read has filled no batch, so that the caller can commit or stop. Records that
-        another attempt may have died of come last and one by one, the least suspect first, and what is made is
-        committed before.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for threads in (self._device, self._writers):  # what still runs may take as long as a store is waited for
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def work(self, planned: list[PlanRow]) -> None:
+        """Make the rows of what is due, or of as much as there is time for.
+
+        Records that another attempt may have died of come last and one by one, the least suspect first, with nothing
+        else at work, and what is made is committed before.
         """
         groups: dict[str, Group] = {}
         for row in planned:
@@ -156,118 +178,169 @@ class _ShardJob:
             for leader, members in groups.items()
             if any(row["record_id"] in found for row in members)
         }
-        together = deque(members for leader, members in groups.items() if leader not in alone)
-        waiting = Waiting()
-        while together:
-            for picture in self._read_some(together, self.model.size):
-                waiting.add(picture)
-            filled = False
-            for batch in self._named(waiting.full(self.model.size)):
-                filled = True
-                yield batch
-            if together and not filled:
-                yield []
-        yield from self._named(waiting.rest(self.model.size))
+        self._together(members for leader, members in groups.items() if leader not in alone)
         for number, leader in enumerate(sorted(alone, key=lambda leader: alone[leader])):
+            if self.ended:
+                return
             if number == 0 or alone[leader]:
                 self.attempt.commit()
-            yield self._read_some(deque([groups[leader]]), 1)
+            self._alone(groups[leader])
+            self.settled()
+            self.ended = self.stop()
 
-    def work(self, pictures: list[Picture]) -> None:
-        """Translate a batch; write what came out and make the rows of all."""
-        started = datetime.now(UTC)
-        results = self.model.translate(pictures) if pictures else []
-        for picture, result in zip(pictures, results, strict=True):
-            if result.made is not None:
-                if result.made.unscored is not None:
-                    name = visible(picture.members[0]["key"])
-                    logger.warning("no scores for %s: %s", name, redact(str(result.made.unscored)))
+    def leave(self) -> None:
+        """Say that what is named and has no row is not at fault for that.
+
+        Raises:
+            StoreError: why there is no more to do.
+        """
+        if any(map(self.attempt.due, self.hints.named)):
+            self.hints.write(())
+        if self.trouble is not None:
+            raise self.trouble
+
+    def _together(self, groups: Iterable[Group]) -> None:
+        with closing(self._batches(groups)) as batches:
+            for batch in batches:
+                self._settle()
+                self.settled()
+                self.ended = (self.asked is not None or not batch) and self.stop()
+                if self.ended:
+                    break
+                pictures = self._still_due(batch)
+                if not pictures:
+                    continue
+                self._name(pictures)
+                if self._collect() and self.stop():
+                    self.ended = True
+                    break
+                self._start(pictures)
+        self._settle()
+        self.settled()
+        self._collect()
+        self._settle()
+        self.settled()
+
+    def _alone(self, group: Group) -> None:
+        members = [row for row in group if self.attempt.due(row["record_id"])]
+        if not members:
+            return
+        self.hints.write([row["record_id"] for row in members], self.attempt.tries)
+        if picture := self._taken(self.reader.read(members)):
+            self._start([picture])
+            self._collect()
+            self._settle()
+
+    def _batches(self, groups: Iterable[Group]) -> Generator[list[Picture]]:
+        """Readable pictures of what is due, of one size, as many as the model takes at a time, or fewer.
+
+        None at all where what was read has filled no batch, so that the caller can commit or stop.
+        """
+        waiting = Waiting()
+        with self.reader.ahead(self._due(groups)) as answers:
+            taken = 0
+            for answer in answers:
                 try:
-                    self.attempt.keep(picture, result, started, self.equipment.decoder)
-                except (ImageError, DecodingError, EncodingError) as error:
-                    for row in picture.members:
-                        self.attempt.failed(row, error.code, error.message, picture.read)
-            elif result.problem is not None:
-                self.attempt.give_up(picture, result.problem, result.batch)
+                    found = answer()
+                except StoreError as error:
+                    self.trouble, self.ended = error, True
+                    return
+                taken += 1
+                if picture := self._taken(found):
+                    waiting.add(picture)
+                for batch in waiting.full(self.model.size):
+                    taken = 0
+                    yield batch
+                if taken >= self.model.size:
+                    taken = 0
+                    yield []
+        yield from waiting.rest(self.model.size)
 
-    def _named(self, batches: Iterable[list[Picture]]) -> Iterator[list[Picture]]:
-        """The same, each named in the hint when it is taken, without what others have committed while it waited."""
-        for batch in batches:
-            left = []
-            for picture in batch:
-                if members := [row for row in picture.members if self.attempt.due(row["record_id"])]:
-                    left.append(replace(picture, members=members))
-            if left:
-                names = {record for picture in left for record in picture.records}
-                if not names <= self.hints.named:
-                    self.hints.write(names, self.attempt.tries)
-                yield left
+    def _due(self, groups: Iterable[Group]) -> Iterator[Group]:
+        # Asked anew for each: a lost commit may have brought rows of others.
+        for group in groups:
+            if members := [row for row in group if self.attempt.due(row["record_id"])]:
+                yield members
 
-    def _read_some(self, waiting: deque[Group], size: int) -> list[Picture]:
-        """The first of what is waiting. A file that ends this process when it is read has been named before."""
-        batch: list[Group] = []
-        while waiting and len(batch) < size:
-            # Asked anew for each: a lost commit may have brought rows of others.
-            members = [row for row in waiting.popleft() if self.attempt.due(row["record_id"])]
-            if members:
-                batch.append(members)
-        if batch:
-            self.hints.write([row["record_id"] for members in batch for row in members], self.attempt.tries)
-        return [picture for members in batch if (picture := self._read(members)) is not None]
+    def _taken(self, found: Found) -> Picture | None:
+        """The picture; of records that have none, the rows are made."""
+        for one in found.refusals:
+            if one.unusable:
+                self.attempt.quarantined(one.planned, one.code, one.detail, one.read)
+            else:
+                self.attempt.failed(one.planned, one.code, one.detail, one.read, one.retryable)
+        return found.picture
 
-    def _read(self, members: Group) -> Picture | None:
-        """The image of records with equal bytes; None, and rows that say why, if none of them can be read."""
-        for index, planned in enumerate(members):
+    def _still_due(self, batch: Iterable[Picture]) -> list[Picture]:
+        """The same without what others have committed while it waited."""
+        left = []
+        for picture in batch:
+            if members := [row for row in picture.members if self.attempt.due(row["record_id"])]:
+                left.append(replace(picture, members=members))
+        return left
+
+    def _name(self, pictures: Iterable[Picture]) -> None:
+        """Name a batch in the hint, beside the one that the model has. All others have their rows."""
+        at_work = [*pictures, *(self.asked.pictures if self.asked else ()), *(one.picture for one in self.writing)]
+        names = {record for picture in at_work for record in picture.records}
+        if not names <= self.hints.named:
+            self.hints.write(names, self.attempt.tries)
+
+    def _start(self, pictures: list[Picture]) -> None:
+        """Give a batch to the model, which has none."""
+        self._name(pictures)  # again where pictures of the batch before were tried alone
+        started = datetime.now(UTC)
+        ask = None if self.model.tried_alone(pictures) else self._device.submit(self.model.ask, pictures)
+        self.asked = _Asked(pictures, started, ask)
+
+    def _collect(self) -> bool:
+        """Wait for the batch that the model has, and begin to write its outputs; whether there was one."""
+        asked, self.asked = self.asked, None
+        if asked is None:
+            return False
+        results = self.model.translate(asked.pictures, asked.answer.result if asked.answer else None)
+        self._name(asked.pictures)
+        for picture, result in zip(asked.pictures, results, strict=True):
+            made = None
+            if result.made is not None:
+                arguments = picture, result, asked.started, self.equipment.decoder
+                made = self._writers.submit(self.attempt.write, *arguments)
+            self.writing.append(_Writing(picture, result, made))
+        return True
+
+    def _settle(self) -> None:
+        """Make the rows of the batch whose outputs are being written, when they are."""
+        for one in self.writing:
+            if one.result.problem is not None:
+                self.attempt.give_up(one.picture, one.result.problem, one.result.batch)
+            if one.made is None or one.result.made is None:
+                continue
             try:
-                data = self.equipment.sources.read(planned["key"])
-            except StoreError as error:
-                if not error.of_object:
-                    raise
-                code = "source_missing" if isinstance(error, NotFoundError) else "source_unreadable"
-                self.attempt.failed(planned, code, str(error))
+                written = one.made.result()
+            except (ImageError, DecodingError, EncodingError) as error:
+                for row in one.picture.members:
+                    self.attempt.failed(row, error.code, error.message, one.picture.read)
                 continue
-            digest = sha256(data)
-            if digest != (planned["sha256"] or digest) or len(data) != planned["bytes"]:
-                detail = "the file's bytes are not the ones that were planned; a new run takes the new ones"
-                self.attempt.failed(planned, "source_changed", detail)
-                # Its size and time need not show it, so that the next ingest would believe what this one did.
-                name, uri = self.attempt.run.dataset["name"], self.equipment.sources.uri
-                doubt(self.attempt.store, name, uri, planned["record_id"])
-                continue
-            try:
-                image, info = self.equipment.decoder.decode(data, self.rules)
-                kept = kept_of(data, info, self.output, self.equipment.decoder, self.rules)
-            except ImageError as error:
-                self.attempt.quarantined(planned, digest, error)
-                continue
-            except DecodingError as error:
-                # Equal bytes would cost as much again.
-                for row in members[index:]:
-                    seen: ManifestRow = {"source_sha256": digest, "source_bytes": len(data)}
-                    self.attempt.failed(row, error.code, error.message, seen)
-                return None
-            read: ManifestRow = {
-                "source_sha256": digest,
-                "source_bytes": len(data),
-                "source_format": info.format,
-                "source_mode": info.mode,
-                "source_width": info.width,
-                "source_height": info.height,
-                "source_orientation": info.orientation,
-                "source_frames": info.frames,
-                "source_transparent": info.transparent,
-                "source_metadata": None if kept.found is None else [*kept.found],
-            }
-            frame = self.equipment.frame(image.size)
-            read |= {"working_width": frame.working[0], "working_height": frame.working[1]}
-            read["tiles"] = None if frame.tiles is None else frame.tiles.count
-            longest = LONGEST_SIDE.get(kept.format, max(frame.output))
-            if max(frame.output) > longest:
-                for row in members[index:]:
-                    detail = f"{max(frame.output)} pixels on a side, {kept.format} has at most {longest}"
-                    self.attempt.failed(row, "output_too_large", detail, read, retryable=False)
-                return None
-            truth = self.equipment.truths.find(planned["key"])
-            task = Task(frame.prepare(image), digest, frame, reduced(image), truth and reduced(truth))
-            return Picture(members[index:], read, task, kept)
-        return None
+            self.attempt.keep(one.picture, one.result, written)
+            if one.result.made.unscored is not None:
+                name = visible(one.picture.members[0]["key"])
+                logger.warning("no scores for %s: %s", name, redact(str(one.result.made.unscored)))
+        self.writing = []
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A batch that the model has; no answer comes by itself where its one picture is tried for the last time."""
+
+    pictures: list[Picture]
+    started: datetime
+    answer: Future[list[Result]] | None
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """An output that is being written, or a picture that has none."""
+
+    picture: Picture
+    result: Result
+    made: Future[ManifestRow] | None

@@ -20,12 +20,14 @@ class Waiting:
     """Of one shard, by size, in the order in which they came."""
 
     def __init__(self, largest: int = LARGEST) -> None:
-        """`largest`: bytes of pixels that may wait; beyond that the largest group goes as it is."""
+        """`largest`: bytes that may wait; beyond that the largest group goes as it is."""
         self._largest = largest
+        self._bytes = 0
         self._groups: dict[Group, list[Picture]] = {}
 
     def add(self, picture: Picture) -> None:
         frame = picture.task.frame
+        self._bytes += picture.held_bytes
         self._groups.setdefault((frame.working, frame.tiles), []).append(picture)
 
     def full(self, batch: int) -> Iterator[list[Picture]]:
@@ -33,7 +35,7 @@ class Waiting:
         for group in list(self._groups):
             while len(self._groups.get(group, ())) >= _most(group, batch):
                 yield self._take(group, batch)
-        while self._bytes() > self._largest:
+        while self._bytes > self._largest:
             yield self._take(max(self._groups, key=lambda group: len(self._groups[group])), batch)
 
     def rest(self, batch: int) -> Iterator[list[Picture]]:
@@ -48,10 +50,8 @@ class Waiting:
             self._groups[group] = left
         else:
             del self._groups[group]
+        self._bytes -= sum(picture.held_bytes for picture in taken)
         return taken
-
-    def _bytes(self) -> int:
-        return sum(picture.held_bytes for group in self._groups.values() for picture in group)
 
 
 def _most(group: Group, batch: int) -> int:

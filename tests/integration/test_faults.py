@@ -149,9 +149,10 @@ def test_a_record_that_takes_everything_along_is_found_over_several_attempts(sto
 
 
 def test_the_records_of_a_live_attempt_come_last_and_no_harm_is_done(store: LocalStore, tmp_path: Path) -> None:
-    """One worker is in the middle of a batch while another does the whole shard."""
+    """One worker is in the middle of its second batch, with two of four named, while another does the whole shard."""
     run, sources = begin(store, tmp_path)
     order: list[int] = []
+    batches: list[int] = []
 
     class Watching(Inverter):
         def translate(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Image.Image]:
@@ -160,12 +161,13 @@ def test_the_records_of_a_live_attempt_come_last_and_no_harm_is_done(store: Loca
 
     class Slow(Inverter):
         def translate(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Image.Image]:
-            if not order:
-                assert run_shard(store, run, "00000", equipment(sources, Watching(batch=4))).finished
+            batches.append(len(images))
+            if len(batches) == 2:
+                assert run_shard(store, run, "00000", equipment(sources, Watching(batch=2))).finished
             return super().translate(images, *rest, **options)
 
-    outcome = run_shard(store, run, "00000", equipment(sources, Slow(batch=4)))
-    assert order == [4, 1, 1, 1, 1]
+    outcome = run_shard(store, run, "00000", equipment(sources, Slow(batch=2)))
+    assert order == [2, 2, 1, 1, 1, 1]
     assert (outcome.finished, outcome.counts, outcome.commits) == (True, {"ok": IMAGES}, 0)
     assert len(store.list(hints_folder(run.id, "00000"))) == 2
     publish(store, run, {}, b"page")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -87,11 +88,13 @@ def modules_called(play: Callable[[], object]) -> list[str]:
             called.setdefault(frame.f_code.co_filename)
 
     before = sys.getprofile()
+    threading.setprofile(see)
     sys.setprofile(see)
     try:
         play()
     finally:
         sys.setprofile(before)
+        threading.setprofile(None)
     paths = [Path(name) for name in called]
     return [str(path.relative_to(REPOSITORY)) for path in paths if path.is_relative_to(REPOSITORY)]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from lsb.errors import DecodingError, StoreBusyError, TamperedError, UsageError
+from lsb.ledger.layout import hints_folder
 from lsb.ledger.manifest import collect_features
 from lsb.ledger.publish import manifest_table
 from lsb.ledger.run import Run, open_log, pending, read_plan
@@ -242,21 +244,38 @@ def test_one_image_that_cannot_be_translated_does_not_take_its_batch_along(store
     assert (row["source_width"], row["device"]) == (12, EXECUTION["device"])
 
 
-def test_transient_faults_are_raised_and_leave_what_is_committed(store: LocalStore, folder: Path) -> None:
-    class Busy(LocalStore):
-        left = 4
+def test_transient_faults_are_raised_and_leave_what_is_made(store: LocalStore, folder: Path) -> None:
+    run, sources = start(store, folder, shard_size=10)
+    fifth = read_plan(store, run)["key"].to_pylist()[4]
 
+    class Busy(LocalStore):
         def read(self, key: str) -> bytes:
-            self.left -= 1
-            if self.left < 0:
+            if key == fifth:
                 raise StoreBusyError("try again")
             return super().read(key)
 
-    run, sources = start(store, folder, shard_size=10)
     with pytest.raises(StoreBusyError):
-        run_shard(store, run, "00000", equipment(Busy(folder), Inverter(batch=2)), commit_seconds=1e-9)
+        run_shard(store, run, "00000", equipment(Busy(folder), Inverter(batch=2)))
     assert [len(left) for left in pending(store, run).values()] == [3]
+    (hint,) = store.list(hints_folder(run.id, "00000"))
+    assert json.loads(store.read(hint.key))["records"] != []  # of these all have their rows
     assert run_shard(store, run, "00000", equipment(sources)).translated == 3
+
+
+def test_what_was_named_and_not_begun_when_it_stopped_is_no_suspect(store: LocalStore, folder: Path) -> None:
+    run, sources = start(store, folder, shard_size=10)
+    first = run_shard(store, run, "00000", equipment(sources, Inverter(batch=2)), stop=lambda: True)
+    assert first.translated == 2
+    named: list[list[str]] = []
+
+    class Looking(LocalStore):
+        def write(self, key: str, data: bytes) -> None:
+            if "/hints/" in key:
+                named.append(json.loads(data)["records"])
+            super().write(key, data)
+
+    assert run_shard(Looking(store.root), run, "00000", equipment(sources, Inverter(batch=5))).finished
+    assert [len(records) for records in named] == [0, 5]  # the first asks what time it is
 
 
 @dataclass
