@@ -33,7 +33,7 @@ from lsb.translation.model import Model
 from lsb.translation.shard import run_shard
 from lsb.views.page_contents import page_of
 from lsb.views.trace import trace
-from tests.ledger import make_images
+from tests.ledger import make_images, picture
 
 BATCH = 2
 JOBS: dict[str, dict[str, Any]] = {
@@ -133,6 +133,15 @@ def test_a_run_of_every_method_is_verified_replayed_traced_and_shown(workshop: W
     page = store.read(snapshot.report_key).decode()
     shown = {"lsb": ["method", "bridge.tau"]}.get(name, ["method.name", "method.nfe", "method.guidance"])
     assert all(f">{word}<" in page for word in [*shown, name if name != "lsb" else "0.6"]), page[-4000:]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_neither_order_nor_company_changes_a_bit(workshop: Workshop, name: str) -> None:
+    engine = run_engine(workshop.store, workshop.planned(workshop.config(name)), workshop.backbone, BATCH)
+    images, digests = [picture(index, (32, 32)) for index in range(3)], [str(index) * 64 for index in range(3)]
+    whole = engine.translate(images, digests)
+    assert engine.translate(images[::-1], digests[::-1])[::-1] == whole
+    assert engine.translate(images[1:2], digests[1:2]) == whole[1:2]
 
 
 @pytest.mark.parametrize("name", JOBS)

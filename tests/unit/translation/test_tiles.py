@@ -17,6 +17,8 @@ from torch import Tensor
 
 from lsb.audit import verify
 from lsb.audit.replay import Bench, replay
+from lsb.bridge.method import Method
+from lsb.bridge.methods import METHODS
 from lsb.bridge.noise import unit_noise
 from lsb.bridge.settings import BridgeSettings
 from lsb.errors import ModelHungError
@@ -55,7 +57,7 @@ def engine(tiny_backbone: StableDiffusion) -> Engine:
 
 @pytest.mark.parametrize("preset", ["default", "published"])
 def test_a_single_tile_is_the_whole_to_the_bit(tiny_backbone: StableDiffusion, preset: Any) -> None:
-    settings = BridgeSettings(preset=preset, nfe=2) if preset == "published" else SETTINGS
+    settings = BridgeSettings(preset=preset, nfe=3) if preset == "published" else SETTINGS
     engine = Engine(tiny_backbone, Prompt("a flat icon"), Prompt("a 3d icon"), settings, "7", 3)
     image = smooth(40, 24)
     (whole,) = engine.translate([image], [DIGEST])
@@ -88,10 +90,13 @@ class Linear:
         return 0.1 * x_t
 
 
-def linear_engine(batch: int = 4) -> tuple[Engine, Linear]:
+PATH = BridgeSettings(tau=0.5, guidance=2.0, nfe=2)
+
+
+def linear_engine(batch: int = 4, settings: Method = PATH) -> tuple[Engine, Linear]:
     backbone = Linear()
     prompt: Any = Prompt("x")
-    return Engine(backbone, prompt, prompt, BridgeSettings(tau=0.5, guidance=2.0, nfe=2), "7", batch), backbone  # type: ignore[arg-type]
+    return Engine(backbone, prompt, prompt, settings, "7", batch), backbone  # type: ignore[arg-type]
 
 
 def test_a_tile_reads_its_place_of_one_noise_field() -> None:
@@ -102,7 +107,7 @@ def test_a_tile_reads_its_place_of_one_noise_field() -> None:
     latent = torch.nn.functional.avg_pool2d(to_tensor([image]), 4)
     noise = unit_noise((3, 16, 24), seed="7", digest=DIGEST, purpose="start")
     entered = torch.cat(backbone.asked)[: tiles.count]
-    settings = engine.settings
+    settings = PATH
     scale = 1.0 if settings.start == "centred" else 1.0 - settings.t0
     level = settings.tau * (settings.t0 * (1 - settings.t0)) ** 0.5
     for (rows, columns), seen in zip(tiles.places(4), entered, strict=True):
@@ -110,8 +115,9 @@ def test_a_tile_reads_its_place_of_one_noise_field() -> None:
         torch.testing.assert_close(seen, expected, atol=1e-5, rtol=0)
 
 
-def test_forwards_are_counted_by_the_tile_and_batches_have_one_shape() -> None:
-    engine, backbone = linear_engine(batch=4)
+@pytest.mark.parametrize("name", METHODS)
+def test_forwards_are_counted_by_the_tile_and_batches_have_one_shape(name: str) -> None:
+    engine, backbone = linear_engine(4, METHODS[name].model_validate({"nfe": 2}))
     tiles = tiles_of((96, 64), 32, 8)
     beats: list[None] = []
     engine.translate([smooth(96, 64)], [DIGEST], tiles=tiles, alive=lambda: beats.append(None))
