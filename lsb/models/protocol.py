@@ -10,7 +10,7 @@ from lsb.ledger.transform import ModelIdentity
 from lsb.pictures.geometry import Canvas
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lsb.models.prompt import Prompt
 
@@ -96,4 +96,17 @@ class Timed(Backbone, Protocol):
 
     def predict_at(self, x_t: Tensor, sigmas: Sequence[float], times: Sequence[float], condition: Tensor) -> Tensor:
         """`predict` at network times that are given; sigmas and times of the batch, or one a row."""
+        ...
+
+
+@runtime_checkable
+class Normalising(Protocol):
+    """A backbone whose autoencoder normalises by what it is given: of a picture in tiles, by the whole.
+
+    One without it encodes and decodes each tile by itself.
+    """
+
+    @property
+    def autoencoder_norms(self) -> Sequence[nn.GroupNorm]:
+        """All layers of the autoencoder that do so."""
         ...

@@ -69,6 +69,10 @@ class StableDiffusion:
     def dtype(self) -> str:
         return str(self._unet.dtype).removeprefix("torch.")
 
+    @property
+    def autoencoder_norms(self) -> list[nn.GroupNorm]:
+        return [layer for layer in self._vae.modules() if isinstance(layer, nn.GroupNorm)]
+
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return int(self._unet.config.in_channels), height // self._factor, width // self._factor
 

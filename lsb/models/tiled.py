@@ -2,19 +2,23 @@
 
 State, noise and answers are those of the whole latent; a tile reads its place of them. What overlapping tiles answer
 is blended, with shares that sum to one, before anybody sees it, at each evaluation again: neighbours never part.
-Nothing but one batch of tiles, one row of tiles and the latents is held beside the picture.
+An autoencoder normalises all tiles alike, by `lsb.models.normalisation`. Nothing but one batch of tiles, one row of
+tiles and the latents is held beside the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from math import isqrt
 from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lsb.models.protocol import Backbone
+from lsb.models.normalisation import Part, common_moments, normalised_by
+from lsb.models.protocol import Backbone, Normalising
 from lsb.pictures.images import to_tensor
 from lsb.pictures.tiles import Place, Tiles
 
@@ -43,9 +47,11 @@ class Tiled:
     def __init__(self, backbone: Backbone, tiles: Tiles, batch: int, alive: Callable[[], None] = lambda: None) -> None:
         self._backbone, self._batch, self._alive = backbone, batch, alive
         self.shape = backbone.latent_shape(*tiles.size)
-        self._size = tiles.size
-        self._pixels = _tiles(tiles, 1)
-        self._latents = _tiles(tiles, tiles.size[0] // self.shape[2], backbone.device)
+        self._tiles = tiles
+        self._factor = tiles.size[0] // self.shape[2]
+        self._pixels = _placed(tiles, 1)
+        self._latents = _placed(tiles, self._factor, backbone.device)
+        self._now: list[int] = []  # the tiles of the batch
 
     def encode(self, image: Image.Image, eps: Tensor | None = None) -> Tensor:
         """The latent (1, C, h, w) of an RGB picture; see `Backbone.encode`."""
@@ -54,7 +60,8 @@ class Tiled:
             crops = [image.crop(_box(self._pixels[number].place)) for number in numbers]
             return self._backbone.encode(to_tensor(crops), None if eps is None else self._crops(eps, numbers))
 
-        return self._blended(ask)
+        with self._normalised_alike(ask, lambda: self._backbone.encode(to_tensor([self._sample_of(image)]))):
+            return self._blended(ask)
 
     def predict(self, x_t: Tensor, ask: Callable[[Tensor], Tensor]) -> Tensor:
         """The answer (1, C, h, w) to a state of that shape.
@@ -66,17 +73,57 @@ class Tiled:
 
     def decode(self, latents: Tensor) -> Iterator[Tensor]:
         """Rows of the picture, from top to bottom, (1, 3, rows, width) float32 in [-1, 1]."""
-        height = len(self._pixels[0].rows)
-        band, top = torch.zeros(1, 3, height, self._size[0]), 0
-        for number, picture in self._answers(lambda numbers: self._backbone.decode(self._crops(latents, numbers))):
-            tile = self._pixels[number]
-            rows, columns = tile.place
-            if rows.start > top:  # no later tile reaches what is above it
-                done, top = rows.start - top, rows.start
-                yield band[:, :, :done]
-                band = torch.cat([band[:, :, done:], torch.zeros(1, 3, done, self._size[0])], dim=2)
-            band[0, :, :, columns] += tile.share_of(picture.cpu())
+
+        def ask(numbers: list[int]) -> Tensor:
+            return self._backbone.decode(self._crops(latents, numbers))
+
+        (width, _), height = self._tiles.size, len(self._pixels[0].rows)
+        band, top = torch.zeros(1, 3, height, width), 0
+        with self._normalised_alike(ask, lambda: self._backbone.decode(self._sample_of_latents(latents))):
+            for number, picture in self._answers(ask):
+                tile = self._pixels[number]
+                rows, columns = tile.place
+                if rows.start > top:  # no later tile reaches what is above it
+                    done, top = rows.start - top, rows.start
+                    yield band[:, :, :done]
+                    band = torch.cat([band[:, :, done:], torch.zeros(1, 3, done, width)], dim=2)
+                band[0, :, :, columns] += tile.share_of(picture.cpu())
         yield band
+
+    def _normalised_alike(
+        self, ask: Callable[[list[int]], Tensor], sample: Callable[[], Tensor]
+    ) -> AbstractContextManager[None]:
+        """What the autoencoder is asked inside is normalised as the whole would be."""
+        if self._tiles.count == 1 or not isinstance(self._backbone, Normalising):
+            return nullcontext()
+        shares: dict[int, list[Tile]] = {}
+
+        def parts(places: int) -> Iterator[Part]:
+            factor = isqrt(self._tiles.tile[0] * self._tiles.tile[1] // places)
+            if factor not in shares:
+                shares[factor] = _placed(self._tiles, factor, self._backbone.device)
+            for row, number in enumerate(self._now):
+                tile = shares[factor][number]
+                yield Part(row, (tile.rows * tile.columns).flatten())
+
+        def whole() -> None:
+            for _ in self._answers(ask):
+                pass
+
+        return normalised_by(common_moments(self._backbone.autoencoder_norms, parts, sample, whole))
+
+    def _sample_of(self, image: Image.Image) -> Image.Image:
+        sample = Image.new("RGB", self._tiles.tile)
+        for place, (rows, columns) in self._tiles.sample():
+            sample.paste(image.crop(_box(place)), (columns.start, rows.start))
+        return sample
+
+    def _sample_of_latents(self, latents: Tensor) -> Tensor:
+        width, height = (side // self._factor for side in self._tiles.tile)
+        sample = latents.new_zeros(*latents.shape[:2], height, width)
+        for place, goal in self._tiles.sample(self._factor):
+            sample[(..., *goal)] = latents[(..., *place)]
+        return sample
 
     def _blended(self, ask: Callable[[list[int]], Tensor]) -> Tensor:
         whole = torch.zeros(1, *self.shape, device=self._backbone.device)
@@ -90,6 +137,7 @@ class Tiled:
         """What is answered about each tile, in their order."""
         for start in range(0, len(self._latents), self._batch):
             group = [*range(start, min(start + self._batch, len(self._latents)))]
+            self._now = group
             answers = ask([*group, *group[-1:] * (self._batch - len(group))])
             self._alive()
             yield from zip(group, answers, strict=False)
@@ -99,7 +147,7 @@ class Tiled:
         return torch.stack([whole[0, :, rows, columns] for rows, columns in places])
 
 
-def _tiles(tiles: Tiles, factor: int, device: str = "cpu") -> list[Tile]:
+def _placed(tiles: Tiles, factor: int, device: str = "cpu") -> list[Tile]:
     return [
         Tile(place, *(torch.from_numpy(share).float().to(device) for share in (rows[:, None], columns)))
         for place, (rows, columns) in zip(tiles.places(factor), tiles.shares(factor), strict=True)

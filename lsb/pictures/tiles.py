@@ -59,6 +59,24 @@ class Tiles:
             for column in columns:
                 yield rows, column
 
+    def sample(self, factor: int = 1) -> Iterator[tuple[Place, Place]]:
+        """Squares of one stride from all over the picture, and where they lie in one of a tile's size that is made of
+        them.
+
+        Args:
+            factor: as for `places`.
+        """
+        side = self.stride // factor
+        across, down = (
+            [(2 * number * (whole - part) + part - 1) // max(1, 2 * (part - 1)) for number in range(part)]
+            for whole, part in zip(
+                *([side // self.stride for side in one] for one in (self.size, self.tile)), strict=True
+            )
+        )
+        for row, top in enumerate(down):
+            for column, left in enumerate(across):
+                yield _square(top + row, left + column, side), _square(row, column, side)
+
     @cached_property
     def _lefts(self) -> list[int]:
         return _starts(self.size[0] // self.stride, self.tile[0] // self.stride, self.stride)
@@ -81,6 +99,10 @@ def tiles_of(size: tuple[int, int], side: int, stride: int) -> Tiles:
     elif width < square:
         height = min(size[1], square**2 // width // stride * stride)
     return Tiles(size, (width, height), stride)
+
+
+def _square(row: int, column: int, side: int) -> Place:
+    return slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
 
 
 def _starts(whole: int, part: int, stride: int) -> list[int]:
