@@ -23,18 +23,18 @@ from lsb.jobs.job import (
     check_resumed,
     object_uri,
     refuse_changed_default,
-    refuse_idle_area,
     refuse_store_among_pictures,
 )
 from lsb.jobs.lineage import RunOptions
 from lsb.jobs.measures import open_target, open_truth
 from lsb.jobs.rerun import Chosen, what_is_left
+from lsb.jobs.sizes import refuse_idle_area
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.carrying import read_manifest, reference
 from lsb.ledger.layout import run_folder
 from lsb.ledger.publish import Snapshot
 from lsb.ledger.run import Run, open_run
-from lsb.models.load import identify
+from lsb.models.load import canvas_of, identify
 from lsb.observation import Observer, observed_by, observer
 from lsb.store.store import open_store
 from lsb.views.problems import COLUMNS, problem_groups
@@ -108,7 +108,7 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
 
 def refuse_surprise(config: JobConfig) -> None:
     """`refuse_idle_area`, and `refuse_changed_default` where there is a store yet."""
-    refuse_idle_area(config)
+    refuse_idle_area(config.geometry, partial(canvas_of, config.model, **config.model_options))
     with suppress(NotFoundError):
         store = open_store(config.store)
         refuse_changed_default(store, config, partial(identify, config.model, **config.model_options))

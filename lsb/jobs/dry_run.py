@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow.compute as pc
 
@@ -14,12 +15,11 @@ from lsb.jobs.job import (
     check_device,
     check_resumed,
     refuse_changed_default,
-    refuse_idle_area,
     refuse_store_among_pictures,
     run_spec,
 )
 from lsb.jobs.lineage import RunOptions, negative_of_job, planned_as, prompt_of_job, restriction
-from lsb.jobs.sizes import Sizes, sizes_of
+from lsb.jobs.sizes import Sizes, refuse_idle_area, sizes_of
 from lsb.jobs.vanished import refuse_vanished
 from lsb.ledger.dataset import read_records
 from lsb.ledger.run import check_frozen, make_plan, open_run, pending, read_plan
@@ -74,7 +74,7 @@ def dry_run(
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
     identity = identify(config.model, **config.model_options)
     if resume is None:
-        refuse_idle_area(config)
+        refuse_idle_area(config.geometry, partial(canvas_of, config.model, **config.model_options))
         refuse_changed_default(store, config, lambda: identity)
     else:
         resumed = open_run(store, resume)

@@ -43,9 +43,8 @@ from lsb.ledger.run import (
 )
 from lsb.ledger.transform import ModelIdentity, Transform, transform_id, transform_settings
 from lsb.models.device import usable_device
-from lsb.models.load import canvas_of
 from lsb.models.prompt import Prompt
-from lsb.pictures.geometry import Geometry, untiled_area
+from lsb.pictures.geometry import Geometry
 from lsb.pictures.images import decoding_version
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources
@@ -126,25 +125,6 @@ def refuse_store_among_pictures(config: JobConfig) -> None:
             "evaluate.truth": compared.truth,
         },
     )
-
-
-def refuse_idle_area(config: JobConfig) -> None:
-    """Refuse an area that leaves no picture large enough for tiles, where tiles are asked for.
-
-    Raises:
-        ConfigError: names the area from which on there are any.
-        ModelError: as for `canvas_of`.
-    """
-    area = config.geometry.area
-    if config.geometry.large != "tile" or area == "native":
-        return
-    largest = untiled_area(canvas_of(config.model, **config.model_options))
-    if area <= largest:
-        raise ConfigError(
-            f"geometry.area is {area}, and pictures of up to {largest} pixels are in no tiles with this model: give "
-            "more, or leave out area, or large: tile",
-            field="geometry.area",
-        )
 
 
 def executed_with(config: JobConfig, **execution: Any) -> JobConfig:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.pictures.geometry import Canvas, Geometry, Size, frame_of
+from lsb.errors import ConfigError
+from lsb.pictures.geometry import Canvas, Geometry, Size, frame_of, untiled_area
 from lsb.pictures.images import ImageInfo
 from lsb.records import Status
 
@@ -70,3 +72,24 @@ def _commonest(counts: Counter[str]) -> dict[str, int]:
     named = dict(sorted(counts.items(), key=lambda item: (item[0] == UNKNOWN, -item[1], item[0]))[:NAMED])
     rest = counts.total() - sum(named.values())
     return {**named, OTHER: rest} if rest else named
+
+
+def refuse_idle_area(geometry: Geometry, canvas: Callable[[], Canvas]) -> None:
+    """Refuse an area that leaves no picture large enough for tiles, where tiles are asked for.
+
+    Args:
+        canvas: of the model; called only if that can be.
+
+    Raises:
+        ConfigError: names the area from which on there are any.
+    """
+    area = geometry.area
+    if geometry.large != "tile" or area == "native":
+        return
+    largest = untiled_area(canvas())
+    if area <= largest:
+        raise ConfigError(
+            f"geometry.area is {area}, and pictures of up to {largest} pixels are in no tiles with this model: give "
+            "more, or leave out area, or large: tile",
+            field="geometry.area",
+        )
