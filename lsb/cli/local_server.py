@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -34,8 +34,11 @@ READY = "ready"
 
 
 @contextmanager
-def prefect_server() -> Iterator[None]:
+def prefect_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Make Prefect's API reachable: the server that Prefect is configured for, else one of our own.
+
+    Args:
+        meanwhile: called while our own starts, which takes seconds; such as to import what is needed then.
 
     Raises:
         ResourceError: the server that is configured does not answer, or our own does not start; says why.
@@ -48,19 +51,22 @@ def prefect_server() -> Iterator[None]:
         temporary_settings,
     )
 
-    from tasks.guarded.connection import connect, lost
-
-    tame_logs()  # Prefect has made its handlers by now
     if PREFECT_API_URL.value():
-        connect(lambda message: None)  # of one that was never there `_check` says it
+        _connect(lambda message: None)  # of one that was never there `_check` says it
         _check(PREFECT_API_URL.value())
-    connect(lambda message: render.complain(f"lsb: warning: {message}"))
-    if PREFECT_API_URL.value():
+        _connect(_warn)
         yield
         return
+
+    def connect() -> None:
+        _connect(_warn)
+        meanwhile()
+
     # Others of this machine can reach the port, too; only we know this.
     secret = f"lsb:{secrets.token_urlsafe(32)}"
-    process, address = _start(Path(PREFECT_HOME.value()), secret)
+    process, address = _start(Path(PREFECT_HOME.value()), secret, connect)
+    from tasks.guarded.connection import lost
+
     settings = {
         PREFECT_API_URL: address,
         PREFECT_API_AUTH_STRING: secret,
@@ -77,6 +83,17 @@ def prefect_server() -> Iterator[None]:
         if lost():  # it may hang
             process.kill()
         _stop(process)
+
+
+def _connect(warn: Callable[[str], None]) -> None:
+    from tasks.guarded.connection import connect
+
+    tame_logs()  # Prefect has made its handlers by now
+    connect(warn)
+
+
+def _warn(message: str) -> None:
+    render.complain(f"lsb: warning: {message}")
 
 
 def _check(url: str) -> None:
@@ -106,7 +123,9 @@ def _named_by() -> str:
     return f"PREFECT_API_URL of the active profile in {os.environ.get('PREFECT_PROFILES_PATH', 'profiles.toml')}"
 
 
-def _start(home: Path, secret: str) -> tuple[subprocess.Popen[bytes], str]:
+def _start(
+    home: Path, secret: str, meanwhile: Callable[[], object] = lambda: None
+) -> tuple[subprocess.Popen[bytes], str]:
     log = home / "lsb-server.log"
     environment = {
         **os.environ,
@@ -150,6 +169,7 @@ def _start(home: Path, secret: str) -> tuple[subprocess.Popen[bytes], str]:
         finally:
             os.close(tell)
         try:
+            meanwhile()
             said = answer.readline().decode().strip()  # empty when the child has gone
         except BaseException:
             _stop(process)

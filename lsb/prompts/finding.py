@@ -101,7 +101,7 @@ def find_prompt(
     if wanted.images is None:
         return _keep(store, domain, given_prompt(wanted), {"origin": "given"})
     if (last := next(iter(earlier), None)) is not None:
-        read_prompt(store, last.key)
+        _prove(store, last.key)
         return last
     sources = open_sources(wanted.images)
     dataset = ingest(
@@ -163,11 +163,16 @@ def read_prompt(store: Store, key: str) -> Prompt:
     Raises:
         TamperedError: the bytes are not the ones that were written.
     """
+    return from_bytes(_prove(store, key))
 
-    def prove(data: bytes) -> Prompt:
+
+def _prove(store: Store, key: str) -> bytes:
+    """The bytes of a stored prompt: those that its name holds the digest of. Errors as `read_prompt`."""
+
+    def prove(data: bytes) -> bytes:
         if sha256(data) != key.rsplit("/", 1)[-1].split(".", 1)[0]:
             raise TamperedError(f"{key} is not the prompt that was written: its digest differs", key=key)
-        return from_bytes(data)
+        return data
 
     return read_proved(store, key, prove)
 
@@ -226,7 +231,7 @@ def _follow(store: Store, domain: str, recipe: Recipe) -> StoredPrompt | None:
     except NotFoundError:
         return None
     found = StoredPrompt(domain, entry["prompt"], entry["key"])
-    read_prompt(store, found.key)
+    _prove(store, found.key)
     return found
 
 

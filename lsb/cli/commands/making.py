@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from lsb.cli import options as opt
@@ -81,7 +83,7 @@ def run(
 
         render.show(asdict(resolve(job, options, resume=run_in(job, resume))), as_json=json)
         return
-    with _prefect(verbose):
+    with _prefect(verbose, "flows.translate"):
         from flows.translate import translate_dataset
 
         result = translate_dataset(job, run_in(job, resume), options)
@@ -94,7 +96,7 @@ def ingest(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose 
     Example: lsb ingest examples/emoji/job.yaml
     """
     job = load_config(config)
-    with _prefect(verbose):
+    with _prefect(verbose, "flows.stages"):
         from flows.stages import ingest_only
 
         dataset = ingest_only(job)
@@ -107,7 +109,7 @@ def optimise(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbos
     Example: lsb optimise examples/emoji/job.yaml
     """
     job = load_config(config)
-    with _prefect(verbose):
+    with _prefect(verbose, "flows.stages"):
         from flows.stages import optimise_only
 
         prompts = optimise_only(job)
@@ -120,7 +122,7 @@ def plan(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = 
     Example: lsb plan examples/emoji/job.yaml
     """
     job = load_config(config)
-    with _prefect(verbose):
+    with _prefect(verbose, "flows.stages"):
         from flows.stages import plan_only
 
         planned = plan_only(job)
@@ -139,7 +141,7 @@ def translate(
     Example: lsb translate examples/emoji/job.yaml
     """
     job = load_config(config)
-    with _prefect(verbose):
+    with _prefect(verbose, "flows.stages"):
         from flows.stages import translate_only
 
         done = translate_only(job, run_in(job, resume), accept_vanished)
@@ -157,7 +159,7 @@ def evaluate(
     Example: lsb evaluate examples/emoji/job.yaml --json
     """
     job = load_config(config)
-    with _prefect(verbose):
+    with _prefect(verbose, "flows.stages"):
         from flows.stages import evaluate_only
 
         metrics = evaluate_only(job, run_in(job, resume))
@@ -175,7 +177,7 @@ def publish(
     Example: lsb publish examples/emoji/job.yaml
     """
     job = load_config(config)
-    with _prefect(verbose):
+    with _prefect(verbose, "flows.stages"):
         from flows.stages import publish_only
 
         result = publish_only(job, run_in(job, resume))
@@ -229,7 +231,7 @@ def rerun(
         figures = render.chosen(found)
         render.show(figures if json else render.counted(figures), as_json=json, lines=render.chosen_lines(found))
         return
-    with _prefect(verbose):
+    with _prefect(verbose, "flows.rerun"):
         from flows.rerun import rerun_records
 
         result = rerun_records(job, run_id, chosen)
@@ -237,8 +239,12 @@ def rerun(
 
 
 @contextmanager
-def _prefect(verbose: bool) -> Iterator[None]:
-    """Prefect ready to run flows in this process, with our progress in the terminal."""
+def _prefect(verbose: bool, flows: str) -> Iterator[None]:
+    """Prefect ready to run flows in this process, with our progress in the terminal.
+
+    Args:
+        flows: the module that has them, imported while a server starts.
+    """
     prepare(verbose=verbose)
     from lsb.cli.working_folder import ignore_working_folder
 
@@ -249,7 +255,7 @@ def _prefect(verbose: bool) -> Iterator[None]:
 
     tame_logs()
     display = terminal_progress()
-    with prefect_server(), observed_by(Observer(display)):
+    with prefect_server(meanwhile=partial(import_module, flows)), observed_by(Observer(display)):
         try:
             yield
         finally:
