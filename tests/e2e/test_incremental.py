@@ -103,6 +103,7 @@ def test_chosen_records_with_other_settings_are_a_run_of_their_own(
     assert "name it with --records-from" in lsb(capsys, "run", job.config, "--flag", "flat_output").complaint
 
 
+@pytest.mark.long  # its parts: test_parents.py and test_inherited_prompts.py of tests/integration
 @pytest.mark.usefixtures("server")
 def test_a_night_that_was_cut_off_and_then_new_data(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -52,7 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with all that the page adds."""
     project = tmp_path_factory.mktemp("extended")
     for part in ("lsb", "tests"):
-        shutil.copytree(ROOT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, project / part)  # what is compiled of it included
     shutil.copy(ROOT / "pyproject.toml", project)
     (project / "examples").symlink_to(ROOT / "examples")
     for block in blocks():

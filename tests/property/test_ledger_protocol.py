@@ -238,12 +238,12 @@ def explore(examples: int, course: Callable[..., None] = course_of, **more: Any)
     holds()
 
 
-@pytest.mark.parametrize("courses", [40, pytest.param(150, marks=pytest.mark.long)])
+@pytest.mark.parametrize("courses", [20, pytest.param(150, marks=pytest.mark.long)])
 def test_no_course_of_events_breaks_a_promise(courses: int) -> None:
     explore(courses)
 
 
-@pytest.mark.parametrize("courses", [25, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("courses", [12, pytest.param(100, marks=pytest.mark.long)])
 def test_no_course_of_events_breaks_a_promise_while_the_next_run_is_planned(courses: int) -> None:
     for numbers in seen.values():
         numbers.clear()

@@ -15,6 +15,7 @@ TRAPPED = sorted(sys.stdlib_module_names | {"sitecustomize", "usercustomize", "u
 
 PROGRAM = """
 from functools import partial
+from types import SimpleNamespace
 from lsb.cli.environment import prepare
 prepare()
 from lsb.cli.working_folder import ignore_working_folder
@@ -38,7 +39,7 @@ if __name__ == "__main__":
 if __name__ == "__main__":
     for method in ("forkserver", "spawn"):
         with ModelProcess(partial(echoing), batch=1, limit=600, method=method) as model:
-            assert model.make([Task(1, "a", None, 1)]) == [Made(1)]
+            assert model.make([Task(1, "a", SimpleNamespace(tiles=None), 1)]) == [Made(1)]
     print(get_current_settings().home)
 """
 
