@@ -88,7 +88,9 @@ class FlowEdit(Method):
         default="step", description="`step`: new noise for each step, as published. `fixed`: the same for all."
     )
     solver: SolverName = Field(
-        default="euler", description="As in `bridge`. Another one than `euler` needs `noise: fixed`."
+        default="euler",
+        description="As in `bridge`. Another one than `euler` needs `noise: fixed`, and many steps where `guidance` is "
+        "strong.",
     )
 
     @model_validator(mode="after")
