@@ -121,7 +121,7 @@ class TestFlowEdit(MethodContract):
             return method.translate(points(), line_mixture.predict, lambda purpose, step: 0.4 * points(), LEVELS)
 
         counts = (16, 32, 64)
-        errors = distances(end, counts, end(400, "adams_moulton"))
+        errors = distances(end, counts, end(200, "adams_moulton"))
         assert order(errors, counts) > SOLVERS[solver].order - 0.35
 
     def test_noise_is_by_step_and_draw(self) -> None:
