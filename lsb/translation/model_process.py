@@ -32,7 +32,8 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.isolation import isolate_children
-from lsb.translation.model import Made, Model, Tasks, free_memory, joined, portable
+from lsb.translation.model import Made, Model, Task, Tasks, free_memory, joined, portable
+from lsb.translation.shared_pixels import SharedPixels
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ALIVE = (None, None)  # a reply between answers: the work goes on
@@ -66,6 +67,7 @@ class ModelProcess:
         self._context = multiprocessing.get_context(method)
         self._process: Any = None
         self._connection: Connection | None = None
+        self._pixels: SharedPixels | None = None
         self._closed = False
 
     def make(self, tasks: Tasks, *, batch: int | None = None) -> list[Made]:
@@ -81,7 +83,10 @@ class ModelProcess:
         if self._process is None:
             self._start_or_say_why()
         try:
-            outputs = self._exchange((list(tasks), batch), self.limit)
+            assert self._pixels is not None
+            placed = self._pixels.put(image for task in tasks for image in (task.image, task.source, task.truth))
+            question = ([(task.digest, task.frame) for task in tasks], placed, batch)
+            outputs = self._pixels.get(self._exchange(question, self.limit))
             return joined(outputs, self._scores(len(tasks)))
         except LsbError:
             raise
@@ -143,8 +148,10 @@ class ModelProcess:
 
     def _fork(self) -> None:
         self._connection, far = self._context.Pipe()
+        self._pixels = pixels = SharedPixels()
         try:
-            process = self._context.Process(target=_serve, args=(far, self._build, dict(os.environ)), daemon=True)  # type: ignore[attr-defined]
+            arguments = far, pixels, self._build, dict(os.environ)
+            process = self._context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
             # It does not end by a signal that was meant for us, such as Ctrl-C.
             with _signals_held_back():
                 process.start()
@@ -194,8 +201,11 @@ class ModelProcess:
     def _forget(self) -> int | None:
         """End the process; its exit code."""
         process, self._process = self._process, None
+        pixels, self._pixels = self._pixels, None
         if self._connection is not None:
             self._connection.close()
+        if pixels is not None:
+            pixels.close()
         if process is None:
             return None
         atexit.unregister(self.close)
@@ -206,7 +216,9 @@ class ModelProcess:
         return code
 
 
-def _serve(connection: Connection, build: Callable[[], Model], environment: Mapping[str, str]) -> None:
+def _serve(
+    connection: Connection, pixels: SharedPixels, build: Callable[[], Model], environment: Mapping[str, str]
+) -> None:
     """The process: load, then answer until nobody asks any more."""
     os.environ.update(environment)  # the server that forked it may have an older one
     for number in SIGNALS:
@@ -222,8 +234,22 @@ def _serve(connection: Connection, build: Callable[[], Model], environment: Mapp
         for reply in _replies(load):
             connection.send(reply)
         while loaded:
-            for reply in _replies(partial(loaded[0].answers, connection.recv(), partial(connection.send, ALIVE))):
+            answers = partial(_answers, loaded[0], connection.recv(), pixels, partial(connection.send, ALIVE))
+            for reply in _replies(answers):
                 connection.send(reply)
+
+
+def _answers(model: Model, question: Any, pixels: SharedPixels, alive: Callable[[], None]) -> Iterator[list[Any]]:
+    """Those of `Model.answers`, the outputs by where they lie."""
+    asked, placed, batch = question
+    images = iter(pixels.get(placed))
+    tasks = [
+        Task(image, digest, frame, source, truth)
+        for (digest, frame), image, source, truth in zip(asked, images, images, images, strict=True)
+    ]
+    answers = model.answers((tasks, batch), alive)
+    yield pixels.put(next(answers))
+    yield from answers
 
 
 def _replies(answers: Callable[[], Iterator[Any]]) -> Iterator[tuple[bool, Any]]:

@@ -102,22 +102,40 @@ def test_images_go_there_and_come_back_and_one_process_serves_many_batches(model
     assert model.make(tasks([picture(0)], ["batch"]), batch=2)[0].image == 2
 
 
-def test_a_batch_is_one_question_that_holds_each_picture_once(
+def test_a_batch_is_one_question_without_pixels_and_each_picture_lies_in_memory_once(
     model: ModelProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(model, "pid")
-    questions: list[Any] = []
+    said: list[Any] = []
+    sizes: list[int] = []
     exchange = model._exchange
 
     def listening(question: Any, limit: float) -> Any:
-        questions.extend([question] if question is not None else [])
-        return exchange(question, limit)
+        if question is not None:
+            assert model._pixels is not None
+            sizes.append(os.fstat(model._pixels._descriptor).st_size)
+            said.append(question)
+        answer = exchange(question, limit)
+        said.append(answer)
+        return answer
 
     monkeypatch.setattr(model, "_exchange", listening)
-    there = tasks([picture(0), picture(1)], ["a", "b"])
-    model.make(there)
-    assert questions == [(there, None)]
-    assert len(pickle.dumps(questions)) < 2 * picture(0).width * picture(0).height * 3 + 2000
+    images = [picture(0, (200, 100)), picture(1, (200, 100))]  # each is its own source as well
+    made = model.make(tasks(images, ["a", "b"]))
+    assert [one.image.tobytes() for one in made] == [image.tobytes() for image in images]
+    assert len(said) == 3  # the question, the outputs, the scores
+    assert len(pickle.dumps(said)) < 2500
+    assert sizes == [2 * 200 * 100 * 3]
+
+
+def test_pictures_of_any_number_and_size_come_back_as_they_were(model: ModelProcess) -> None:
+    """The memory grows with what is asked, and what is asked next takes nothing of what was answered."""
+    before: list[tuple[Image.Image, bytes]] = []
+    for number, size in ((1, (4, 3)), (5, (300, 200)), (2, (7, 5)), (6, (301, 200))):
+        images = [picture(index + number, size) for index in range(number)]
+        made = [one.image for one in model.make(tasks(images, [str(index) for index in range(number)]))]
+        before += [(one, image.tobytes()) for one, image in zip(made, images, strict=True)]
+    assert all(one.tobytes() == data for one, data in before)
 
 
 def test_outputs_that_cannot_be_scored_are_still_outputs_and_take_no_other_scores_along(model: ModelProcess) -> None:
