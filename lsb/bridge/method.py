@@ -56,6 +56,9 @@ class Levels:
 class Method(Frozen, ABC):
     """One way from source latents to target latents, with its settings. Part of the transform id.
 
+    Every row of a run names the method and its `nfe`, a whole number that all methods have, and its `tau`, `t0` and
+    `guidance`, numbers that it may have.
+
     Raises:
         BridgeError: a value outside what is allowed; `field` names it, and `place` says where a job holds it.
     """

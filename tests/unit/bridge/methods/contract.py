@@ -92,6 +92,11 @@ class MethodContract:
             if method.largest_sigma is not None:
                 assert method.scaled(0.5).largest_sigma == pytest.approx(method.largest_sigma / 2)
 
+    def test_a_row_can_name_it(self) -> None:
+        fields = type(self.methods[0]).model_fields
+        assert fields["nfe"].annotation is int
+        assert all(fields[name].annotation is float for name in {"tau", "t0", "guidance"} & fields.keys())
+
     def test_settings_survive_the_way_through_json(self) -> None:
         for method in self.methods:
             assert type(method).model_validate(method.model_dump(mode="json")) == method
