@@ -149,8 +149,9 @@ def make_verify(folder: Path, count: int) -> str:
     """A finished run with two snapshots."""
     import pyarrow.compute as pc
 
+    from lsb.ledger.plan import read_plan
     from lsb.ledger.publish import publish
-    from lsb.ledger.run import create_run, read_plan
+    from lsb.ledger.run import create_run
     from lsb.store.local import LocalStore
 
     store = LocalStore(folder)

@@ -14,7 +14,8 @@ from lsb.ledger import layout
 from lsb.ledger.attestation import Signer, attest
 from lsb.ledger.log.seal import SEAL, seal
 from lsb.ledger.manifest import Gates, combine
-from lsb.ledger.run import Run, open_log, open_run, read_plan
+from lsb.ledger.plan import read_plan
+from lsb.ledger.run import Run, open_log, open_run
 from lsb.ledger.schemas import MANIFEST, read_table, write_table
 from lsb.records import sha256
 from lsb.store.store import Store

@@ -17,7 +17,8 @@ from lsb.audit import verify
 from lsb.ledger.carrying import FINAL
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.snapshots import MANIFEST_NAME, Snapshot, SnapshotLog, current_run
-from lsb.ledger.run import Run, open_log, open_run, read_plan
+from lsb.ledger.plan import read_plan
+from lsb.ledger.run import Run, open_log, open_run
 from lsb.ledger.schemas import MANIFEST, RECORDS, read_table
 from lsb.records import Action
 from lsb.store.store import Store

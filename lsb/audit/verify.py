@@ -20,7 +20,8 @@ from lsb.errors import UsageError
 from lsb.ledger import layout
 from lsb.ledger.dataset import version_of
 from lsb.ledger.log.snapshots import Snapshot
-from lsb.ledger.run import Run, open_run, plan_of, read_plan, settings_of
+from lsb.ledger.plan import plan_of, read_plan, sample_of
+from lsb.ledger.run import Run, open_run, settings_of
 from lsb.ledger.schemas import RECORDS, read_table
 from lsb.records import digest_of
 from lsb.store.store import Store
@@ -97,6 +98,11 @@ def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
         counted = {"records": plan.num_rows, "shards": len(plan["shard"].drop_null().unique())}
         if counted != {"records": run.plan["records"], "shards": run.plan["shards"]}:
             seen.find(TAMPERED, layout.run_file(run.id), f"{layout.run_file(run.id)} counts {key} in another way")
+        frozen = run.plan.get("sample")
+        if frozen is not None and frozen != sample_of(plan, frozen["records"]):
+            seen.find(
+                TAMPERED, layout.run_file(run.id), f"{layout.run_file(run.id)} names another sample than {key} gives"
+            )
         if records is not None and not plan.equals(plan_of(seen.store, records, settings_of(run.plan), run.parent)):
             seen.find(TAMPERED, key, f"{key} does not follow from the data set, the parent and the plan's settings")
         return plan

@@ -22,7 +22,8 @@ from lsb.jobs.lineage import RunOptions, negative_of_job, planned_as, prompt_of_
 from lsb.jobs.sizes import Sizes, refuse_idle_area, sizes_of
 from lsb.jobs.vanished import refuse_vanished
 from lsb.ledger.dataset import read_records
-from lsb.ledger.run import check_frozen, make_plan, open_run, pending, read_plan
+from lsb.ledger.plan import make_plan, read_plan
+from lsb.ledger.run import check_frozen, open_run, pending
 from lsb.models.load import canvas_of, identify
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import open_sources

@@ -20,6 +20,7 @@ from lsb.errors import LsbError, NotFoundError, StoreError, TamperedError, Unver
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import History, read_checked
 from lsb.ledger.log.snapshots import SnapshotHistory, SnapshotLog
+from lsb.ledger.parts import is_of_parts
 from lsb.ledger.run import Run, open_log, open_run
 from lsb.ledger.schemas import MANIFEST, read_table
 from lsb.records import sha256
@@ -218,7 +219,8 @@ class _Sweep:
             except NotFoundError:  # another clean-up was first
                 continue
             self.store.delete(entry.key)
-            if entry.key == layout.plan_file(run_id, sha256(data)) and self.store.exists(layout.run_file(run_id)):
+            name = layout.plan_file(run_id, sha256(data), of_parts=is_of_parts(data))
+            if entry.key == name and self.store.exists(layout.run_file(run_id)):
                 self.store.write(entry.key, data)
             else:
                 self.deleted.append(Leftover(entry.key, entry.size, PLANS))

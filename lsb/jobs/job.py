@@ -86,6 +86,7 @@ def run_spec(
         fresh=fresh,
         decoding=decoding_version(config.geometry.decoding_rules),
         only=only,
+        sample=config.evaluate.sample,
     )
 
 

@@ -22,8 +22,9 @@ from lsb.ledger.carrying import FINAL, ParentReference, parent_reference, read_m
 from lsb.ledger.log.seal import well_formed
 from lsb.ledger.log.snapshots import Snapshot, current_run
 from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import current_heads, latest_snapshot, publish
-from lsb.ledger.run import Run, RunSpec, open_named_run, open_run, read_plan, read_records
+from lsb.ledger.run import Run, RunSpec, open_named_run, open_run, read_records
 from lsb.ledger.transform import transform_id
 from lsb.pictures.geometry import Geometry
 from lsb.pictures.images import decoding_version
@@ -148,7 +149,8 @@ class _Search:
                 return  # it has nothing of its own: its parent has as much
             self._supersede_parent_of(run)
             snapshot, rows = None, collected.rows
-        same = unchanged(rows, read_plan(self.store, run), self.records, _decoded_as_now(run))
+        listed = read_plan(self.store, run, columns=["record_id", "bytes", "etag"])
+        same = unchanged(rows, listed, self.records, _decoded_as_now(run))
         carried = rows.filter(pc.is_in(rows["record_id"], self.records["record_id"].combine_chunks().filter(same)))
         if (snapshot or carried.num_rows) and self._may_be_best(run, carried.num_rows):
             self.best = _Candidate(run, snapshot, carried.num_rows)

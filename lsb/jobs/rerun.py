@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import UsageError
-from lsb.ledger.run import Run, is_due, pending, read_logs, read_plan
+from lsb.ledger.plan import read_plan
+from lsb.ledger.run import Run, is_due, pending, read_logs
 from lsb.ledger.selection import Selection
 from lsb.records import Action, Status
 from lsb.store.store import Store
@@ -93,7 +94,7 @@ def _refuse_what_cannot_be(run: Run, selection: Selection) -> None:
 
 def _planned(store: Store, run: Run) -> pa.Table:
     """The planned records that a shard is to deal with, with the manifest's names of the columns."""
-    plan = read_plan(store, run)
+    plan = read_plan(store, run, columns=["record_id", "key", "shard", "action"])
     plan = plan.filter(pc.equal(plan["action"], Action.TRANSLATE.value))
     return plan.select(["record_id", "key", "shard"]).rename_columns(["record_id", "source_key", "shard"])
 

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, TamperedError, UnverifiableError, UsageError
 from lsb.ledger.log.snapshots import job_chain
-from lsb.ledger.run import Run, open_run, read_plan
+from lsb.ledger.plan import read_plan
+from lsb.ledger.run import Run, open_run
 from lsb.pictures.sources import list_sources, open_sources
 from lsb.records import key_of, record_id
 from lsb.store.store import Store
@@ -32,7 +33,7 @@ def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) 
             run = None if accepted else _last_run(store, config)
             if run is None:
                 return
-            before = read_plan(store, run)["record_id"]
+            before = read_plan(store, run, columns=["record_id"])["record_id"]
         except (TamperedError, UnverifiableError, UsageError) as error:
             logger.warning("how much of %s has vanished cannot be told: %s", config.source.path, error)
             return
@@ -50,7 +51,8 @@ def refuse_to_translate(store: Store, config: JobConfig, run: Run) -> None:
     """
     listing = list_sources(open_sources(config.source.path), config.source.choice)
     there = {record_id(key_of(file.key)) for file in listing.files}
-    _compare(config, read_plan(store, run)["record_id"], there, f"run {run.id}", "translated", "lsb translate")
+    planned = read_plan(store, run, columns=["record_id"])["record_id"]
+    _compare(config, planned, there, f"run {run.id}", "translated", "lsb translate")
 
 
 def _compare(

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from lsb.errors import TamperedError
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.snapshots import MANIFEST_NAME, Snapshot
+from lsb.ledger.parts import read_whole
 from lsb.ledger.schemas import MANIFEST, PLAN, places, read_table
 from lsb.records import Action, Status
 from lsb.store.store import Store
@@ -84,9 +85,8 @@ def carried_by(store: Store, parent: ParentReference, records: pa.Table) -> pa.A
         records: of schema RECORDS.
     """
     rows = read_manifest(store, parent, columns=["record_id", "status", "source_sha256"])
-    listed = read_table(
-        read_checked(store, parent["plan"], parent["plan_sha256"]), PLAN, columns=["record_id", "bytes", "etag"]
-    )
+    plan = read_checked(store, parent["plan"], parent["plan_sha256"])
+    listed = read_whole(plan, parent["plan"], PLAN, columns=["record_id", "bytes", "etag"])
     return unchanged(rows, listed, records, parent.get("same_decoding"))
 
 

@@ -4,7 +4,7 @@ datasets/<name>/<version>/records.parquet                   and records-<sha256>
 datasets/<name>/listings/<digest of the source's URI>/      known.parquet, left-out.json, doubts: of the last listing
 prompts/<domain>/<prompt id>.safetensors | .prompt.json     the prompt itself, learned or plain text
 prompts/<domain>/<prompt id>.json                           how it was learned
-runs/<run>/run.json, plan-<sha256>.parquet
+runs/<run>/run.json, plan-<sha256>.parquet                  or plan-<sha256>.parts, see lsb/ledger/parts.py
 runs/<run>/shards/<shard>/<attempt>/                        images, rows, features
 runs/<run>/shards/<shard>/log/<generation>.json
 runs/<run>/shards/<shard>/hints/<attempt>.json              what an attempt works on; named by nothing
@@ -34,7 +34,7 @@ _UNNAMED = re.compile(
     rf"shards/(?P<shard>{_SHARD})/(?P<attempt>{_ATTEMPT})/"
     rf"([0-9a-f]{{32}}({_SUFFIX})|(rows|features)-[0-9]{{5,}}\.parquet)"
     rf"|snapshots/(?P<snapshot>{_NUMBER})/((manifest\.parquet|metrics\.json|attestation\.json)|report/[a-z]+\.html)"
-    rf"|(?P<plan>plan-{_DIGEST}\.parquet))"
+    rf"|(?P<plan>plan-{_DIGEST}\.(parquet|parts)))"
 )
 _HINT = re.compile(rf"runs/{_RUN_ID.pattern}/shards/{_SHARD}/hints/{_ATTEMPT}\.json")
 _SHARD_LOG = re.compile(rf"runs/{_RUN_ID.pattern}/shards/({_SHARD})/log/{_NUMBER}\.json")
@@ -165,8 +165,8 @@ def run_file(run_id: str) -> str:
     return f"{run_folder(run_id)}/run.json"
 
 
-def plan_file(run_id: str, digest: str) -> str:
-    return f"{run_folder(run_id)}/plan-{digest}.parquet"
+def plan_file(run_id: str, digest: str, *, of_parts: bool = False) -> str:
+    return f"{run_folder(run_id)}/plan-{digest}.{'parts' if of_parts else 'parquet'}"
 
 
 def shard_folder(run_id: str, shard: str) -> str:

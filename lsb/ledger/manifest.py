@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from lsb.ledger import layout
 from lsb.ledger.carrying import carried_rows
 from lsb.ledger.log.commit_log import Commit, Condemnation, History, LogEntry, ShardLog, fold
+from lsb.ledger.plan import read_plan
 from lsb.ledger.rows import unusable_rows
-from lsb.ledger.run import Run, open_named_run, read_logs, read_plan
+from lsb.ledger.run import Run, open_named_run, read_logs
 from lsb.ledger.schemas import FEATURES, MANIFEST
 from lsb.records import Action, Status
 from lsb.store.store import Store

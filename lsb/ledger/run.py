@@ -10,26 +10,24 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import (
     AlreadyExistsError,
-    ConfigError,
     FrozenSettingsError,
     NotFoundError,
     TamperedError,
     UsageError,
 )
 from lsb.ledger import layout
-from lsb.ledger.carrying import ParentReference, Restriction, carried_by, read_manifest
+from lsb.ledger.carrying import ParentReference, Restriction
 from lsb.ledger.dataset import Dataset, read_records
 from lsb.ledger.log.commit_log import ShardLog, read_checked
 from lsb.ledger.log.seal import read_proved, seal, unseal, well_formed
-from lsb.ledger.schemas import PLAN, RECORDS, read_table, write_table
-from lsb.ledger.selection import Selection
+from lsb.ledger.plan import SAMPLE, PlanReference, PlanSettings, plan_of, read_plan, sample_of, written_plan
+from lsb.ledger.schemas import PLAN, RECORDS, read_table
 from lsb.ledger.transform import ModelIdentity, Transform, transform_id
 from lsb.records import Action, Status, digest_of, sha256
 from lsb.store.read_ahead import read_ahead
@@ -37,8 +35,7 @@ from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "lsb.run/1"
-MAX_SHARDS = 100_000
+SCHEMA, SCHEMA_OF_PARTS = "lsb.run/1", "lsb.run/2"  # the second names a plan that is read by parts
 RUN_ID_HEX = 12
 
 T = TypeVar("T")
@@ -62,6 +59,7 @@ class RunSpec:
     fresh: bool = False  # asked for without a parent
     only: Restriction | None = None  # some records of another run
     parent: ParentReference | None = None  # what a new run goes on from; not part of the identity
+    sample: int = SAMPLE  # records whose features are kept: frozen with a plan of parts, not part of the identity
 
 
 class DatasetReference(TypedDict):
@@ -80,26 +78,6 @@ class ModelReference(TypedDict):
     id: str
     revision: str | None
     digest: str
-
-
-class PlanSettings(TypedDict):
-    """What is asked of the plan, apart from the records; what is not asked for is absent. Part of the run's id."""
-
-    schema: str
-    shard_size: int
-    fresh: NotRequired[bool]
-    only: NotRequired[Restriction]
-
-
-class PlanReference(PlanSettings):
-    """How `run.json` names the plan, and what was asked of it."""
-
-    key: str
-    sha256: str
-    records: int
-    shards: int
-    carried: NotRequired[int]
-    quarantined: NotRequired[int]
 
 
 class FrozenParts(TypedDict):
@@ -166,54 +144,6 @@ def run_id(spec: RunSpec) -> str:
     return run_id_of(spec.job, spec.dataset.version, transform_id(spec.transform), plan_settings(spec))
 
 
-def plan_of(store: Store, records: pa.Table, settings: PlanSettings, parent: ParentReference | None) -> pa.Table:
-    """The plan that follows from a data set's records, the plan's settings and the parent's snapshot.
-
-    Raises:
-        TamperedError: a snapshot that settings or parent name is not what was written.
-        UsageError: the settings restrict the plan to records of which there is none.
-    """
-    if only := settings.get("only"):
-        chosen = Selection(**only["selection"]).matching(read_manifest(store, only))["record_id"]
-        records = records.filter(pc.is_in(records["record_id"], chosen.combine_chunks()))
-        if not records.num_rows:
-            raise UsageError(f"no record of run {only['run']} in this data set is meant by {only['selection']}")
-    carried = None if parent is None else carried_by(store, parent, records)
-    return make_plan(records, settings["shard_size"], carried)
-
-
-def make_plan(records: pa.Table, shard_size: int, carried: pa.Array | None = None) -> pa.Table:
-    """One row per record in record-id order; those to translate have a shard, copies that of the first of them.
-
-    Args:
-        records: of schema RECORDS, in record-id order.
-        shard_size: images to translate per shard.
-        carried: for each record whether a usable one is taken over from the parent.
-
-    Raises:
-        ConfigError: more than 100,000 shards.
-    """
-    usable = pc.equal(records["status"], Status.OK.value)
-    carry = pc.and_(usable, False if carried is None else carried)
-    translate = pc.and_not(usable, carry)
-    image = pc.coalesce(records["duplicate_of"], records["record_id"])
-    images = pc.unique(image.filter(translate))
-    shards = -(-len(images) // shard_size)
-    if shards > MAX_SHARDS:
-        least = -(-len(images) // MAX_SHARDS)
-        raise ConfigError(
-            f"execution.shard_size {shard_size} makes {shards} shards, at most {MAX_SHARDS} are allowed; "
-            f"give {least} or more",
-            field="execution.shard_size",
-        )
-    numbers = pc.cast(pc.divide(pc.index_in(image, images), shard_size), pa.string())
-    shard = pc.if_else(translate, pc.utf8_lpad(numbers, 5, "0"), pa.scalar(None, pa.string()))
-    action = pc.if_else(translate, Action.TRANSLATE.value, Action.QUARANTINE.value)
-    action = pc.if_else(carry, Action.CARRY.value, action)
-    columns = {name: records[name] for name in records.column_names} | {"shard": shard, "action": action}
-    return pa.table([columns[name] for name in PLAN.arrow.names], schema=PLAN.arrow)
-
-
 def create_run(store: Store, spec: RunSpec) -> Run:
     """Freeze the plan, then `run.json`; the existing run if there is one already.
 
@@ -225,11 +155,11 @@ def create_run(store: Store, spec: RunSpec) -> Run:
     if store.exists(layout.run_file(name)):
         return _checked(store, name, spec)
     plan = plan_of(store, read_records(store, spec.dataset), plan_settings(spec), spec.parent)
-    data = write_table(plan, PLAN)
-    plan_key = layout.plan_file(name, sha256(data))
+    data, index = written_plan(plan)
+    plan_key = layout.plan_file(name, sha256(data), of_parts=index is not None)
     store.write(plan_key, data)
     document = {
-        "schema": SCHEMA,
+        "schema": SCHEMA if index is None else SCHEMA_OF_PARTS,
         "run": name,
         "job": spec.job,
         "dataset": {
@@ -250,6 +180,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
             "carried": pc.sum(pc.equal(plan["action"], Action.CARRY.value)).as_py() or 0,
             "quarantined": pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0,
             **plan_settings(spec),
+            **({} if index is None else {"index": index, "sample": sample_of(plan, spec.sample)}),
         },
         "prompts": dict(spec.prompts),
         "files": dict(_prompt_files(store, spec.prompts.values())),
@@ -276,7 +207,8 @@ def _checked(store: Store, name: str, spec: RunSpec) -> Run:
     # Clean-up deletes plans without a run after a day. It may have taken this one for such, and so may have died.
     if not store.exists(run.plan["key"]):
         records = read_table(read_checked(store, run.dataset["key"], run.dataset["sha256"]), RECORDS)
-        data = write_table(plan_of(store, records, settings_of(run.plan), run.parent), PLAN)
+        plan = plan_of(store, records, settings_of(run.plan), run.parent)
+        data, _ = written_plan(plan, of_parts="index" in run.plan)
         if sha256(data) == run.plan["sha256"]:
             store.write(run.plan["key"], data)
     return run
@@ -306,7 +238,7 @@ def open_named_run(store: Store, run_id: str) -> Run:
 
 
 def _proved_run(data: bytes, key: str, run_id: str) -> Run:
-    document = unseal(data, key=key, schema=SCHEMA)
+    document = unseal(data, key=key, schema=(SCHEMA, SCHEMA_OF_PARTS))
     with well_formed(key):
         identity = transform_id(document["transform"])
         version, settings = document["dataset"]["version"], settings_of(document["plan"])
@@ -360,11 +292,6 @@ def refuse_differences(run: Run, frozen: Mapping[str, Any], wanted: Mapping[str,
         )
 
 
-def read_plan(store: Store, run: Run) -> pa.Table:
-    """The run's plan; TamperedError if the file is missing or differs."""
-    return read_table(read_checked(store, run.plan["key"], run.plan["sha256"]), PLAN)
-
-
 def open_log(store: Store, run: Run, shard: str) -> ShardLog:
     """The log of one of the run's shards."""
     return ShardLog(store, run.id, run.sha256, run.plan["sha256"], shard)
@@ -382,7 +309,11 @@ def read_logs(
 
 def pending(store: Store, run: Run) -> dict[str, list[str]]:
     """Record ids without a row by shard, in record-id order; shards that are done are absent."""
-    planned = read_plan(store, run).group_by("shard", use_threads=False).aggregate([("record_id", "list")])
+    planned = (
+        read_plan(store, run, columns=["record_id", "shard"])
+        .group_by("shard", use_threads=False)
+        .aggregate([("record_id", "list")])
+    )
     records = dict(zip(planned["shard"].to_pylist(), planned["record_id_list"], strict=True))
     left: dict[str, list[str]] = {}
     columns = ["record_id", "status"]

@@ -60,6 +60,11 @@ class LocalStore:
         with self._one_line("read", entry.key), _file(self.root / validate_path(entry.key)) as file:
             return file.read(length)
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._one_line("read", key), _file(self.root / validate_path(key)) as file:
+            file.seek(start)
+            return file.read(length)
+
     def write(self, key: str, data: bytes) -> None:
         validate_key(key)
         with self._one_line("write", key), self._built(data) as (built, temporary):

@@ -130,6 +130,11 @@ class S3Store:
         """The first `length` bytes of an object, or all; StoreError if it was replaced since it was listed."""
         return self._piece(entry, 0, min(length, entry.size)) if entry.size else b""
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        whole, wanted = self._key(validate_path(key)), f"bytes={start}-{start + length - 1}"
+        data: bytes = self._ask("read", key, "get_object", Key=whole, Range=wanted)["Body"] if length else b""
+        return data
+
     def write(self, key: str, data: bytes) -> None:
         self._put("write", key, data)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lsb.errors import StoreError, UsageError
 from lsb.redaction import holds_secret
@@ -76,6 +76,22 @@ class Store(Protocol):
         `runs/a-` gives `runs/a-1` and `runs/a-2`. On a file system there may be empty ones among them.
         """
         ...
+
+
+@runtime_checkable
+class ReadsRanges(Protocol):
+    """A store that can read some bytes of an object without the others. Of others objects are read whole."""
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on, or fewer where the object ends; errors as for `Store.read`."""
+        ...
+
+
+def read_range(store: Store, key: str, start: int, length: int) -> bytes:
+    """Some bytes of an object, as `ReadsRanges.read_range` has them, of any store."""
+    if isinstance(store, ReadsRanges):
+        return store.read_range(key, start, length)
+    return store.read(key)[start : start + length]
 
 
 def validate_key(key: str) -> str:

@@ -27,13 +27,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
 
-import pyarrow.compute as pc
-
 from lsb.errors import DecodingError, EncodingError, ImageError, StoreError, UsageError
-from lsb.ledger.run import Run, read_plan
+from lsb.ledger.plan import read_shard_plan
+from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.progress import NoProgress, Progress
-from lsb.records import Action
 from lsb.redaction import redact, visible
 from lsb.store.store import Store
 from lsb.translation.attempt import Attempt
@@ -91,10 +89,8 @@ def run_shard(
     """
     if shard not in run.shards():
         raise UsageError(f"run {run.id} has no shard {shard!r}; it has {run.plan['shards']}, from 00000")
-    plan = read_plan(store, run)
-    usable = plan.filter(pc.not_equal(plan["action"], Action.QUARANTINE.value))["record_id"]
-    limit = usable[min(equipment.feature_sample, len(usable)) - 1].as_py()
-    planned = plan.filter(pc.equal(plan["shard"], shard)).to_pylist()
+    part, limit = read_shard_plan(store, run, shard, equipment.feature_sample)
+    planned = part.to_pylist()
     attempt = Attempt(store, run, shard, equipment.execution, limit, committed, chosen)
     attempt.refresh()
     step = f"shard {shard}"

@@ -20,7 +20,8 @@ from lsb.errors import LsbError, StoreError, TamperedError, UsageError
 from lsb.ledger.layout import SUFFIX_OF_FORMAT
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.manifest import Gates, collect
-from lsb.ledger.run import Run, read_plan
+from lsb.ledger.plan import read_plan
+from lsb.ledger.run import Run
 from lsb.pictures.encoding import OutputSettings
 from lsb.records import RECORD_ID_HEX, Status, record_id
 from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively
@@ -65,7 +66,7 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
         StoreError: nothing can be written there (any more), or the store does not answer.
     """
     refuse_overlap("the export", str(destination), {"the store": store.uri, **_read_from(run)})
-    plan = read_plan(store, run)
+    plan = read_plan(store, run, columns=["key", "format"])
     keys = plan["key"].to_pylist()
     if nameless := [key for key in keys if not PurePosixPath(key).name]:
         raise TamperedError(

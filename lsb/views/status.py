@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from lsb.ledger.carrying import carried_rows
 from lsb.ledger.log.commit_log import Commit, History, ShardLog, fold
 from lsb.ledger.manifest import erased_elsewhere
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import latest_snapshot
-from lsb.ledger.run import Run, read_logs, read_plan
+from lsb.ledger.run import Run, read_logs
 from lsb.records import Action, Status
 from lsb.store.store import Store
 
@@ -50,7 +51,7 @@ class RunStatus:
 
 def counts_by_shard(store: Store, run: Run) -> dict[str | None, dict[str, int]]:
     """Rows by shard and status; under None those of records that no shard has."""
-    plan = read_plan(store, run)
+    plan = read_plan(store, run, columns=["record_id", "shard", "action"])
     unusable = pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0
     apart = Counter(carried_rows(store, run.parent, plan, columns=["record_id", "status"])["status"].to_pylist())
     apart[Status.QUARANTINED.value] += unusable
@@ -69,7 +70,7 @@ def _counts(log: ShardLog) -> dict[str, int]:
 
 def status(store: Store, run: Run) -> RunStatus:
     """Count what the shards' logs hold; TamperedError if one of them is not what was written."""
-    plan = read_plan(store, run)
+    plan = read_plan(store, run, columns=["record_id", "shard", "action"])
     planned = Counter(plan["shard"].to_pylist())
     records = Counter({state.value: 0 for state in Status} | {"pending": 0})
     records[Status.QUARANTINED.value] += pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0

@@ -10,8 +10,9 @@ import numpy as np
 
 from lsb.audit import verify
 from lsb.jobs.lineage import planned_as
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import Snapshot, manifest_table, publish
-from lsb.ledger.run import Run, read_plan
+from lsb.ledger.run import Run
 from lsb.metrics.scores import Scores
 from lsb.pictures.encoding import encode
 from lsb.store.local import LocalStore

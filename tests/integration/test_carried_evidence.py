@@ -12,8 +12,9 @@ from lsb.errors import TamperedError
 from lsb.ledger import layout
 from lsb.ledger.layout import run_file
 from lsb.ledger.log.seal import seal, unseal
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import latest_snapshot, manifest_table
-from lsb.ledger.run import Run, read_plan
+from lsb.ledger.run import Run
 from lsb.ledger.schemas import PLAN, write_table
 from lsb.pictures.encoding import encode
 from lsb.records import sha256

@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsb.ledger.run import make_plan
+from lsb.ledger.plan import make_plan
 from lsb.ledger.schemas import RECORDS
 from lsb.pictures.ingest import _mark_duplicates
 from lsb.records import record_id

@@ -33,8 +33,9 @@ from lsb.ledger.log.chain import Chain, Link
 from lsb.ledger.log.commit_log import ShardLog
 from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import manifest_table, publish
-from lsb.ledger.run import Run, RunSpec, create_run, open_log, open_run, pending, read_plan
+from lsb.ledger.run import Run, RunSpec, create_run, open_log, open_run, pending
 from lsb.ledger.selection import Selection
 from lsb.pictures.encoding import encode
 from lsb.records import sha256

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ def seal(document: Mapping[str, object]) -> bytes:
     return canonical_json({**document, SEAL: digest_of(document)})
 
 
-def unseal(data: bytes, *, key: str, schema: str) -> dict[str, Any]:
+def unseal(data: bytes, *, key: str, schema: str | Sequence[str]) -> dict[str, Any]:
     """The document in `data`, without the seal.
 
     Raises:
@@ -71,6 +71,8 @@ def unseal(data: bytes, *, key: str, schema: str) -> dict[str, Any]:
     if broken:
         raise TamperedError(f"{key} is not the document that was written: its seal does not match", key=key)
     del document[SEAL]
-    if document.get("schema") != schema:
-        raise UnverifiableError(f"{key} has schema {document.get('schema')!r}, this version reads {schema!r}", key=key)
+    known = (schema,) if isinstance(schema, str) else schema
+    if document.get("schema") not in known:
+        reads = " and ".join(map(repr, known))
+        raise UnverifiableError(f"{key} has schema {document.get('schema')!r}, this version reads {reads}", key=key)
     return document

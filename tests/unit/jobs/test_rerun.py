@@ -7,8 +7,9 @@ import pytest
 from lsb.errors import UsageError
 from lsb.jobs import rerun
 from lsb.jobs.rerun import Chosen, choose, what_is_left
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import manifest_table
-from lsb.ledger.run import Run, open_log, read_plan
+from lsb.ledger.run import Run, open_log
 from lsb.ledger.selection import Selection
 from lsb.store.local import LocalStore
 from lsb.store.store import Store

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
-from lsb.store.store import Store
+from lsb.store.store import Store, read_range
 
 
 def copy_of(store: Store) -> Store:
@@ -41,6 +41,14 @@ class StoreContract:
         store.write("empty", b"")
         store.create("large", large)
         assert (store.read("empty"), store.read("large")) == (b"", large)
+
+    def test_a_range_is_a_part_of_the_whole(self, store: Store) -> None:
+        data = bytes(range(256))
+        store.write("a/b", data)
+        for start, length in ((0, 256), (0, 1), (100, 56), (255, 1), (7, 0)):
+            assert read_range(store, "a/b", start, length) == data[start : start + length]
+        with pytest.raises(NotFoundError):
+            read_range(store, "a/c", 0, 1)
 
     def test_a_second_create_is_refused_and_changes_nothing(self, store: Store) -> None:
         store.create("a/0.json", b"first")

@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 from lsb.errors import DecodingError, StoreBusyError, TamperedError, UsageError
 from lsb.ledger.layout import hints_folder
 from lsb.ledger.manifest import collect_features
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import manifest_table
-from lsb.ledger.run import Run, open_log, pending, read_plan
+from lsb.ledger.run import Run, open_log, pending
 from lsb.metrics.scores import Scores
 from lsb.metrics.truths import OptionalTruths
 from lsb.pictures.decoder import Decoder

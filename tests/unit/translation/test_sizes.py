@@ -16,8 +16,9 @@ from PIL import Image
 from lsb.audit import verify
 from lsb.bridge.settings import BridgeSettings
 from lsb.ledger.layout import hints_folder
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import manifest_table, publish
-from lsb.ledger.run import Run, read_plan
+from lsb.ledger.run import Run
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.pictures.encoding import encode

@@ -1,0 +1,148 @@
+"""A table that is read by parts: one object of whole Parquet tables, one behind the other, and an index of them.
+
+    part, part, ... , index, length of the index, b"LSBPARTS"
+
+The index is JSON and names each part, where it lies, and its SHA-256. Whoever needs one part is told by a document
+where the index lies and what its digest is, and reads two ranges of bytes, both checked. Whoever needs the whole table
+reads the object, whose digest that document names as well.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypedDict
+
+import pyarrow as pa
+
+from lsb.errors import StoreError, TamperedError, UnverifiableError
+from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.seal import well_formed
+from lsb.ledger.schemas import TableSchema, read_table, write_table
+from lsb.records import canonical_json, sha256
+from lsb.store.store import Store, read_range
+
+SCHEMA = "lsb.parts/1"
+_END = b"LSBPARTS"
+_TAIL = struct.Struct("<Q8s")
+
+
+class IndexReference(TypedDict):
+    """How a document names the index of an object of parts."""
+
+    offset: int
+    length: int
+    sha256: str
+
+
+class Part(NamedTuple):
+    """One part of an object: whose rows it holds, where it lies, how many rows, and the digest of its bytes."""
+
+    name: str | None
+    offset: int
+    length: int
+    rows: int
+    sha256: str
+
+
+def join(tables: Iterable[tuple[str | None, pa.Table]], schema: TableSchema) -> tuple[bytes, IndexReference]:
+    """The object of these parts, and how its index is named."""
+    pieces: list[bytes] = []
+    parts: list[Part] = []
+    offset = 0
+    for name, table in tables:
+        data = write_table(table, schema)
+        parts.append(Part(name, offset, len(data), table.num_rows, sha256(data)))
+        pieces.append(data)
+        offset += len(data)
+    index = canonical_json({"schema": SCHEMA, "table": schema.name, "parts": [list(part) for part in parts]})
+    reference: IndexReference = {"offset": offset, "length": len(index), "sha256": sha256(index)}
+    return b"".join([*pieces, index, _TAIL.pack(len(index), _END)]), reference
+
+
+def is_of_parts(data: bytes) -> bool:
+    """Whether an object is one of parts, and not a single table."""
+    return data.endswith(_END)
+
+
+def read_whole(data: bytes, key: str, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
+    """All rows of an object whose digest was checked, of parts or a single table; those of parts in their order.
+
+    Raises:
+        TamperedError: a part is not what the index says of it.
+        UnverifiableError: it is of a schema that this version does not know.
+    """
+    if not is_of_parts(data):
+        return read_table(data, schema, columns=columns)
+    return pa.concat_tables([table for _, table in parts_of(data, key, schema, columns=columns)])
+
+
+def parts_of(
+    data: bytes, key: str, schema: TableSchema, *, columns: list[str] | None = None
+) -> Iterator[tuple[str | None, pa.Table]]:
+    """Each part of an object of parts with its name; errors as `read_whole` has them."""
+    with well_formed(key):
+        index = index_of(data)
+    view = memoryview(data)
+    for part in _parts(data[index["offset"] :][: index["length"]], key, schema):
+        yield part.name, _table(bytes(view[part.offset :][: part.length]), part, key, schema, columns)
+
+
+def index_of(data: bytes) -> IndexReference:
+    """How the index of an object of parts is to be named; ValueError if it has none."""
+    length, end = _TAIL.unpack(data[-_TAIL.size :].rjust(_TAIL.size))
+    offset = len(data) - _TAIL.size - length
+    if end != _END or offset < 0:
+        raise ValueError("no index of parts")
+    return {"offset": offset, "length": length, "sha256": sha256(data[offset : offset + length])}
+
+
+def read_part(store: Store, key: str, digest: str, index: IndexReference, name: str, schema: TableSchema) -> pa.Table:
+    """The rows of one part; none if there is no part of that name.
+
+    Args:
+        digest: of the whole object, which is read where a range is not what was written, to say what is wrong.
+
+    Raises:
+        TamperedError: index or part are not what was written.
+    """
+    try:
+        found = _parts(_range(store, key, index["offset"], index["length"], index["sha256"]), key, schema)
+        named = [part for part in found if part.name == name]
+        tables = [
+            _table(_range(store, key, part.offset, part.length, part.sha256), part, key, schema) for part in named
+        ]
+    except (TamperedError, StoreError):
+        data = read_checked(store, key, digest)
+        if index != index_of(data):
+            raise TamperedError(f"{key} has another index than is named", key=key) from None
+        named = [part for part in _parts(data[index["offset"] :][: index["length"]], key, schema) if part.name == name]
+        tables = [_table(data[part.offset :][: part.length], part, key, schema) for part in named]
+    return pa.concat_tables([schema.empty(), *tables])
+
+
+def _range(store: Store, key: str, start: int, length: int, digest: str) -> bytes:
+    data = read_range(store, key, start, length)
+    if sha256(data) != digest:
+        raise TamperedError(f"{key} differs from what was written, from byte {start}", key=key)
+    return data
+
+
+def _parts(index: bytes, key: str, schema: TableSchema) -> Sequence[Part]:
+    with well_formed(key):
+        document = json.loads(index)
+        if document["schema"] != SCHEMA or document["table"] not in (schema.name, *schema.before):
+            found = f"{document['schema']} of {document['table']}"
+            raise UnverifiableError(f"{key} has schema {found}, expected {SCHEMA} of {schema.name}", key=key)
+        return [Part(*part) for part in document["parts"]]
+    return []
+
+
+def _table(data: bytes, part: Part, key: str, schema: TableSchema, columns: list[str] | None = None) -> pa.Table:
+    if sha256(data) != part.sha256:
+        raise TamperedError(f"{key} differs from what was written, from byte {part.offset}", key=key)
+    table = read_table(data, schema, columns=columns)
+    if table.num_rows != part.rows:
+        raise TamperedError(f"{key} holds {table.num_rows} rows from byte {part.offset}, not {part.rows}", key=key)
+    return table
