@@ -199,8 +199,8 @@ def make_dataset(store: LocalStore, count: int) -> Dataset:
                 "duplicate_of": leader if copy and place else None,
             }
         )
-    version = version_of(rows)
-    store.write(layout.dataset_records("made-up", version), write_table(RECORDS.table(rows), RECORDS))
+    table = RECORDS.table(rows)
+    store.write(layout.dataset_records("made-up", version_of(table)), write_table(table, RECORDS))
     return dataset_of(store, count)
 
 

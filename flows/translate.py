@@ -30,14 +30,14 @@ from lsb.jobs.measures import open_target, open_truth
 from lsb.jobs.rerun import Chosen, what_is_left
 from lsb.jobs.sizes import refuse_idle_area
 from lsb.ledger.attestation import environment_signer
-from lsb.ledger.carrying import read_manifest, reference
+from lsb.ledger.carrying import manifest_pieces, reference
 from lsb.ledger.layout import run_folder
 from lsb.ledger.publish import Snapshot
 from lsb.ledger.run import Run, open_run
 from lsb.models.load import canvas_of, identify
 from lsb.observation import Observer, observed_by, observer
 from lsb.store.store import open_store
-from lsb.views.problems import COLUMNS, problem_groups
+from lsb.views.problems import COLUMNS, Problems
 from tasks.evaluate import evaluate_run
 from tasks.guarded.flow import observed
 from tasks.ingest import ingest_source
@@ -163,8 +163,10 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
         left_out=dict(run.left_out or {}),
         unmeasured=json.loads(store.read(snapshot.metrics_key)).get("unmeasured"),
     )
-    rows = read_manifest(store, reference(snapshot), columns=list(COLUMNS))
-    show_report(run.id, result.report, result.counts, result.left_out, problem_groups(rows, result.run, NAMED))
+    problems = Problems(NAMED)
+    for rows in manifest_pieces(store, reference(snapshot), columns=list(COLUMNS)):
+        problems.add(rows)
+    show_report(run.id, result.report, result.counts, result.left_out, problems.groups(result.run))
     if excess := over_budget(config.budget, result.counts, snapshot.planned):
         raise BudgetExceededError(
             (f"stopped with {snapshot.missing} records left: " if snapshot.missing else "")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -74,6 +74,18 @@ def record_id(key: str) -> str:
 
 def dataset_version(records: Iterable[tuple[str, str | None]]) -> str:
     """Version of a data set: SHA-256 of its sorted (record id, source digest) pairs."""
-    pairs = sorted([rid, digest or ""] for rid, digest in records)
-    # Of strings in lists the standard library makes the canonical form too, and many times faster.
-    return sha256(json.dumps(pairs, ensure_ascii=False, separators=(",", ":")).encode())
+    return version_of_sorted([sorted([rid, digest or ""] for rid, digest in records)])
+
+
+def version_of_sorted(chunks: Iterable[Sequence[Sequence[str]]]) -> str:
+    """The same of pairs that come in order, some at a time."""
+    digest = hashlib.sha256(b"[")
+    between = b""
+    for pairs in chunks:
+        if pairs:
+            # Of strings in lists the standard library makes the canonical form too, and many times faster.
+            text = json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
+            digest.update(between + text[1:-1].encode())
+            between = b","
+    digest.update(b"]")
+    return digest.hexdigest()

@@ -110,7 +110,7 @@ def replay(
 
 def _rows(store: Store, run: Run) -> dict[str, PublishedOutput]:
     """One row for each output that this transform made, by output key."""
-    rows = collect(store, run, gates=Gates()).rows
+    rows = collect(store, run, gates=Gates(), columns=[*_COLUMNS, "transform_id"]).rows
     made = pc.and_(pc.equal(rows["status"], Status.OK.value), pc.equal(rows["transform_id"], run.transform_id))
     return {row["output_key"]: row for row in reversed(rows.filter(made).select(_COLUMNS).to_pylist())}
 

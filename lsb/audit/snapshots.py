@@ -15,7 +15,7 @@ from lsb.ledger import layout
 from lsb.ledger.attestation import PAYLOAD_TYPE, Envelope, open_envelope, statement
 from lsb.ledger.log.commit_log import Commit
 from lsb.ledger.log.snapshots import Snapshot, SnapshotLog, job_chain
-from lsb.ledger.manifest import Collected, Gates, combine, without_erased
+from lsb.ledger.manifest import Collected, Gates, combine
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import MANIFEST, read_table
 
@@ -76,10 +76,10 @@ def _inspect_snapshot(
     manifest, attestation = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
     if manifest is not None and plan is not None and commits is not None and shards.carried is not None:
         with seen.guard(snapshot.manifest_key):
-            collected = combine(run, plan, commits, shards.carried, Gates(**snapshot.gates))
             gone = {**shards.erased, **shards.erased_elsewhere}
             known = known_erasures(seen, snapshot.erasures, gone, f"snapshot {snapshot.number} of {run.id}")
-            _inspect_manifest(seen, without_erased(collected, known), snapshot, manifest)
+            collected = combine(run, plan, commits, shards.carried, Gates(**snapshot.gates), known)
+            _inspect_manifest(seen, collected, snapshot, manifest)
     return _inspect_attestation(seen, run, snapshot, attestation) if attestation else None
 
 

@@ -79,10 +79,10 @@ def erase(
     if dry_run:
         store = ScratchStore(store)
     unread: dict[str, LsbError] = {}
-    views = {run_id: collect(store, run, gates=Gates()).rows.select(_COLUMNS)}
+    views = {run_id: _view(store, run)}
     for other in _runs_with_more_than_plans(store) - {run_id}:
         try:
-            views[other] = collect(store, open_named_run(store, other), gates=Gates()).rows.select(_COLUMNS)
+            views[other] = _view(store, open_named_run(store, other))
         except LsbError as error:
             unread[other] = error
     selection = selection.settled(views[run_id], f"record of run {run_id}")
@@ -126,6 +126,10 @@ def erase(
         snapshots=snapshots,
         unread=unread,
     )
+
+
+def _view(store: Store, run: Run) -> pa.Table:
+    return collect(store, run, gates=Gates(), columns=_COLUMNS).rows.select(_COLUMNS)
 
 
 def _runs_with_more_than_plans(store: Store) -> set[str]:

@@ -36,6 +36,7 @@ from lsb.views.page_contents import page_of
 logger = logging.getLogger(__name__)
 
 CUT_OFF = "The run was cut off; what it had committed by then is published for the run after it to go on from"
+_COLUMNS = ["record_id", "status", "source_sha256", "carried_from"]
 Damaged = Callable[[str, LsbError], None]
 
 
@@ -141,10 +142,9 @@ class _Search:
             unusable = run.plan["records"] - _usable(run)
             if not self._may_be_best(run, sum(snapshot.counts.get(status, 0) for status in FINAL) - unusable):
                 return
-            columns = ["record_id", "status", "source_sha256", "carried_from"]
-            rows = read_manifest(self.store, reference(snapshot), columns=columns)
+            rows = read_manifest(self.store, reference(snapshot), columns=_COLUMNS)
         else:
-            collected = collect(self.store, run, gates=Gates())
+            collected = collect(self.store, run, gates=Gates(), columns=_COLUMNS)
             if snapshot is None and not collected.heads:
                 return  # it has nothing of its own: its parent has as much
             self._supersede_parent_of(run)

@@ -6,7 +6,7 @@ that anybody can work it out again; the rows stand in the parent's manifest and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from lsb.errors import TamperedError
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.snapshots import MANIFEST_NAME, Snapshot
 from lsb.ledger.parts import read_whole
-from lsb.ledger.schemas import MANIFEST, PLAN, places, read_table
+from lsb.ledger.schemas import MANIFEST, PLAN, places, read_table, tables_of
 from lsb.records import Action, Status
 from lsb.store.store import Store
 
@@ -77,6 +77,11 @@ def read_manifest(store: Store, named: SnapshotReference, *, columns: list[str] 
     return read_table(read_checked(store, named["manifest"], named["manifest_sha256"]), MANIFEST, columns=columns)
 
 
+def manifest_pieces(store: Store, named: SnapshotReference, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The same a piece at a time."""
+    yield from tables_of(read_checked(store, named["manifest"], named["manifest_sha256"]), MANIFEST, columns=columns)
+
+
 def carried_by(store: Store, parent: ParentReference, records: pa.Table) -> pa.Array:
     """For each record whether a run with this parent carries it.
 
@@ -128,16 +133,26 @@ def carried_rows(
     Raises:
         TamperedError: the parent's manifest is not what was written, or lacks a record that the plan carries.
     """
-    records = plan.filter(pc.equal(plan["action"], Action.CARRY.value))["record_id"]
+    none = MANIFEST.empty() if columns is None else MANIFEST.empty().select(columns)
+    found = [rows.select(none.column_names) for rows in carried_pieces(store, parent, plan, columns=columns)]
+    return pa.concat_tables([none, *found])
+
+
+def carried_pieces(
+    store: Store, parent: ParentReference | None, plan: pa.Table, *, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """The same a piece at a time; those that are missing are noticed at the end."""
+    records = plan["record_id"].filter(pc.equal(plan["action"], Action.CARRY.value)).combine_chunks()
     if parent is None or not len(records):
-        return MANIFEST.empty() if columns is None else MANIFEST.empty().select(columns)
-    rows = read_manifest(store, parent, columns=columns)
-    rows = rows.filter(pc.is_in(rows["record_id"], records.combine_chunks()))
-    if rows.num_rows != len(records):
-        missing = len(records) - rows.num_rows
-        raise TamperedError(f"{parent['manifest']} lacks {missing} records that are carried", key=parent["manifest"])
-    if "carried_from" in rows.column_names:
-        place = rows.schema.get_field_index("carried_from")
-        origin = pc.fill_null(rows["carried_from"], parent["run"])
-        rows = rows.set_column(place, MANIFEST.arrow.field("carried_from"), origin)
-    return rows
+        return
+    key, missing = parent["manifest"], len(records)
+    for rows in manifest_pieces(store, parent, columns=columns):
+        carried = rows.filter(pc.is_in(rows["record_id"], records))
+        missing -= carried.num_rows
+        if "carried_from" in carried.column_names:
+            place = carried.schema.get_field_index("carried_from")
+            origin = pc.fill_null(carried["carried_from"], parent["run"])
+            carried = carried.set_column(place, MANIFEST.arrow.field("carried_from"), origin)
+        yield carried
+    if missing:
+        raise TamperedError(f"{key} lacks {missing} records that are carried", key=key)

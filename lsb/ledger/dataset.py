@@ -5,7 +5,6 @@ The same files give the same version again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -14,10 +13,11 @@ import pyarrow.compute as pc
 from lsb.errors import AlreadyExistsError, NotFoundError
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import read_checked
-from lsb.ledger.schemas import RECORDS, RecordRow, read_table, write_table
-from lsb.records import Status, dataset_version, sha256
+from lsb.ledger.schemas import RECORDS, read_table, write_table
+from lsb.records import Status, sha256, version_of_sorted
 from lsb.store.store import Store
 
+_AT_ONCE = 10_000  # rows that are turned into Python objects
 _VERDICT = ["record_id", "status", "error_code"]
 
 
@@ -35,16 +35,15 @@ class Dataset:
     left_out: dict[str, int] = field(default_factory=dict)  # entries of the folder that are no records, by kind
 
 
-def write_dataset(store: Store, name: str, rows: list[RecordRow], left_out: dict[str, int]) -> Dataset:
+def write_dataset(store: Store, name: str, table: pa.Table, left_out: dict[str, int]) -> Dataset:
     """Write the version of `name` that has these records, if it is not there already.
 
     Args:
-        rows: as `RECORDS` has them, in record-id order.
+        table: of RECORDS, in record-id order.
         left_out: entries of the source that are no records, by kind.
     """
-    version = version_of(rows)
+    version = version_of(table)
     key = layout.dataset_records(name, version)
-    table = RECORDS.table(rows)
     data = write_table(table, RECORDS)
     # A file that is there already describes the same bytes, and somebody may rely on its own. It is taken unless
     # today's decoding says something else of them.
@@ -70,10 +69,17 @@ def read_records(store: Store, dataset: Dataset) -> pa.Table:
     return read_table(read_checked(store, dataset.key, dataset.sha256), RECORDS)
 
 
-def version_of(rows: Iterable[RecordRow]) -> str:
+def version_of(table: pa.Table) -> str:
     """The version of a data set with these records, given by their `record_id`, `sha256`, `bytes` and `etag`."""
     # Bytes that were not read are told apart by what the listing says about them.
-    return dataset_version((row["record_id"], row.get("sha256") or f"{row['bytes']}:{row['etag']}") for row in rows)
+    listed = pc.binary_join_element_wise(pc.cast(table["bytes"], pa.string()), table["etag"], ":")
+    digests = pc.if_else(pc.equal(pc.fill_null(table["sha256"], ""), ""), listed, table["sha256"])
+    pairs = pa.table({"record": table["record_id"], "digest": digests})
+    pairs = pairs.sort_by([("record", "ascending"), ("digest", "ascending")])
+    return version_of_sorted(
+        list(zip(batch["record"].to_pylist(), batch["digest"].to_pylist(), strict=True))
+        for batch in pairs.to_batches(max_chunksize=_AT_ONCE)
+    )
 
 
 def _created(store: Store, key: str, data: bytes) -> bytes:

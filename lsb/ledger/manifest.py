@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
 
@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.ledger import layout
-from lsb.ledger.carrying import carried_rows
-from lsb.ledger.log.commit_log import Commit, Condemnation, History, LogEntry, ShardLog, fold
-from lsb.ledger.plan import read_plan
+from lsb.ledger.carrying import carried_pieces
+from lsb.ledger.log.commit_log import Commit, Condemnation, History, ShardLog, fold
+from lsb.ledger.log.snapshots import Head, head_of
+from lsb.ledger.pieces import PIECE_ROWS, Pieces
+from lsb.ledger.plan import read_apart
 from lsb.ledger.rows import unusable_rows
 from lsb.ledger.run import Run, open_named_run, read_logs
 from lsb.ledger.schemas import FEATURES, MANIFEST
@@ -51,44 +53,103 @@ class Gates:
 class Collected:
     """The rows of a run at one moment, and the log entries they come from."""
 
-    rows: pa.Table  # MANIFEST, record-id order, flags set
-    heads: dict[str, LogEntry]  # last commit of each shard that has one
+    pieces: Pieces  # of MANIFEST or some of its columns, record-id order, flags set
+    heads: dict[str, Head]  # last commit of each shard that has one
     planned: int
-    erasures: dict[str, str] = field(default_factory=dict)  # log entries that erased some of the images -> digest
+    counted: Mapping[str, int]  # rows by status
+    erasures: dict[str, str]  # log entries that erased some of the images -> digest
+
+    @property
+    def rows(self) -> pa.Table:
+        """All of them in one table."""
+        return self.pieces.table()
 
     @property
     def missing(self) -> int:
-        return self.planned - self.rows.num_rows
+        return self.planned - self.pieces.num_rows
 
     def counts(self) -> dict[str, int]:
         """Rows by status."""
-        return dict(Counter(self.rows["status"].to_pylist()))
+        return dict(self.counted)
 
 
-def collect(store: Store, run: Run, *, gates: Gates) -> Collected:
+def collect(store: Store, run: Run, *, gates: Gates, columns: Sequence[str] | None = None) -> Collected:
     """All rows there are.
+
+    Args:
+        columns: those that are wanted; None for all. A few others come along.
 
     Raises:
         TamperedError: a log, a row file or the plan is not what was written.
     """
-    commits: dict[str, list[Commit]] = {}
-    erased: dict[str, Condemnation] = {}
-    for shard, (history, made) in read_logs(store, run, _history_and_rows):
-        commits[shard] = made
-        erased |= history.erased
-    plan = read_plan(store, run)
-    collected = combine(run, plan, commits, carried_rows(store, run.parent, plan), gates)
-    return without_erased(collected, {**erased, **erased_elsewhere(store, collected.rows)})
+    wanted = _wanted(columns)
+    gathered = _Gathered(run.plan["records"], gates, wanted)
+    for shard, (history, made) in read_logs(store, run, lambda log: _history_and_rows(log, wanted)):
+        gathered.add_commits(shard, made, history.erased)
+    apart = read_apart(store, run)
+    gathered.add_unusable(run, apart)
+    makers: set[tuple[str, str]] = set()
+    for rows in carried_pieces(store, run.parent, apart, columns=["record_id", "output_key", "carried_from"]):
+        makers |= _makers(rows)
+    erased = _erased_by(store, makers)
+    for rows in carried_pieces(store, run.parent, apart, columns=wanted):
+        gathered.add(rows, erased)
+    return gathered.collected()
 
 
 def combine(
-    run: Run, plan: pa.Table, commits: Mapping[str, Sequence[Commit]], carried: pa.Table, gates: Gates
+    run: Run,
+    plan: pa.Table,
+    commits: Mapping[str, Sequence[Commit]],
+    carried: pa.Table,
+    gates: Gates,
+    erased: Mapping[str, Condemnation] | None = None,
 ) -> Collected:
-    """The rows of `commits`, by shard, those that are carried, and those of what ingest set aside."""
-    tables = [unusable_rows(run, plan.filter(pc.equal(plan["action"], Action.QUARANTINE.value))), carried]
-    tables += [fold(made) for made in commits.values()]
-    heads = {shard: made[-1][0] for shard, made in commits.items() if made}
-    return Collected(with_flags(pa.concat_tables(tables).sort_by("record_id"), gates), heads, plan.num_rows)
+    """The rows of `commits`, by shard, those that are carried, and those of what ingest set aside.
+
+    Args:
+        erased: outputs that were erased, by key, with the entry that says so.
+    """
+    gathered = _Gathered(plan.num_rows, gates, MANIFEST.arrow.names)
+    for shard, made in commits.items():
+        gathered.add_commits(shard, made, erased or {})
+    gathered.add_unusable(run, plan)
+    gathered.add(carried, erased or {})
+    return gathered.collected()
+
+
+class _Gathered:
+    """Rows as they come, each table made what a manifest says of it."""
+
+    def __init__(self, planned: int, gates: Gates, columns: Sequence[str]) -> None:
+        self._planned, self._gates, self._columns = planned, gates, columns
+        self._pieces = Pieces(planned, MANIFEST.empty().select(columns))
+        self._counted: Counter[str] = Counter()
+        self._heads: dict[str, Head] = {}
+        self._erasures: dict[str, str] = {}
+
+    def add(self, rows: pa.Table, erased: Mapping[str, Condemnation]) -> None:
+        rows = rows.select(self._columns)
+        if "flags" in self._columns:
+            rows = with_flags(rows, self._gates)
+        rows, entries = _without_erased(rows, erased)
+        self._erasures |= {entry.link.key: entry.link.sha256 for entry in entries}
+        for count in pc.value_counts(rows["status"]).to_pylist():
+            self._counted[count["values"]] += count["counts"]
+        self._pieces.add(rows)
+
+    def add_commits(self, shard: str, made: Sequence[Commit], erased: Mapping[str, Condemnation]) -> None:
+        if made:
+            self._heads[shard] = head_of(made[-1][0].link)
+            self.add(fold(made), erased)
+
+    def add_unusable(self, run: Run, planned: pa.Table) -> None:
+        unusable = planned.filter(pc.equal(planned["action"], Action.QUARANTINE.value))
+        for start in range(0, unusable.num_rows, PIECE_ROWS):
+            self.add(unusable_rows(run, unusable.slice(start, PIECE_ROWS)), {})
+
+    def collected(self) -> Collected:
+        return Collected(self._pieces, self._heads, self._planned, self._counted, self._erasures)
 
 
 def erased_elsewhere(store: Store, rows: pa.Table) -> dict[str, Condemnation]:
@@ -97,26 +158,35 @@ def erased_elsewhere(store: Store, rows: pa.Table) -> dict[str, Condemnation]:
     Raises:
         TamperedError: such a log is not what was written.
     """
-    carried = rows.filter(pc.is_valid(rows["carried_from"]))["output_key"].drop_null().to_pylist()
+    return _erased_by(store, _makers(rows))
+
+
+def _makers(rows: pa.Table) -> set[tuple[str, str]]:
+    """The runs and shards that made what is carried."""
+    carried = rows["output_key"].filter(pc.is_valid(rows["carried_from"])).drop_null()
+    return {maker for key in carried.to_pylist() if (maker := layout.maker_of(key))}
+
+
+def _erased_by(store: Store, makers: Iterable[tuple[str, str]]) -> dict[str, Condemnation]:
     erased: dict[str, Condemnation] = {}
-    makers = sorted({maker for key in carried if (maker := layout.maker_of(key))})
-    for run_id, found in groupby(makers, key=itemgetter(0)):
+    for run_id, found in groupby(sorted(makers), key=itemgetter(0)):
         shards = [shard for _, shard in found]
         for _, history in read_logs(store, open_named_run(store, run_id), ShardLog.history, shards):
             erased |= history.erased
     return erased
 
 
-def without_erased(collected: Collected, erased: Mapping[str, Condemnation]) -> Collected:
-    """The same with rows that say `erased` and why, where an `ok` row names one of these outputs."""
-    rows = collected.rows
+def _without_erased(rows: pa.Table, erased: Mapping[str, Condemnation]) -> tuple[pa.Table, list[Condemnation]]:
+    """The same with rows that say `erased` and why, where an `ok` row names one of these outputs, and their entries."""
+    if not erased:
+        return rows, []
     gone = pc.fill_null(pc.is_in(rows["output_key"], pa.array(erased, pa.string())), False)
     gone = pc.and_(gone, pc.equal(rows["status"], Status.OK.value))
-    keys = rows["output_key"].filter(gone).to_pylist()
-    if not keys:
-        return collected
+    entries = [erased[key] for key in rows["output_key"].filter(gone).to_pylist()]
+    if not entries:
+        return rows, []
     reasons = pc.replace_with_mask(
-        pa.nulls(rows.num_rows, pa.string()), gone.combine_chunks(), pa.array([erased[key].reason for key in keys])
+        pa.nulls(rows.num_rows, pa.string()), gone.combine_chunks(), pa.array([entry.reason for entry in entries])
     )
     for name, value in (
         ("status", Status.ERASED.value),
@@ -124,11 +194,13 @@ def without_erased(collected: Collected, erased: Mapping[str, Condemnation]) -> 
         ("error_detail", reasons),
         ("flags", None),
     ):
-        place = MANIFEST.arrow.get_field_index(name)
-        kind = MANIFEST.arrow.field(place)
+        place = rows.schema.get_field_index(name)
+        if place < 0:
+            continue
+        kind = MANIFEST.arrow.field(name)
         column = pc.if_else(gone, value if value is reasons else pa.scalar(value, kind.type), rows[name])
         rows = rows.set_column(place, kind, column)
-    return replace(collected, rows=rows, erasures={erased[key].link.key: erased[key].link.sha256 for key in keys})
+    return rows, entries
 
 
 def collect_features(store: Store, run: Run, rows: pa.Table | None = None) -> pa.Table:
@@ -138,7 +210,7 @@ def collect_features(store: Store, run: Run, rows: pa.Table | None = None) -> pa
         rows: of the manifest, whose features are wanted; None for all of the run's.
     """
     if rows is None:
-        rows = collect(store, run, gates=Gates()).rows
+        rows = collect(store, run, gates=Gates(), columns=["carried_from", "shard"]).rows
     rows = rows.filter(pc.equal(rows["status"], Status.OK.value))
     origins = pc.fill_null(rows["carried_from"], run.id)
     tables = [FEATURES.empty()]
@@ -151,9 +223,18 @@ def collect_features(store: Store, run: Run, rows: pa.Table | None = None) -> pa
     return features.filter(pc.is_in(features["record_id"], rows["record_id"].combine_chunks())).sort_by("record_id")
 
 
-def _history_and_rows(log: ShardLog) -> tuple[History, list[Commit]]:
+def _wanted(columns: Sequence[str] | None) -> list[str]:
+    """All that is to be read so that `columns` can be said, in the manifest's order."""
+    names: list[str] = MANIFEST.arrow.names
+    if columns is None:
+        return names
+    needed = {*columns, "record_id", "status", "output_key", *(["scores"] if "flags" in columns else [])}
+    return [name for name in names if name in needed]
+
+
+def _history_and_rows(log: ShardLog, columns: list[str]) -> tuple[History, list[Commit]]:
     history = log.history()
-    return history, [(entry, log.table(entry)) for entry in history.commits]
+    return history, [(entry, log.table(entry, columns=columns)) for entry in history.commits]
 
 
 def _features(log: ShardLog) -> list[pa.Table]:
@@ -162,7 +243,7 @@ def _features(log: ShardLog) -> list[pa.Table]:
 
 def with_flags(rows: pa.Table, gates: Gates) -> pa.Table:
     """`rows` with the flags that `gates` give: a list for `ok` rows, null for others."""
-    place = MANIFEST.arrow.get_field_index("flags")
-    field = MANIFEST.arrow.field(place)
+    place = rows.schema.get_field_index("flags")
+    field = MANIFEST.arrow.field("flags")
     flags = pc.if_else(pc.equal(rows["status"], Status.OK.value), gates.flags(rows["scores"]), None)
     return rows.set_column(place, field, flags.cast(field.type))

@@ -79,7 +79,11 @@ def read_whole(data: bytes, key: str, schema: TableSchema, *, columns: list[str]
 
 
 def parts_of(
-    data: bytes, key: str, schema: TableSchema, *, columns: list[str] | None = None
+    data: bytes,
+    key: str,
+    schema: TableSchema,
+    *,
+    columns: list[str] | None = None,
 ) -> Iterator[tuple[str | None, pa.Table]]:
     """Each part of an object of parts with its name; errors as `read_whole` has them."""
     with well_formed(key):
@@ -98,8 +102,10 @@ def index_of(data: bytes) -> IndexReference:
     return {"offset": offset, "length": length, "sha256": sha256(data[offset : offset + length])}
 
 
-def read_part(store: Store, key: str, digest: str, index: IndexReference, name: str, schema: TableSchema) -> pa.Table:
-    """The rows of one part; none if there is no part of that name.
+def read_part(
+    store: Store, key: str, digest: str, index: IndexReference, name: str | None, schema: TableSchema
+) -> pa.Table:
+    """The rows of the parts of one name; none if there is no part of that name.
 
     Args:
         digest: of the whole object, which is read where a range is not what was written, to say what is wrong.

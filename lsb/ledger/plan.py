@@ -12,7 +12,7 @@ from lsb.ledger import layout
 from lsb.ledger.carrying import ParentReference, Restriction, carried_by, read_manifest
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.parts import IndexReference, index_of, is_of_parts, join, parts_of, read_part
-from lsb.ledger.schemas import PLAN, read_table, write_table
+from lsb.ledger.schemas import PLAN, read_table, tables_of, write_table
 from lsb.ledger.selection import Selection
 from lsb.records import Action, Status
 from lsb.store.store import Store
@@ -114,6 +114,15 @@ def read_plan(store: Store, run: Run, *, columns: list[str] | None = None) -> pa
     tables = [_of_shard(table, name, key) for name, table in parts_of(data, key, PLAN, columns=needed)]
     table = pa.concat_tables(tables).sort_by("record_id")
     return table if columns is None else table.select(columns)
+
+
+def read_apart(store: Store, run: Run) -> pa.Table:
+    """What of the plan no shard has: what is carried and what ingest set aside, in record-id order; errors as above."""
+    key, digest = run.plan["key"], run.plan["sha256"]
+    if "index" in run.plan:
+        return _of_shard(read_part(store, key, digest, run.plan["index"], None, PLAN), None, key)
+    tables = [table.filter(pc.is_null(table["shard"])) for table in tables_of(read_checked(store, key, digest), PLAN)]
+    return pa.concat_tables([PLAN.empty(), *tables])
 
 
 def read_shard_plan(store: Store, run: Run, shard: str, sample: int) -> tuple[pa.Table, str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from lsb.errors import AlreadyExistsError, IncompleteError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer, attest, open_envelope
-from lsb.ledger.log.commit_log import LogEntry, ShardLog
+from lsb.ledger.log.commit_log import ShardLog
 from lsb.ledger.log.snapshots import (
     ATTESTATION_NAME,
     MANIFEST_NAME,
@@ -21,12 +21,13 @@ from lsb.ledger.log.snapshots import (
     Snapshot,
     SnapshotHistory,
     SnapshotLog,
+    head_of,
     point_job,
     snapshot_document,
 )
 from lsb.ledger.manifest import Collected, Gates, collect, collect_features
 from lsb.ledger.run import Run, read_logs
-from lsb.ledger.schemas import MANIFEST, write_table
+from lsb.ledger.schemas import MANIFEST, write_tables
 from lsb.records import has_output, sha256
 from lsb.store.store import Store
 
@@ -82,12 +83,12 @@ def publish(
         # In this order: whoever erases an image writes to the shard's log first and then to this one.
         history = log.history()
         collected = _collected(store, run, partial or stopped is not None, gates)
-        heads = {shard: _head(entry) for shard, entry in collected.heads.items()}
+        heads = collected.heads
         last = history.snapshots[-1] if history.snapshots else None
         if last and _same(last, heads, collected, sha256(text.encode()), gates) and _signed(store, last, signer):
             break
         page = report(collected) if callable(report) else report
-        manifest = write_table(collected.rows, MANIFEST)
+        manifest = write_tables(collected.pieces, MANIFEST)
         folder = _claim_folder(store, run, history, manifest)
         files = {MANIFEST_NAME: manifest, METRICS_NAME: text.encode(), REPORT_NAME: page}
         digests = {name: sha256(data) for name, data in files.items()}
@@ -121,7 +122,7 @@ def publish(
 def current_heads(store: Store, run: Run) -> dict[str, Head]:
     """Each shard's newest log entry as a snapshot names it; shards without one are absent."""
     logs = read_logs(store, run, ShardLog.entries)
-    return {shard: _head(commits[-1]) for shard, commits in logs if commits}
+    return {shard: head_of(commits[-1].link) for shard, commits in logs if commits}
 
 
 def latest_snapshot(store: Store, run: Run) -> Snapshot | None:
@@ -140,10 +141,6 @@ def _collected(store: Store, run: Run, partial: bool, gates: Gates) -> Collected
             missing=collected.missing,
         )
     return collected
-
-
-def _head(entry: LogEntry) -> Head:
-    return {"key": entry.link.key, "generation": entry.link.number, "sha256": entry.link.sha256}
 
 
 def _same(last: Snapshot, heads: Mapping[str, Head], collected: Collected, metrics: str, gates: Gates) -> bool:

@@ -5,7 +5,9 @@ A file carries its schema's name and version; a reader that does not know them r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Required, TypedDict
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 from lsb.errors import UnverifiableError
 
 _NAME = b"lsb.schema"
+TABLE_ROWS = 10_000
 _TIME = pa.timestamp("us", tz="UTC")
 
 
@@ -334,24 +337,63 @@ def write_table(table: pa.Table, schema: TableSchema) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def write_tables(tables: Iterable[pa.Table], schema: TableSchema) -> bytes:
+    """The same of several tables, one behind the other, of which one at a time is held; errors as for `write_table`."""
+    marked = schema.arrow.with_metadata({_NAME: schema.name.encode()})
+    with tempfile.TemporaryFile() as file:
+        with pq.ParquetWriter(file, marked, compression="zstd") as writer:
+            for table in tables:
+                if not table.schema.equals(schema.arrow):
+                    raise UnverifiableError(f"table does not have the columns of {schema.name}")
+                writer.write_table(table.replace_schema_metadata(marked.metadata))
+        file.seek(0)
+        return file.read()
+
+
 def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
     """The table in Parquet bytes, or only its `columns`; one of an earlier version with the columns of this one.
 
     Raises:
         UnverifiableError: no Parquet, or another schema than the one asked for.
     """
+    with _readable(schema):
+        file, found = _opened(data, schema)
+        table = file.read(columns=columns)
+    return _completed(table, schema, columns, found)
+
+
+def tables_of(data: bytes, schema: TableSchema, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a table a piece at a time, some TABLE_ROWS each; errors as for `read_table`."""
+    with _readable(schema):
+        file, found = _opened(data, schema)
+        for batch in file.iter_batches(TABLE_ROWS, columns=columns):
+            yield _completed(pa.Table.from_batches([batch]), schema, columns, found)
+
+
+@contextmanager
+def _readable(schema: TableSchema) -> Iterator[None]:
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        found = (file.schema_arrow.metadata or {}).get(_NAME, b"").decode(errors="replace")
-        if found != schema.name and found not in schema.before:
-            raise UnverifiableError(f"table has schema {found or 'without a name'!r}, expected {schema.name!r}")
-        lacking = schema.before.get(found, frozenset())
-        if lacking & set(file.schema_arrow.names):
-            raise UnverifiableError(f"table claims schema {found} but its columns differ")
-        table = file.read(columns=columns).replace_schema_metadata(None)
+        yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnverifiableError(f"not a readable {schema.name} table: {reason}") from error
+
+
+def _opened(data: bytes, schema: TableSchema) -> tuple[pq.ParquetFile, str]:
+    """The file, and the name of the version of the schema that it has."""
+    file = pq.ParquetFile(pa.BufferReader(data))
+    found = (file.schema_arrow.metadata or {}).get(_NAME, b"").decode(errors="replace")
+    if found != schema.name and found not in schema.before:
+        raise UnverifiableError(f"table has schema {found or 'without a name'!r}, expected {schema.name!r}")
+    if schema.before.get(found, frozenset()) & set(file.schema_arrow.names):
+        raise UnverifiableError(f"table claims schema {found} but its columns differ")
+    return file, found
+
+
+def _completed(table: pa.Table, schema: TableSchema, columns: list[str] | None, found: str) -> pa.Table:
+    """The table with the columns of this version of the schema."""
+    lacking = schema.before.get(found, frozenset())
+    table = table.replace_schema_metadata(None)
     if found != schema.name:
         table = _nullable_as(table, schema.arrow)
     for column in (column for column in schema.arrow if column.name in lacking):

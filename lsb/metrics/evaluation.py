@@ -19,8 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from lsb.ledger.publish import manifest_table, read_features
+from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.publish import read_features
 from lsb.ledger.run import Run
+from lsb.ledger.schemas import MANIFEST
 from lsb.metrics.comparison import Comparison, evaluate_images
 from lsb.metrics.features import FeatureExtractor
 from lsb.metrics.scores import OF_SOURCE, Scores
@@ -38,6 +40,8 @@ from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
 
 SAMPLE = 10_000
+_COLUMNS = ["record_id", "status", "shard", "carried_from", "source_key", "source_sha256", "output_key"]
+_COLUMNS += ["output_sha256", "scores"]
 
 
 def evaluate(
@@ -64,8 +68,7 @@ def evaluate(
         StoreError: store, sources, target or truth as a whole cannot be used, now.
         TamperedError: the run's tables are not what was written.
     """
-    table = manifest_table(store, run, partial=True)
-    table = table.filter(pc.equal(table["status"], Status.OK.value)).sort_by("record_id").slice(0, sample)
+    table = _sampled(store, run, sample)
     rows = table.to_pylist()
     keys = [row["source_key"] for row in rows]
     output_keys = [row["output_key"] for row in rows]
@@ -105,6 +108,16 @@ def evaluate(
         "truth": None if truths is None else truths.digest,
     }
     return measures
+
+
+def _sampled(store: Store, run: Run, count: int) -> pa.Table:
+    """The rows of the first outputs by record id."""
+    made = [MANIFEST.empty().select(_COLUMNS)]
+    for rows in collect(store, run, gates=Gates(), columns=_COLUMNS).pieces:
+        made.append(rows.filter(pc.equal(rows["status"], Status.OK.value)).select(_COLUMNS))
+        if sum(table.num_rows for table in made) >= count:
+            break
+    return pa.concat_tables(made).slice(0, count)
 
 
 class _Reader:

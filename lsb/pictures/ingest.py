@@ -9,10 +9,13 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from lsb.errors import DecodingError, ImageError, SourceError, StoreError
 from lsb.ledger import layout
 from lsb.ledger.dataset import Dataset, write_dataset
-from lsb.ledger.schemas import RecordRow
+from lsb.ledger.schemas import RECORDS, RecordRow, places
 from lsb.pictures.choice import Choice
 from lsb.pictures.codecs.formats import SUFFIXES
 from lsb.pictures.decoder import DECODERS, shared_decoder
@@ -34,6 +37,7 @@ ERROR_CODES = {
     "too_many_bytes": f"the file has more than {MAX_BYTES >> 20} MiB",
 }
 _STEP = "ingest"
+_AT_ONCE = 10_000  # rows that are Python objects
 
 
 def ingest(
@@ -69,26 +73,24 @@ def ingest(
     refuse_empty(sources, listing)
     known = Knowledge.of(store, name, sources.uri, listing, decoding_version(rules), anew=read == "anew")
     progress.start(_STEP, len(listing.files))
-    rows: list[RecordRow] = []
+    records = _Records()
     unread: list[tuple[SourceFile, RecordRow]] = []
     for file in listing.files:
         row, is_settled = _without_reading(file, known, read)
         if is_settled:
-            rows.append(row)
+            records.add(row)
             progress.advance(_STEP)
         else:
             unread.append((file, row))
     for file, row in _read_all(sources, unread, rules):
         if row["sha256"] is not None:
             known.learn(file, row, read=True)
-        rows.append(row)
+        records.add(row)
         progress.advance(_STEP)
     progress.finish(_STEP)
     known.save()
-    rows.sort(key=lambda row: row["record_id"])
-    _mark_duplicates(rows)
     _account(store, name, sources, listing)
-    return write_dataset(store, name, rows, listing.left_out)
+    return write_dataset(store, name, records.table(), listing.left_out)
 
 
 def refuse_empty(sources: Source, listing: Listing) -> None:
@@ -182,14 +184,28 @@ def _quarantined(row: RecordRow, code: str, detail: str) -> RecordRow:
     return row | {"status": Status.QUARANTINED.value, "error_code": code, "error_detail": redact(detail, row["key"])}
 
 
-def _mark_duplicates(rows: list[RecordRow]) -> None:
-    """Name in each usable row the first record, by id, that has the same bytes. `rows` are in record-id order."""
-    first: dict[str, str] = {}
-    for row in rows:
-        digest = row.get("sha256")
-        if digest and row["status"] == Status.OK:
-            leader = first.setdefault(digest, row["record_id"])
-            row["duplicate_of"] = None if leader == row["record_id"] else leader
+class _Records:
+    """Records as they are found, of which few at a time are Python objects."""
+
+    def __init__(self) -> None:
+        self._tables = [RECORDS.empty()]
+        self._rows: list[RecordRow] = []
+
+    def add(self, row: RecordRow) -> None:
+        self._rows.append(row)
+        if len(self._rows) == _AT_ONCE:
+            self._tables.append(RECORDS.table(self._rows))
+            self._rows = []
+
+    def table(self) -> pa.Table:
+        """All of them in record-id order, each usable one naming the first, by id, that has the same bytes."""
+        table = pa.concat_tables([*self._tables, RECORDS.table(self._rows)]).sort_by("record_id")
+        usable = pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["sha256"]))
+        digests = pc.if_else(usable, table["sha256"], pa.scalar(None, pa.string()))
+        first = table["record_id"].take(places(digests, digests))
+        first = pc.if_else(pc.and_(usable, pc.not_equal(first, table["record_id"])), first, None)
+        place = RECORDS.arrow.get_field_index("duplicate_of")
+        return table.set_column(place, RECORDS.arrow.field(place), first)
 
 
 def _account(store: Store, name: str, sources: Source, listing: Listing) -> None:

@@ -73,7 +73,7 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
             f"{run.plan['key']} names a source {nameless[0]!r}, which cannot be a file's name", key=run.plan["key"]
         )
     columns = ["source_key", "status", "output_key", "output_sha256", "output_format", "output_bytes"]
-    rows = collect(store, run, gates=Gates()).rows.select(columns).to_pylist()
+    rows = collect(store, run, gates=Gates(), columns=columns).rows.select(columns).to_pylist()
     rows = [row for row in rows if row["status"] == Status.OK]
     formats = {row["source_key"]: row["output_format"] for row in rows}
     output = OutputSettings.of_transform(run.transform)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
@@ -24,11 +26,12 @@ from lsb.pictures.sources import Source, described
 from lsb.records import Status
 from lsb.store.store import Store
 from lsb.views.page_html import GRID, WORST, Command, Example, ReportInput, render_report, report_image
-from lsb.views.problems import problem_groups
+from lsb.views.problems import Problems
 
 NAMED = 50  # pictures of one status and code that are named; the manifest has them all
 FARTHEST = "structure_distance"
 TONE = "tone_distance"
+_LEADER = r"/(?P<leader>[0-9a-f]+)\.[a-z]+$"
 
 
 def page_of(
@@ -64,17 +67,16 @@ def gather_report(
         truth: each source's truth under the source's own name, with any suffix.
         stopped: why some records have no row.
     """
-    rows: list[ManifestRow] = collected.rows.to_pylist()
+    seen = _Seen()
+    for rows in collected.pieces:
+        seen.add(rows)
     uri = f"{store.uri.rstrip('/')}/{run_folder(run.id)}"
-    counts = {status.value: sum(row["status"] == status for row in rows) for status in Status}
-    counts["pending"] = run.plan["records"] - len(rows)
-    done = [row for row in rows if row["status"] == Status.OK and row["output_key"]]
-    measured = [row for row in done if FARTHEST in dict(row["scores"] or ())]
-    farthest = sorted(measured, key=lambda row: -dict(row["scores"] or ())[FARTHEST])
+    counts = {status.value: collected.counts().get(status.value, 0) for status in Status}
+    counts["pending"] = collected.missing
     rules = Geometry.of_transform(run.transform).decoding_rules
     truths = OptionalTruths(truth, rules)
-    examples = tuple(_examples(done[:GRID], store, sources, truths))
-    worst = tuple(_examples(farthest[:WORST], store, sources, truths))
+    examples = tuple(_examples(seen.first, store, sources, truths))
+    worst = tuple(_examples(seen.farthest, store, sources, truths))
     return ReportInput(
         job=run.job,
         run_id=run.id,
@@ -84,12 +86,12 @@ def gather_report(
         counts={status: count for status, count in counts.items() if count or status == Status.OK},
         examples=examples,
         worst=worst,
-        not_shown=(len(done[:GRID]) - len(examples), len(farthest[:WORST]) - len(worst)),
+        not_shown=(len(seen.first) - len(examples), len(seen.farthest) - len(worst)),
         metrics=metrics,
-        problems=problem_groups(collected.rows, uri, NAMED),
+        problems=seen.problems.groups(uri),
         stopped=stopped or "",
         left_out=described(run.left_out or {}),
-        settings=(*_settings(run), *_sizes(collected.rows, OutputSettings.of_transform(run.transform))),
+        settings=(*_settings(run), *seen.sizes(OutputSettings.of_transform(run.transform))),
         digests=tuple(_digests(run)),
         commands=(
             Command("lsb run JOB.yaml", "with the job's file: goes on with what is pending, redoes nothing committed"),
@@ -145,39 +147,73 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _sizes(rows: pa.Table, output: OutputSettings) -> Iterator[tuple[str, str]]:
-    """What is to be said of the sizes of the pictures, and what that has cost."""
-    made = rows.filter(pc.equal(rows["status"], Status.OK.value))
-    limited = pc.sum(made["output_limited"]).as_py() or 0
-    read_reduced = len(pc.map_lookup(made["scores"], "source_reduction", "last").drop_null())
-    if limited:
-        yield "kept smaller", f"{limited:,} outputs are smaller than their source, for geometry.max_scale"
-    if read_reduced:
-        yield "read reduced", f"{read_reduced:,} sources were too large to be read whole; their outputs are as reduced"
-    enlarged = made["output_scale"].drop_null().to_numpy()
-    if number := int((enlarged > 1).sum()):
-        most = float(enlarged.max())
-        yield "enlarged", f"{number:,} outputs are larger than the network drew them, at most {most:.1f} times"
-    if number := int((made["tiles"].drop_null().to_numpy() > 0).sum()):
-        yield "in tiles", f"{number:,} pictures were translated in tiles, at most {pc.max(made['tiles']).as_py():,}"
-    yield from _kept(made, output)
-    share = padded_share(made.filter(pc.is_null(made["carried_from"])))
-    if share is not None:
-        yield "padding", f"{100 * share:.1f} % of the rows that the network was given filled up batches"
+@dataclass
+class _Seen:
+    """What the page says of a manifest's rows, gathered from one piece of them after another."""
 
+    first: list[ManifestRow] = field(default_factory=list)  # with an output, by record id
+    farthest: list[ManifestRow] = field(default_factory=list)  # the worst first
+    problems: Problems = field(default_factory=lambda: Problems(NAMED))
+    sums: Counter[str] = field(default_factory=Counter)
+    most: dict[str, float] = field(default_factory=dict)
+    found: Counter[str] = field(default_factory=Counter)  # kinds of metadata in the sources
+    copied: Counter[str] = field(default_factory=Counter)
+    padding: Padding = field(default_factory=lambda: Padding())
 
-def _kept(made: pa.Table, output: OutputSettings) -> Iterator[tuple[str, str]]:
-    """What became of what is no colour of a first picture."""
-    if number := pc.sum(made["source_transparent"]).as_py() or 0:
-        became = "was put back into the outputs" if output.alpha == "keep" else "was laid on white"
-        yield "transparency", f"of {number:,} sources {became}"
-    if number := pc.sum(pc.greater(made["source_frames"], 1)).as_py() or 0:
-        yield "frames", f"{number:,} files have several pictures, of which the first was taken"
-    found, copied = (_kinds(made[column]) for column in ("source_metadata", "output_metadata"))
-    if found:
-        yield "metadata copied", _numbered(copied) or "none"
-    if dropped := found - copied:
-        yield "metadata dropped", f"{_numbered(dropped)}: the outputs' format has no place for them"
+    def add(self, rows: pa.Table) -> None:
+        self.problems.add(rows)
+        made = rows.filter(pc.equal(rows["status"], Status.OK.value))
+        shown = made.filter(pc.is_valid(made["output_key"]))
+        self.first += shown.slice(0, GRID - len(self.first)).to_pylist()
+        measured = pc.map_lookup(shown["scores"], FARTHEST, "last")
+        shown, measured = shown.filter(pc.is_valid(measured)), measured.drop_null()
+        order = np.argsort(-measured.to_numpy(), kind="stable")[:WORST]
+        worst = shown.take(pa.array(order)).to_pylist()
+        self.farthest = sorted([*self.farthest, *worst], key=lambda row: -dict(row["scores"] or ())[FARTHEST])[:WORST]
+        self._add_sizes(made)
+        self.found += _kinds(made["source_metadata"])
+        self.copied += _kinds(made["output_metadata"])
+        self.padding.add(made.filter(pc.is_null(made["carried_from"])))
+
+    def _add_sizes(self, made: pa.Table) -> None:
+        counted = {
+            "limited": made["output_limited"],
+            "reduced": pc.is_valid(pc.map_lookup(made["scores"], "source_reduction", "last")),
+            "enlarged": pc.greater(made["output_scale"], 1),
+            "tiles": pc.greater(made["tiles"], 0),
+            "transparent": made["source_transparent"],
+            "frames": pc.greater(made["source_frames"], 1),
+        }
+        self.sums.update({name: pc.sum(mask).as_py() or 0 for name, mask in counted.items()})
+        for name in ("output_scale", "tiles"):
+            self.most[name] = max(self.most.get(name, 0), pc.max(made[name]).as_py() or 0)
+
+    def sizes(self, output: OutputSettings) -> Iterator[tuple[str, str]]:
+        """What is to be said of the sizes of the pictures, and what that has cost."""
+        if number := self.sums["limited"]:
+            yield "kept smaller", f"{number:,} outputs are smaller than their source, for geometry.max_scale"
+        if number := self.sums["reduced"]:
+            yield "read reduced", f"{number:,} sources were too large to be read whole; their outputs are as reduced"
+        if number := self.sums["enlarged"]:
+            most = self.most["output_scale"]
+            yield "enlarged", f"{number:,} outputs are larger than the network drew them, at most {most:.1f} times"
+        if number := self.sums["tiles"]:
+            yield "in tiles", f"{number:,} pictures were translated in tiles, at most {self.most['tiles']:,}"
+        yield from self._kept(output)
+        if (share := self.padding.share) is not None:
+            yield "padding", f"{100 * share:.1f} % of the rows that the network was given filled up batches"
+
+    def _kept(self, output: OutputSettings) -> Iterator[tuple[str, str]]:
+        """What became of what is no colour of a first picture."""
+        if number := self.sums["transparent"]:
+            became = "was put back into the outputs" if output.alpha == "keep" else "was laid on white"
+            yield "transparency", f"of {number:,} sources {became}"
+        if number := self.sums["frames"]:
+            yield "frames", f"{number:,} files have several pictures, of which the first was taken"
+        if self.found:
+            yield "metadata copied", _numbered(self.copied) or "none"
+        if dropped := self.found - self.copied:
+            yield "metadata dropped", f"{_numbered(dropped)}: the outputs' format has no place for them"
 
 
 def _kinds(column: pa.ChunkedArray) -> Counter[str]:
@@ -188,22 +224,35 @@ def _numbered(kinds: Counter[str]) -> str:
     return ", ".join(f"{kind} of {number:,}" for kind, number in kinds.items())
 
 
+@dataclass
+class Padding:
+    """Of the rows of the batches that `ok` rows of a manifest were made in, those that were a picture's."""
+
+    taken: float = 0.0
+    given: float = 0.0
+
+    @property
+    def share(self) -> float | None:
+        """What was no picture's; None if that is not known of any."""
+        return 1 - self.taken / self.given if self.given else None
+
+    def add(self, rows: pa.Table) -> None:
+        """More rows; of those that share an output, the one that it is named after counts."""
+        leader = pc.struct_field(pc.extract_regex(rows["output_key"], _LEADER), "leader")
+        rows = rows.filter(pc.and_(pc.equal(rows["record_id"], leader), pc.is_valid(rows["batch_padding"])))
+        batch, padding = (rows[name].to_numpy().astype(float) for name in ("batch", "batch_padding"))
+        tiles = rows["tiles"].fill_null(0).to_numpy().astype(float)
+        self.taken += float(np.where(tiles > 0, tiles, 1.0).sum())
+        # Each whole picture stands for its share of the rows of its batch.
+        self.given += float(np.where(tiles > 0, tiles + padding, batch / (batch - padding)).sum())
+
+
 def padded_share(rows: pa.Table) -> float | None:
     """Of the rows of the batches that `ok` rows of a manifest were made in, the share that was no picture's; None if
     that is not known of any."""
-    images = (
-        rows.group_by("output_key")
-        .aggregate([(name, "min") for name in ("batch", "batch_padding", "tiles")])
-        .to_pylist()
-    )
-    taken = given = 0.0
-    for batch, padding, tiles in ((row["batch_min"], row["batch_padding_min"], row["tiles_min"]) for row in images):
-        if padding is None:
-            continue
-        taken += tiles or 1
-        # Each whole picture stands for its share of the rows of its batch.
-        given += tiles + padding if tiles else batch / (batch - padding)
-    return 1 - taken / given if given else None
+    padding = Padding()
+    padding.add(rows)
+    return padding.share
 
 
 def _digests(run: Run) -> Iterator[tuple[str, str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,8 @@ from lsb.records import Status
 
 COLUMNS = ("source_key", "status", "retryable", "error_code", "error_detail")
 NEW_RUN = "lsb run JOB.yaml"
+_KIND = ["status", "error_code", "retryable"]
+_Kind = tuple[str, str, bool]
 _ORDER = (Status.FAILED, Status.QUARANTINED, Status.ERASED)
 _BEFORE_A_RERUN = {
     "source_missing": "Put the files back where they were, then:",
@@ -42,24 +44,52 @@ class ProblemGroup:
     pictures: tuple[Problem, ...]
 
 
-def problem_groups(rows: pa.Table, run_uri: str, limit: int) -> tuple[ProblemGroup, ...]:
-    """Every row that is not `ok`, in groups: failures first, the largest group of a status first.
+@dataclass
+class Problems:
+    """Every row that is not `ok`, in groups, as pieces of a manifest are added."""
 
-    Args:
-        rows: of the manifest; `COLUMNS` will do.
-        run_uri: of the run, for the commands.
-        limit: how many pictures of a group are named.
-    """
-    rows = rows.select(COLUMNS).filter(pc.not_equal(rows["status"], Status.OK.value)).sort_by("source_key")
-    groups = defaultdict(list)
-    for row in rows.to_pylist():
-        groups[(row["status"], row["error_code"] or "", row["retryable"])].append(row)
-    found = []
-    for (status, code, retryable), members in groups.items():
-        remedy, command = _remedy(status, code, retryable, run_uri)
-        named = tuple(Problem(row["source_key"], detail_alone(code, row["error_detail"])) for row in members[:limit])
-        found.append(ProblemGroup(status, code, len(members), remedy, command, named))
-    return tuple(sorted(found, key=lambda group: (_ORDER.index(Status(group.status)), -group.count, group.code)))
+    limit: int  # how many pictures of a group are named
+    _counts: Counter[_Kind] = field(default_factory=Counter)
+    _first: dict[_Kind, pa.Table] = field(default_factory=dict)  # by source key
+
+    def add(self, rows: pa.Table) -> None:
+        """`rows`: of the manifest; `COLUMNS` will do."""
+        rows = rows.select(COLUMNS).filter(pc.not_equal(rows["status"], Status.OK.value))
+        for found in rows.group_by(_KIND).aggregate([([], "count_all")]).to_pylist():
+            of_kind = pc.scalar(True)
+            for name in _KIND:
+                is_it = pc.is_null(pc.field(name)) if found[name] is None else pc.field(name) == found[name]
+                of_kind = of_kind & is_it
+            kind = (found["status"], found["error_code"] or "", found["retryable"])
+            self._counts[kind] += found["count_all"]
+            before = [self._first[kind]] if kind in self._first else []
+            first = pa.concat_tables([*before, rows.filter(of_kind)]).sort_by("source_key").slice(0, self.limit)
+            self._first[kind] = first.combine_chunks()
+
+    def groups(self, run_uri: str) -> tuple[ProblemGroup, ...]:
+        """Failures first, the largest group of a status first.
+
+        Args:
+            run_uri: of the run, for the commands.
+        """
+        found = []
+        for (status, code, retryable), rows in self._first.items():
+            remedy, command = _remedy(status, code, retryable, run_uri)
+            keys, details = rows["source_key"].to_pylist(), rows["error_detail"].to_pylist()
+            named = tuple(Problem(key, detail_alone(code, text)) for key, text in zip(keys, details, strict=True))
+            found.append(ProblemGroup(status, code, self._counts[status, code, retryable], remedy, command, named))
+        return tuple(sorted(found, key=_rank))
+
+
+def problem_groups(rows: pa.Table, run_uri: str, limit: int) -> tuple[ProblemGroup, ...]:
+    """Those of one table."""
+    problems = Problems(limit)
+    problems.add(rows)
+    return problems.groups(run_uri)
+
+
+def _rank(group: ProblemGroup) -> tuple[int, int, str, str]:
+    return _ORDER.index(Status(group.status)), -group.count, group.code, group.pictures[0].key
 
 
 def detail_alone(code: str, detail: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import DecodingError, ImageError, NotFoundError, TamperedError, UsageError
+from lsb.ledger.carrying import manifest_pieces, reference
 from lsb.ledger.log.commit_log import LogEntry, read_checked
 from lsb.ledger.log.snapshots import SnapshotLog
 from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.pieces import Pieces
 from lsb.ledger.run import ModelReference, Run, open_log, open_named_run, open_run
-from lsb.ledger.schemas import MANIFEST, ManifestRow, read_table
+from lsb.ledger.schemas import MANIFEST, ManifestRow
 from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.images import pixels_sha256
 from lsb.records import key_of, sha256
@@ -152,35 +154,39 @@ def trace(store: Store, run_id: str, what: str) -> list[Trace]:
         TamperedError: a log or a row file on the way is not what was written.
     """
     run = open_run(store, run_id)
-    rows = collect(store, run, gates=Gates()).rows
-    found_by, found = _find(rows, what)
+    found_by, found = _find(collect(store, run, gates=Gates()).pieces, what)
     snapshots = list(_snapshots(store, run, found["record_id"]))
     return [_trace(store, run, row, found_by, snapshots) for row in found.to_pylist()]
 
 
-def _find(rows: pa.Table, what: str) -> tuple[str, pa.Table]:
+def _find(pieces: Pieces, what: str) -> tuple[str, pa.Table]:
     output = _OUTPUT.fullmatch(what)
     names = {"output_key": output["key"] if output else what, "record_id": what, "source_key": what}
-    for column, value in names.items():
-        found = rows.filter(pc.equal(rows[column], key_of(value)))
-        if found.num_rows:
-            return column, found
+    if found := _first(pieces, {column: key_of(value) for column, value in names.items()}):
+        return found
     path = Path(what)
     if not path.is_file():
         raise UsageError(f"{what} is no output, record id or source key of this run, and no file; check it and --run")
     data = path.read_bytes()
-    for column in ("output_sha256", "source_sha256"):
-        found = rows.filter(pc.equal(rows[column], sha256(data)))
-        if found.num_rows:
-            return column, found
+    if found := _first(pieces, dict.fromkeys(("output_sha256", "source_sha256"), sha256(data))):
+        return found
     try:
         pixels = pixels_sha256(shared_decoder().decode(data)[0])
     except (ImageError, DecodingError) as error:
         raise UsageError(f"{what} is no image that can be read ({error.code}) and nothing of this run") from error
-    found = rows.filter(pc.equal(rows["pixels_sha256"], pixels))
-    if found.num_rows:
-        return "pixels_sha256", found
+    if found := _first(pieces, {"pixels_sha256": pixels}):
+        return found
     raise UsageError(f"{what} is not of this run: no output has its bytes or its pixels, no source its bytes")
+
+
+def _first(pieces: Pieces, values: Mapping[str, str]) -> tuple[str, pa.Table] | None:
+    """The first column in which some rows have the value that is looked for, and these rows."""
+    found: dict[str, list[pa.Table]] = {column: [] for column in values}
+    for rows in pieces:
+        for column, value in values.items():
+            found[column].append(rows.filter(pc.equal(rows[column], value)))
+    tables = ((column, pa.concat_tables([MANIFEST.empty(), *parts])) for column, parts in found.items())
+    return next(((column, table) for column, table in tables if table.num_rows), None)
 
 
 def _snapshots(store: Store, run: Run, records: pa.ChunkedArray) -> Iterator[tuple[NamedSnapshot, pa.Table]]:
@@ -188,9 +194,10 @@ def _snapshots(store: Store, run: Run, records: pa.ChunkedArray) -> Iterator[tup
     history = SnapshotLog(store, run.id, run.sha256).history()
     times = {link.number: link.document["time"] for link in history.links}
     for snapshot in history.snapshots:
-        data = read_checked(store, snapshot.manifest_key, snapshot.digests()[snapshot.manifest_key])
-        rows = read_table(data, MANIFEST, columns=["record_id", "attempt", "tries", "status"])
-        held = rows.filter(pc.is_in(rows["record_id"], pa.array(records.to_pylist(), pa.string())))
+        wanted, columns = records.combine_chunks(), ["record_id", "attempt", "tries", "status"]
+        pieces = manifest_pieces(store, reference(snapshot), columns=columns)
+        none = MANIFEST.empty().select(columns)
+        held = pa.concat_tables([none, *(rows.filter(pc.is_in(rows["record_id"], wanted)) for rows in pieces)])
         yield {"number": snapshot.number, "sha256": snapshot.sha256, "time": times[snapshot.number]}, held
 
 

@@ -338,7 +338,7 @@ def test_if_more_was_carried_than_the_snapshot_holds_some_course_would_break_a_p
         rows = collect(store, run, gates=Gates()).rows
         return unchanged(rows, read_plan(store, run), records, parent["same_decoding"])
 
-    monkeypatch.setattr("lsb.ledger.run.carried_by", carried)
+    monkeypatch.setattr("lsb.ledger.plan.carried_by", carried)
     with pytest.raises(AssertionError, match=r"lacks \d records that are carried|does not follow from"):
         explore(100, course_of_planning)
 

@@ -30,6 +30,11 @@ class Head(TypedDict):
     sha256: str
 
 
+def head_of(link: Link) -> Head:
+    """How a snapshot names an entry."""
+    return {"key": link.key, "generation": link.number, "sha256": link.sha256}
+
+
 class SnapshotDocument(TypedDict):
     """What an entry of the snapshot log holds, apart from what every log entry holds."""
 

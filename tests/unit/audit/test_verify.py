@@ -203,10 +203,10 @@ def reseal(store: LocalStore, key: str, **changes: object) -> None:
 
 
 def test_an_unknown_schema_is_unverifiable(store: LocalStore, run: Run) -> None:
-    reseal(store, f"runs/{run.id}/run.json", schema="lsb.run/2")
+    reseal(store, f"runs/{run.id}/run.json", schema="lsb.run/9")
     verdict = verify(store, run.id)
     assert verdict.exit_code == 12
-    assert "lsb.run/2" in verdict.findings[0].message
+    assert "lsb.run/9" in verdict.findings[0].message
 
 
 def test_rows_of_an_unknown_schema_are_unverifiable(store: LocalStore, run: Run) -> None:

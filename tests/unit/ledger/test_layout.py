@@ -48,6 +48,7 @@ ARGUMENTS = {
     "record_id": "0" * 32,
     "image_format": "jpeg",
     "learned": True,
+    "of_parts": True,
     "part": 0,
     "number": 0,
     "log": layout.snapshot_log(RUN),

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from lsb.ledger.layout import hints_folder
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import manifest_table, publish
-from lsb.ledger.run import create_run, read_plan
+from lsb.ledger.run import create_run
 from lsb.pictures.decoder import DECODERS, Decoder
 from lsb.pictures.encoding import encode
 from lsb.pictures.images import RULES, ImageInfo, pixels_sha256
