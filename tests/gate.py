@@ -15,18 +15,23 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from flows.watching.interruption import Interruption
 from lsb.cli.main import main as command
 from lsb.jobs import loading
 from lsb.translation.model import Model
+from tasks.guarded import connection
 
 LSB = [sys.executable, "-P", "-c", "from tests.gate import main; main()"]
 FLOW = "tests.gated_flow.translate_dataset"  # in place of a deployment's entrypoint
 LONGEST_SECONDS = 1800.0  # then whoever made the gate is gone
 _FOLDER = "LSB_TESTS_GATE"
+_LIMIT: ContextVar[float] = ContextVar("limit")  # seconds that the request under way may take
 
 
 class Gate:
@@ -56,6 +61,11 @@ class Gate:
     def signals(self) -> int:
         """How many signals the runs have heard."""
         return len(list(self.folder.glob("*.signal")))
+
+    @property
+    def waited(self) -> list[float]:
+        """For how many seconds the runs have waited for each answer of Prefect's server that did not come."""
+        return [float(file.read_text()) for file in self.folder.glob("*.waited")]
 
 
 class Held:
@@ -91,7 +101,8 @@ def load(*arguments: Any) -> Model:
 
 
 def install() -> None:
-    """From now on the processes with a model that this one starts are held, and it tells of signals that it hears."""
+    """From now on the processes with a model that this one starts are held, and it tells of signals that it hears and
+    of answers that it waits for in vain."""
     loading.load_model = load
     receive = Interruption.receive
 
@@ -102,6 +113,19 @@ def install() -> None:
             Path(os.environ[_FOLDER], f"{os.getpid()}-{time.monotonic_ns()}.signal").touch()
 
     Interruption.receive = heard  # type: ignore[method-assign]
+    in_time, failed = connection._in_time, connection._failed
+
+    def asked(request: httpx.Request) -> httpx.Request:
+        request = in_time(request)
+        _LIMIT.set(request.extensions["timeout"]["read"])
+        return request
+
+    def told(error: httpx.TransportError, again: bool) -> None:
+        if isinstance(error, httpx.TimeoutException):
+            Path(os.environ[_FOLDER], f"{os.getpid()}-{time.monotonic_ns()}.waited").write_text(str(_LIMIT.get()))
+        failed(error, again)
+
+    connection._in_time, connection._failed = asked, told
 
 
 def main() -> None:

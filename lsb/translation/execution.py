@@ -36,7 +36,8 @@ def describe(device: str, dtype: str, batch: int) -> ManifestRow:
 @cache
 def packages_digest() -> str:
     """SHA-256 of the sorted names and versions of all installed packages."""
-    found = {f"{dist.name.lower()}=={dist.version}" for dist in metadata.distributions() if dist.name}
+    every = (dist.metadata for dist in metadata.distributions())  # read once: `name` and `version` each read it anew
+    found = {f"{about['Name'].lower()}=={about['Version']}" for about in every if about["Name"]}
     return digest_of(sorted(found))
 
 

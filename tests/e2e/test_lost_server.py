@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,9 +125,7 @@ def test_ctrl_c_does_not_wait_long_for_a_server_that_hangs(
     job: Job, gate: Gate, prefect_home: Path, times: int
 ) -> None:
     """Once it ends with the batches under way, twice it does not wait even for them."""
-    begun = time.monotonic()
     process = run_to_the_first_commit(job.one_by_one("hit", execution__workers=2), gate, prefect_home)
-    start = time.monotonic() - begun  # some twelve seconds on a machine with nothing else to do
     (server,) = servers(prefect_home)
     os.kill(server, signal.SIGSTOP)
     for heard in range(1, times + 1):
@@ -136,9 +133,9 @@ def test_ctrl_c_does_not_wait_long_for_a_server_that_hangs(
         wait_until("the signal is heard", lambda heard=heard: gate.signals == heard)
     if times == 1:
         gate.open()
-    begun = time.monotonic()
     _, err = process.communicate()
-    assert time.monotonic() - begun < 20 + 3 * start  # it was 70 s on such a machine
+    # 10 s for what was asked before the signal, 3 s for what is asked after it, and nothing more after either in vain.
+    assert 0 < sum(gate.waited) < 30, gate.waited
     assert process.returncode == 130, err
     assert "run again to go on" in err.splitlines()[-1]
     assert servers(prefect_home) == []

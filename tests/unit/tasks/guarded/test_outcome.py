@@ -214,6 +214,20 @@ def test_a_server_that_fails_at_the_end_changes_nothing_and_nothing_is_pickled(
     assert stored() == []
 
 
+def test_who_wants_to_end_waits_shortly_for_an_answer(warnings: list[str]) -> None:
+    waited: list[float] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        waited.append(request.extensions["timeout"]["read"])
+        return httpx.Response(200)
+
+    client = httpx.Client(transport=connection._Transport(httpx.MockTransport(handle)), timeout=60)
+    client.get("http://127.0.0.1:9/")
+    connection.hurry()
+    client.get("http://127.0.0.1:9/")
+    assert waited == [60, connection.HURRIED_SECONDS]
+
+
 def test_parameters_that_are_wrong_are_not_pickled(server: None, warnings: list[str]) -> None:
     def one(number: int) -> int:
         return number
