@@ -69,12 +69,13 @@ class SharedPixels:
         os.close(self._descriptor)
 
     def _mapped(self, size: int) -> mmap.mmap:
+        size = max(size, mmap.PAGESIZE)  # an empty file cannot be mapped
         if self._memory is None or len(self._memory) < size:
             if self._memory is not None:
                 self._memory.close()
             if os.fstat(self._descriptor).st_size < size:
                 os.ftruncate(self._descriptor, size)
-            self._memory = mmap.mmap(self._descriptor, size or mmap.PAGESIZE)
+            self._memory = mmap.mmap(self._descriptor, size)
         return self._memory
 
 
