@@ -192,9 +192,15 @@ def test_it_ends_when_its_process_is_killed(prefect_home: Path) -> None:
 def test_one_that_hangs_is_not_waited_for(our_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_server, "STOP_SECONDS", 3600)
     before = servers(PREFECT_HOME.value())
+    started: list[set[int]] = []
+
+    def meanwhile() -> None:
+        started.append(set(servers(PREFECT_HOME.value())) - set(before))
+
     # Other tests may have a server, and it is named while they have.
-    with temporary_settings(restore_defaults={PREFECT_API_URL}), local_server.prefect_server():
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), local_server.prefect_server(meanwhile):
         (server,) = set(servers(PREFECT_HOME.value())) - set(before)
+        assert started == [{server}]  # there when the command did its part, which it did once
         os.kill(server, signal.SIGSTOP)
         connection.lose(TimeoutError("silence"))
     assert server not in servers(PREFECT_HOME.value())
