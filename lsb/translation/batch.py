@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lsb.errors import CannotStartError, LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
 from lsb.ledger.schemas import ManifestRow, PlanRow
@@ -69,6 +70,7 @@ class Batches:
     hints: Hints  # which records are tried alone, and which of them end the model's process
     deaths: Counter[str] = field(default_factory=Counter)  # by record, as far as known
     size: int = 0
+    alive: Callable[[], None] = lambda: None  # called after each batch of tiles
 
     def __post_init__(self) -> None:
         self.size = self.size or self.model.batch
@@ -153,8 +155,10 @@ class Batches:
 
     def _call(self, pictures: Sequence[Picture], size: int) -> list[Result]:
         tasks = [picture.task for picture in pictures]
+        tiles = tasks[0].frame.tiles
+        options: dict[str, Any] = {} if tiles is None else {"alive": self.alive}
         try:
-            made = self.model.make(tasks, batch=size)
+            made = self.model.make(tasks, batch=size, **options)
             if [one.image.size for one in made] != [task.image.size for task in tasks]:
                 raise ValueError("an output has another size than its image")
         except CannotStartError as error:
@@ -166,6 +170,5 @@ class Batches:
                 raise
             kind = OutOfMemoryError if is_out_of_memory(error) else TranslationError
             raise kind(f"{type(error).__name__}: {error}") from error
-        tiles = tasks[0].frame.tiles
         padding = size - len(tasks) if tiles is None else -tiles.count % size
         return [Result(one, None, size, padding) for one in made]

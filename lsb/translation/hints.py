@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Hints:
     seen: Counter[str] = field(default_factory=Counter)  # deaths that this attempt saw
     _tries: Mapping[str, int] = field(default_factory=dict)  # as of the last batch
     _last: Hint | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, records: Iterable[str], tries: Mapping[str, int] | None = None) -> None:
         """Say that the attempt works on `records` from now on.
@@ -66,9 +68,19 @@ class Hints:
             "deaths": dict(self.seen),
             "tries": {name: tries[name] for name in sorted({*names, *self.seen}) if tries.get(name)},
         }
-        if document != self._last:
-            self.store.write(layout.hint_file(self.run_id, self.shard, self.attempt), canonical_json(document))
-            self._last = document
+        with self._lock:
+            if document != self._last:
+                self._put(document)
+                self._last = document
+
+    def renew(self) -> None:
+        """Make it as young as it would be if what it names had only been begun. In any thread."""
+        with self._lock:
+            if self._last is not None:
+                self._put(self._last)
+
+    def _put(self, document: Hint) -> None:
+        self.store.write(layout.hint_file(self.run_id, self.shard, self.attempt), canonical_json(document))
 
     @property
     def named(self) -> frozenset[str]:

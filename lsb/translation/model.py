@@ -86,7 +86,7 @@ class MakesImages(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def make(self, tasks: Tasks, *, batch: int | None = None) -> list[Made]: ...
+    def make(self, tasks: Tasks, *, batch: int | None = None, alive: Callable[[], None] = ...) -> list[Made]: ...
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,16 @@ class Model:
         """Images at a time."""
         return self.translator.batch
 
-    def make(self, tasks: Tasks, *, batch: int | None = None) -> list[Made]:
+    def make(self, tasks: Tasks, *, batch: int | None = None, alive: Callable[[], None] = lambda: None) -> list[Made]:
         """Translations of images of one size, and their scores, in order; errors as `Translates.translate` has them.
 
         An output that cannot be scored is still an output.
 
         Args:
             batch: images at a time, by default the translator's own.
+            alive: called after each batch of tiles; what it raises is raised.
         """
-        outputs, scores = self.answers((tasks, batch))
+        outputs, scores = self.answers((tasks, batch), alive)
         return joined(outputs, scores)
 
     def answers(self, question: Question, alive: Callable[[], None] = lambda: None) -> Iterator[list[Any]]:

@@ -70,8 +70,8 @@ class ModelProcess:
         self._pixels: SharedPixels | None = None
         self._closed = False
 
-    def make(self, tasks: Tasks, *, batch: int | None = None) -> list[Made]:
-        """As `Model.make`, in one question.
+    def make(self, tasks: Tasks, *, batch: int | None = None, alive: Callable[[], None] = lambda: None) -> list[Made]:
+        """As `Model.make`, in one question. If `alive` raises, the process is gone.
 
         Raises:
             ModelDiedError, ModelHungError: the process is gone; the next call starts another. One that ends while it
@@ -86,7 +86,7 @@ class ModelProcess:
             assert self._pixels is not None
             placed = self._pixels.put(image for task in tasks for image in (task.image, task.source, task.truth))
             question = ([(task.digest, task.frame) for task in tasks], placed, batch)
-            outputs = self._pixels.get(self._exchange(question, self.limit))
+            outputs = self._pixels.get(self._exchange(question, self.limit, alive))
             return joined(outputs, self._scores(len(tasks)))
         except LsbError:
             raise
@@ -159,7 +159,7 @@ class ModelProcess:
             far.close()
         self._process = process
 
-    def _exchange(self, question: Any, limit: float) -> Any:
+    def _exchange(self, question: Any, limit: float, alive: Callable[[], None] = lambda: None) -> Any:
         """Ask and wait. A process that gives no answer is gone afterwards, whatever the reason."""
         assert self._connection is not None
         hung = threading.Event()
@@ -178,6 +178,7 @@ class ModelProcess:
             good, answer = self._connection.recv()
             while good is None:
                 watchdog.cancel()
+                alive()
                 watchdog = threading.Timer(limit, end)
                 watchdog.start()
                 good, answer = self._connection.recv()

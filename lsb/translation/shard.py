@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
 
-from lsb.errors import DecodingError, EncodingError, ImageError, StoreError, UsageError
+from lsb.errors import DecodingError, EncodingError, ImageError, StoreError, UnfinishedError, UsageError
 from lsb.ledger.plan import read_shard_plan
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow, PlanRow
@@ -44,6 +44,7 @@ from lsb.translation.waiting import Waiting
 logger = logging.getLogger(__name__)
 
 WRITES = 8  # outputs that are written at a time
+BEAT_SECONDS = 60.0  # after which the hint of a picture in tiles is made young again
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def run_shard(
     """Do what is left of a shard, committing every `commit_seconds` and at the end.
 
     `stop` is asked between batches; once it says yes, the batch that the model has is finished, what is made is
-    committed and the call returns unfinished. So it is where the source cannot be read any more, before that is raised.
+    committed and the call returns unfinished. A picture in tiles, which may take hours, is left where it is, at the end
+    of a batch of its tiles, and is made anew by whoever goes on. So the call ends, too, where the source cannot be
+    read any more, before that is raised.
     Any number of calls may work on one shard at once: one wins each commit, the others go on from there.
 
     Args:
@@ -133,6 +136,7 @@ class _ShardJob:
     stop: Callable[[], bool]
     settled: Callable[[], None]  # called where all that was written has its rows, which may be committed then
     ended: bool = False  # before its end
+    left: bool = False  # in the middle of a picture in tiles
     hints: Hints = field(init=False)
     model: Batches = field(init=False)
     reader: Reader = field(init=False)
@@ -143,7 +147,8 @@ class _ShardJob:
     def __post_init__(self) -> None:
         attempt = self.attempt
         self.hints = Hints(attempt.store, attempt.run.id, attempt.shard, attempt.id)
-        self.model = Batches(self.equipment.model, self.hints)
+        self.model = Batches(self.equipment.model, self.hints, alive=self._between_tiles)
+        self._renewed = time.monotonic()
         self.reader = Reader(attempt.store, attempt.run, self.equipment)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._writers = ThreadPoolExecutor(WRITES, thread_name_prefix="write")
@@ -182,7 +187,7 @@ class _ShardJob:
                 self.attempt.commit()
             self._alone(groups[leader])
             self.settled()
-            self.ended = self.stop()
+            self.ended = self.ended or self.stop()
 
     def leave(self) -> None:
         """Say that what is named and has no row is not at fault for that.
@@ -294,7 +299,12 @@ class _ShardJob:
         asked, self.asked = self.asked, None
         if asked is None:
             return False
-        results = self.model.translate(asked.pictures, asked.answer.result if asked.answer else None)
+        try:
+            results = self.model.translate(asked.pictures, asked.answer.result if asked.answer else None)
+        except UnfinishedError:
+            if not self.left:
+                raise
+            return True
         self._name(asked.pictures)
         for picture, result in zip(asked.pictures, results, strict=True):
             made = None
@@ -303,6 +313,15 @@ class _ShardJob:
                 made = self._writers.submit(self.attempt.write, *arguments)
             self.writing.append(_Writing(picture, result, made))
         return True
+
+    def _between_tiles(self) -> None:
+        """After each batch of them, in whichever thread asks the model."""
+        if self.stop():
+            self.left = self.ended = True
+            raise UnfinishedError("a picture in tiles was left for the next run")
+        if time.monotonic() - self._renewed >= BEAT_SECONDS:
+            self.hints.renew()
+            self._renewed = time.monotonic()
 
     def _settle(self) -> None:
         """Make the rows of the batch whose outputs are being written, when they are."""

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -18,10 +18,11 @@ from lsb.errors import (
     TranslationError,
     UnfinishedError,
 )
+from lsb.pictures.tiles import tiles_of
 from lsb.translation.batch import Batches, Picture, Result
 from lsb.translation.model import Made, Task
 from lsb.translation.model import Model as InProcess
-from tests.ledger import tasks
+from tests.ledger import own_size, tasks
 
 IMAGE, TRUTH = Image.new("RGB", (2, 2)), Image.new("RGB", (3, 3))
 MADE = Made(IMAGE, scores=TRUTH)
@@ -101,6 +102,25 @@ def test_a_batch_that_does_not_fit_is_halved_for_good() -> None:
     later = trial("ijklm")  # put together when a batch was larger
     assert trial.model.calls[-3:] == [(2, "ij"), (2, "kl"), (2, "m")]
     assert [result.padding for result in later.values()] == [0] * 4 + [1]
+
+
+def test_batches_of_tiles_that_do_not_fit_are_halved_too() -> None:
+    beats: list[int] = []
+
+    class Tiling(Model):
+        def make(self, tasks: Sequence[Task], *, batch: int, alive: Callable[[], None]) -> list[Made]:
+            made = super().make(tasks, batch=batch)
+            alive()
+            return made
+
+    trial = Trial(Tiling(fits=2))
+    trial.batches.alive = lambda: beats.append(1)
+    frame = replace(own_size((2, 2)), tiles=tiles_of((96, 64), 32, 8))
+    assert frame.tiles is not None
+    picture = Picture([{"record_id": "a"}], {}, replace(asked("a")[0], frame=frame))
+    assert trial.batches.translate([picture]) == [Result(MADE, None, 2, padding=-frame.tiles.count % 2)]
+    assert trial.model.calls == [(8, "a"), (4, "a"), (2, "a")]
+    assert beats == [1]
 
 
 def test_an_image_that_does_not_fit_alone_fails_and_may_be_tried_again() -> None:

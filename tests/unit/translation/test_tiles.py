@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,9 @@ from lsb.bridge.method import Method
 from lsb.bridge.methods import METHODS
 from lsb.bridge.noise import unit_noise
 from lsb.bridge.settings import BridgeSettings
-from lsb.errors import ModelHungError
+from lsb.errors import ModelHungError, UnfinishedError
 from lsb.ledger.publish import manifest_table, publish
+from lsb.ledger.run import Run
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.models.tiled import Tiled
@@ -35,9 +39,10 @@ from lsb.store.local import LocalStore
 from lsb.translation.engine import Engine
 from lsb.translation.model import Model, Task
 from lsb.translation.model_process import ModelProcess
+from lsb.translation.shard import run_shard
 from lsb.translation.translator import Translator
 from lsb.views.page_contents import padded_share
-from tests.ledger import EXECUTION, start, translate_all
+from tests.ledger import EXECUTION, equipment, start, translate_all
 
 SETTINGS = BridgeSettings(tau=0.6, guidance=3.0, nfe=2)
 TILE = Geometry(large="tile")
@@ -230,6 +235,64 @@ def test_other_company_and_shards_change_no_pixel(tmp_path: Path, engine: Engine
         assert all(result.finding is None and result.differing == () for result in replayed)
 
 
+@dataclass
+class ByTile:
+    """Takes a picture in tiles one by one, and calls `between` after each."""
+
+    between: Callable[[], None]
+    batch: int = 2
+
+    def translate(
+        self, images: Sequence[Image.Image], digests: Any, *, tiles: Tiles | None = None, alive: Any = None, **more: Any
+    ) -> list[Image.Image]:
+        for _ in range(tiles.count if tiles else 0):
+            self.between()
+            alive()
+        return list(images)
+
+
+def shard_of(tmp_path: Path, sizes: Sequence[tuple[int, int]]) -> tuple[LocalStore, Run, Any, Any]:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, size in enumerate(sizes):
+        smooth(*size).save(folder / f"{number}.png")
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, folder, geometry=TILE)
+    return store, run, sources, partial(frame_of, geometry=TILE, canvas=Canvas(32, 8))
+
+
+def test_a_picture_in_tiles_is_left_when_a_run_is_stopped(tmp_path: Path) -> None:
+    """What was done before is committed, and the picture is not suspected of anything."""
+    store, run, sources, frame = shard_of(tmp_path, [(96, 96), (96, 97), (97, 96)])
+    most = frame((97, 96)).tiles.count
+    asked: list[bool] = []
+    stopping = ByTile(lambda: asked.append(True))
+    shard = partial(run_shard, store, run, "00000")
+    outcome = shard(equipment(sources, stopping, frame=frame), stop=lambda: len(asked) >= most + 2)
+    assert (outcome.finished, outcome.counts) == (False, {"ok": 1})
+    assert len(asked) == most + 2
+    (hint,) = (tmp_path / "store").rglob("hints/*.json")
+    assert json.loads(hint.read_text())["records"] == []
+    outcome = shard(equipment(sources, ByTile(lambda: None), frame=frame))
+    assert (outcome.finished, outcome.counts) == (True, {"ok": 3})
+
+
+def test_the_hint_of_a_picture_in_tiles_stays_young(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsb.translation.shard.BEAT_SECONDS", 0.0)
+    store, run, sources, frame = shard_of(tmp_path, [(96, 96)])
+    ages: list[float] = []
+
+    def between() -> None:
+        (hint,) = (tmp_path / "store").rglob("hints/*.json")
+        ages.append(hint.stat().st_mtime)
+        assert len(json.loads(hint.read_text())["records"]) == 1
+        os.utime(hint, (1, 1))
+
+    assert run_shard(store, run, "00000", equipment(sources, ByTile(between), frame=frame)).finished
+    assert len(ages) > 2
+    assert min(ages) > 1
+
+
 class Slow:
     """Takes 0.4 s a batch of tiles, or hangs in one."""
 
@@ -269,3 +332,10 @@ def test_the_limit_holds_for_a_batch_of_tiles_not_for_the_picture(process: Model
     assert time.monotonic() - started > process.limit
     with pytest.raises(ModelHungError):
         process.make([_task(image, "hang")])
+
+    def leave() -> None:
+        raise UnfinishedError("enough")
+
+    with pytest.raises(UnfinishedError, match="enough"):
+        process.make([_task(image, "long")], alive=leave)
+    assert process.make([_task(image, "short")])[0].image.size == (8, 8)  # another process, and no old answer
