@@ -110,12 +110,12 @@ def test_a_batch_is_one_question_without_pixels_and_each_picture_lies_in_memory_
     sizes: list[int] = []
     exchange = model._exchange
 
-    def listening(question: Any, limit: float) -> Any:
+    def listening(question: Any, *more: Any) -> Any:
         if question is not None:
             assert model._pixels is not None
             sizes.append(os.fstat(model._pixels._descriptor).st_size)
             said.append(question)
-        answer = exchange(question, limit)
+        answer = exchange(question, *more)
         said.append(answer)
         return answer
 
