@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lsb.bridge.methods import METHODS, name_of
+from lsb.bridge.settings import BridgeSettings
 from lsb.config.job import JobConfig, load_config, refuse_relative
 from lsb.errors import ConfigError
 
@@ -19,6 +21,7 @@ JOB = {
     "source": {"domain": "cats", "path": "images"},
     "prompts": {"source": {"text": "a cat"}, "target": {"images": "../dogs", "token": "<dogs>", "initial": "dog"}},
 }
+NEGATIVE = {"source": {"text": "a cat"}, "target": {"text": "a dog"}, "negative": "blurry"}
 _HEAD = """\
 # the same in nine lines
 name: cats-to-dogs
@@ -107,6 +110,17 @@ def test_unset_settings_have_the_paper_s_values(tmp_path: Path) -> None:
     [
         ({"learing": {}}, "learing", "allowed are name, store"),
         ({"bridge": {"nfes": 8}}, "bridge.nfes", "allowed are preset, tau"),
+        ({"method": {"name": "sdedti"}}, "method.name", "did you mean sdedit?; allowed are lsb, sdedit"),
+        ({"method": {"nfe": 4}}, "method.name", "missing; allowed are lsb, sdedit"),
+        ({"method": "sdedit"}, "method", "{name: ...}"),
+        ({"method": {"name": "ddib", "nfe": 3}}, "method.nfe", "nfe is 3; it must be even"),
+        ({"method": {"name": "sdedit", "sigma": -1}}, "method.sigma", "above 0"),
+        ({"method": {"name": "sdedit", "nfe": "x"}}, "method.nfe", "valid integer"),
+        ({"method": {"name": "sdedit", "nfes": 1}}, "method.nfes", "did you mean nfe?"),
+        ({"method": {"name": "lsb", "nfe": 4}}, "method.nfe", "those of lsb stand in bridge"),
+        ({"method": {"name": "sdedit"}, "bridge": {}}, "bridge", "leave one of them out"),
+        ({"method": {"name": "ddib"}, "prompts": NEGATIVE}, "prompts.negative", "method ddib"),
+        ({"prompts": NEGATIVE}, "prompts.negative", "method lsb"),
         ({"source": {"path": "x"}}, "source.domain", "required"),
         ({"bridge": {"tau": -1}}, "bridge.tau", "above 0"),
         ({"bridge": {"nfe": 1}}, "bridge.nfe", "got 1|is 1"),
@@ -212,6 +226,22 @@ def test_every_setting_means_the_same_written_out(tmp_path: Path) -> None:
     assert load_config(tmp_path / "all.yaml") == config
     times = {"nfe": 3, "solver": "euler", "grid": "tuned", "times": [0.2, 0.5, 0.98]}
     assert load_config(written(tmp_path, bridge=times)).bridge.times == (0.2, 0.5, 0.98)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_means_the_same_written_out(tmp_path: Path, method: str) -> None:
+    config = load_config(written(tmp_path, method={"name": method}))
+    dumped = config.model_dump(mode="json")
+    assert ("bridge" in dumped) == (method == "lsb")
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(dumped))
+    assert load_config(tmp_path / "all.yaml") == config
+    assert name_of(config.method_settings) == method
+
+
+def test_no_method_is_lsb(tmp_path: Path) -> None:
+    plain, named = load_config(written(tmp_path)), load_config(written(tmp_path, method={"name": "lsb"}))
+    assert plain == named
+    assert plain.method_settings == BridgeSettings()
 
 
 def test_a_leading_tilde_is_a_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

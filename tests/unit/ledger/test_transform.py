@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lsb.bridge.methods.sdedit import Sdedit
 from lsb.bridge.settings import BridgeSettings
 from lsb.ledger.transform import TRANSFORM_VERSION, ModelIdentity, transform_id, transform_settings
 from lsb.records import canonical_json, digest_of
@@ -44,6 +45,9 @@ def test_it_is_the_digest_of_canonical_json_and_survives_being_stored() -> None:
         {"settings": BridgeSettings(tau=2.4)},
         {"settings": BridgeSettings(nfe=9)},
         {"settings": BridgeSettings(preset="published")},
+        {"settings": Sdedit()},
+        {"settings": Sdedit(nfe=9)},
+        {"negative_prompt_id": "9" * 64},
         {"seed": "1"},
         {"dtype": "bfloat16"},
         {"output_format": "webp"},
