@@ -23,6 +23,7 @@ from lsb.ledger.manifest import Gates, collect
 from lsb.ledger.plan import read_plan
 from lsb.ledger.run import Run
 from lsb.pictures.encoding import OutputSettings
+from lsb.prompts.settings import SIDES
 from lsb.records import RECORD_ID_HEX, Status, record_id
 from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively
 from lsb.store.overlap import refuse_overlap
@@ -170,7 +171,7 @@ def _folded(name: str) -> str:
 def _read_from(run: Run) -> dict[str, str | None]:
     """Where the run's pictures are read, by what is read there."""
     prompts: Mapping[str, Any] = (run.config or {}).get("prompts", {})
-    learnt_from = {f"prompts.{side}.images": prompt.get("images") for side, prompt in prompts.items()}
+    learnt_from = {f"prompts.{side}.images": prompts[side].get("images") for side in SIDES if side in prompts}
     return {"the source": run.source, "the truths": run.truth, "the target's pictures": run.target, **learnt_from}
 
 
