@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-STEPS = ("plan", "shard", "commit", "pending", "status", "page", "publish", "trace")
+STEPS = ("ingest", "ingest again", "plan", "shard", "commit", "pending", "status", "page", "publish", "trace")
 PACKAGES = ("pyarrow", "numpy")
 SHARDS_READ = 20
 
@@ -97,9 +97,13 @@ def in_child(step: str, folder: Path, count: int) -> dict[str, Any]:
 def prepared(step: str, store: Any, count: int) -> Callable[[], Any]:
     from benchmarks.ledger import dataset_of, make_dataset, spec
     from lsb.ledger.run import create_run, open_run
+    from lsb.store.local import LocalStore
 
     if step == "dataset":
         return lambda: make_dataset(store, count).records
+    if step.startswith("ingest"):
+        listed = LocalStore(store.root.with_name(f"{count}-listed"))  # the other data set is alone in its store
+        return lambda: ingest_listing(listed, count)
     if step == "plan":
         return lambda: create_run(store, spec(store, dataset_of(store, count))).id
     run = open_run(store, next((store.root / "runs").iterdir()).name)
@@ -113,6 +117,24 @@ def prepared(step: str, store: Any, count: int) -> Callable[[], Any]:
         "trace": lambda: trace_one(store, run),
     }
     return steps[step]
+
+
+def ingest_listing(store: Any, count: int) -> int:
+    """Records of a listing of so many files, of which none is read."""
+    from lsb.pictures.ingest import ingest
+    from lsb.store.store import Entry
+
+    class Bucket:
+        uri = "made-up://bucket"
+
+        def list(self) -> list[Entry]:
+            names = (f"folder-{number % 100:02d}/picture-{number:07d}.png" for number in range(count))
+            return [Entry(name, 1000, f"{place:032x}", 1.6e9 + place) for place, name in enumerate(names)]
+
+        def read(self, key: str) -> bytes:
+            raise NotImplementedError
+
+    return ingest(Bucket(), "listed", store, read="listing").records
 
 
 def read_shards(store: Any, run: Any) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,13 +14,12 @@ from lsb.ledger.log.snapshots import job_chain
 from lsb.ledger.plan import read_plan
 from lsb.ledger.run import Run, open_run
 from lsb.pictures.sources import list_sources, open_sources
-from lsb.records import key_of, record_id
 from lsb.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 
-def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) -> Callable[[Collection[str]], None]:
+def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) -> Callable[[pa.ChunkedArray], None]:
     """A check of the record ids that a listing of the source gave, for `lsb.pictures.ingest.ingest`.
 
     It raises BudgetExceededError if more of the records of the run that the job's name stands for have vanished than
@@ -28,7 +27,7 @@ def refuse_vanished(store: Store, config: JobConfig, *, accepted: bool = False) 
     on from it is for the plan to say.
     """
 
-    def check(records: Collection[str]) -> None:
+    def check(records: pa.ChunkedArray) -> None:
         try:
             run = None if accepted else _last_run(store, config)
             if run is None:
@@ -50,15 +49,15 @@ def refuse_to_translate(store: Store, config: JobConfig, run: Run) -> None:
         SourceError: the source cannot be listed.
     """
     listing = list_sources(open_sources(config.source.path), config.source.choice)
-    there = {record_id(key_of(file.key)) for file in listing.files}
+    there = listing.files.record_ids
     planned = read_plan(store, run, columns=["record_id"])["record_id"]
     _compare(config, planned, there, f"run {run.id}", "translated", "lsb translate")
 
 
 def _compare(
-    config: JobConfig, before: pa.ChunkedArray, records: Collection[str], of_what: str, act: str, command: str
+    config: JobConfig, before: pa.ChunkedArray, records: pa.ChunkedArray, of_what: str, act: str, command: str
 ) -> None:
-    there = pc.sum(pc.is_in(before, pa.array(list(records), pa.string()))).as_py() or 0
+    there = pc.sum(pc.is_in(before, records.combine_chunks())).as_py() or 0
     gone, allowed = len(before) - there, config.budget.max_vanished_fraction
     if gone > allowed * len(before):
         raise BudgetExceededError(

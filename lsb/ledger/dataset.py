@@ -51,7 +51,7 @@ def write_dataset(store: Store, name: str, table: pa.Table, left_out: dict[str, 
     if not read_table(there, RECORDS, columns=_VERDICT).equals(table.select(_VERDICT)):
         key = layout.dataset_records_again(name, version, sha256(data))
         there = _created(store, key, data)
-    table = read_table(there, RECORDS)
+    table = read_table(there, RECORDS, columns=["status", "duplicate_of"])
     return Dataset(
         name=name,
         version=version,

@@ -6,7 +6,7 @@ The version of a data set is a digest over its records, so the same files give t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import pyarrow as pa
@@ -22,7 +22,8 @@ from lsb.pictures.decoder import DECODERS, shared_decoder
 from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
 from lsb.pictures.images import RULES, decoding_version
 from lsb.pictures.knowledge import Knowledge
-from lsb.pictures.sources import MAX_BYTES, Listing, Source, SourceFile, described, list_sources
+from lsb.pictures.listed import AT_ONCE, SourceFile
+from lsb.pictures.sources import MAX_BYTES, Listing, Source, described, list_sources
 from lsb.progress import NoProgress, Progress
 from lsb.records import Status, canonical_json, key_of, record_id, sha256
 from lsb.redaction import redact, visible
@@ -37,7 +38,6 @@ ERROR_CODES = {
     "too_many_bytes": f"the file has more than {MAX_BYTES >> 20} MiB",
 }
 _STEP = "ingest"
-_AT_ONCE = 10_000  # rows that are Python objects
 
 
 def ingest(
@@ -48,7 +48,7 @@ def ingest(
     read: Literal["full", "listing", "anew"] = "full",
     choice: Choice = Choice(),
     rules: int = RULES,
-    listed: Callable[[Collection[str]], None] = lambda records: None,
+    listed: Callable[[pa.ChunkedArray], None] = lambda records: None,
     progress: Progress = NoProgress(),
 ) -> Dataset:
     """Record every image file under `sources` as a version of the data set `name`.
@@ -69,20 +69,23 @@ def ingest(
         SourceError: no image file at all, or the folder cannot be listed.
     """
     listing = list_sources(sources, choice)
-    listed({record_id(key_of(file.key)) for file in listing.files})
+    listed(listing.files.record_ids)
     refuse_empty(sources, listing)
     known = Knowledge.of(store, name, sources.uri, listing, decoding_version(rules), anew=read == "anew")
     progress.start(_STEP, len(listing.files))
     records = _Records()
-    unread: list[tuple[SourceFile, RecordRow]] = []
-    for file in listing.files:
-        row, is_settled = _without_reading(file, known, read)
-        if is_settled:
-            records.add(row)
-            progress.advance(_STEP)
-        else:
-            unread.append((file, row))
-    for file, row in _read_all(sources, unread, rules):
+    unread: list[int] = []
+    for start in range(0, len(listing.files), AT_ONCE):
+        files = listing.files[start : start + AT_ONCE]
+        known.turn_to(files)
+        for place, file in enumerate(files, start):
+            row, is_settled = _without_reading(file, known, read)
+            if is_settled:
+                records.add(row)
+                progress.advance(_STEP)
+            else:
+                unread.append(place)
+    for file, row in _read_all(sources, listing.files.at(unread), rules):
         if row["sha256"] is not None:
             known.learn(file, row, read=True)
         records.add(row)
@@ -90,7 +93,9 @@ def ingest(
     progress.finish(_STEP)
     known.save()
     _account(store, name, sources, listing)
-    return write_dataset(store, name, records.table(), listing.left_out)
+    left_out = listing.left_out
+    del known, listing  # of many files as large as the table that is made now
+    return write_dataset(store, name, _with_duplicates(records.table()), left_out)
 
 
 def refuse_empty(sources: Source, listing: Listing) -> None:
@@ -142,19 +147,18 @@ def _listed(file: SourceFile) -> RecordRow:
     return row
 
 
-def _read_all(
-    sources: Source, unread: Iterable[tuple[SourceFile, RecordRow]], rules: int
-) -> Iterator[tuple[SourceFile, RecordRow]]:
+def _read_all(sources: Source, unread: Iterable[SourceFile], rules: int) -> Iterator[tuple[SourceFile, RecordRow]]:
     """The same files with what reading them found out, in order. They are read and decoded ahead."""
     with (
-        read_ahead(unread, lambda one: sources.read(one[0].key), size=lambda one: one[0].size) as answers,
-        read_ahead(answers, lambda one: _decoded(*one[0], one[1], rules), requests=DECODERS) as rows,
+        read_ahead(unread, lambda file: sources.read(file.key), size=lambda file: file.size) as answers,
+        read_ahead(answers, lambda answer: _decoded(*answer, rules), requests=DECODERS) as rows,
     ):
-        for ((file, _), _), row in rows:
+        for (file, _), row in rows:
             yield file, row()
 
 
-def _decoded(file: SourceFile, row: RecordRow, answer: Callable[[], bytes], rules: int) -> RecordRow:
+def _decoded(file: SourceFile, answer: Callable[[], bytes], rules: int) -> RecordRow:
+    row = _listed(file)
     try:
         data = answer()
     except StoreError as error:
@@ -193,19 +197,25 @@ class _Records:
 
     def add(self, row: RecordRow) -> None:
         self._rows.append(row)
-        if len(self._rows) == _AT_ONCE:
+        if len(self._rows) == AT_ONCE:
             self._tables.append(RECORDS.table(self._rows))
             self._rows = []
 
     def table(self) -> pa.Table:
-        """All of them in record-id order, each usable one naming the first, by id, that has the same bytes."""
-        table = pa.concat_tables([*self._tables, RECORDS.table(self._rows)]).sort_by("record_id")
-        usable = pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["sha256"]))
-        digests = pc.if_else(usable, table["sha256"], pa.scalar(None, pa.string()))
-        first = table["record_id"].take(places(digests, digests))
-        first = pc.if_else(pc.and_(usable, pc.not_equal(first, table["record_id"])), first, None)
-        place = RECORDS.arrow.get_field_index("duplicate_of")
-        return table.set_column(place, RECORDS.arrow.field(place), first)
+        """All of them in record-id order."""
+        tables = [*self._tables, RECORDS.table(self._rows)]
+        self._tables, self._rows = [], []
+        return pa.concat_tables(tables).sort_by("record_id")
+
+
+def _with_duplicates(table: pa.Table) -> pa.Table:
+    """Records in record-id order, each usable one naming the first, by id, that has the same bytes."""
+    usable = pc.and_(pc.equal(table["status"], Status.OK.value), pc.is_valid(table["sha256"]))
+    digests = pc.if_else(usable, table["sha256"], pa.scalar(None, pa.string()))
+    first = table["record_id"].take(places(digests, digests))
+    first = pc.if_else(pc.and_(usable, pc.not_equal(first, table["record_id"])), first, None)
+    place = RECORDS.arrow.get_field_index("duplicate_of")
+    return table.set_column(place, RECORDS.arrow.field(place), first)
 
 
 def _account(store: Store, name: str, sources: Source, listing: Listing) -> None:

@@ -16,14 +16,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lsb.errors import NotFoundError, UnverifiableError
 from lsb.ledger import layout
 from lsb.ledger.schemas import KNOWN, KnownFacts, KnownRow, RecordRow, read_table, write_table
-from lsb.pictures.sources import Listing, SourceFile
+from lsb.pictures.listed import AT_ONCE, SourceFile
+from lsb.pictures.sources import Listing
 from lsb.records import key_of, record_id
 from lsb.store.store import Store
 
@@ -44,8 +48,10 @@ class Knowledge:
     source: str  # URI
     listing: Listing
     decoding: str  # today's version
-    before: dict[str, KnownRow] = field(default_factory=dict)
-    now: dict[str, KnownRow] = field(default_factory=dict)
+    before: pa.Table = field(default_factory=KNOWN.empty)
+    now: list[pa.Table] = field(default_factory=list)  # of several rows of one key the last holds
+    new: list[KnownRow] = field(default_factory=list)  # that are in no table yet
+    at_hand: dict[str, KnownRow] = field(default_factory=dict)  # what was known of the files that are looked at
     doubts: frozenset[str] = frozenset()
     others: bool = False  # whether another source of the data set's name was ever listed
     saved: float = field(default_factory=time.monotonic)
@@ -61,17 +67,23 @@ class Knowledge:
         known.others = _listed_elsewhere(store, name, source)
         return known
 
+    def turn_to(self, files: Iterable[SourceFile]) -> None:
+        """Have at hand what was known of some files: of these alone can be asked."""
+        keys = [file.key for file in files if key_of(file.key) == file.key]
+        rows = self.before.filter(pc.is_in(self.before["key"], pa.array(keys, pa.string())))
+        self.at_hand = {row["key"]: row for row in rows.to_pylist()}
+
     def trusted(self, file: SourceFile) -> KnownFacts | None:
         """What is known of a file as it is now, by the record's column names; None if nothing is that can be trusted.
 
         Where another version of the decoding found it out, only the bytes' digest and number are.
         """
-        row = self.before.get(file.key)
+        row = self.at_hand.get(file.key)
         if row is None or row["stamp"] != file.stamp or row["size"] != file.size:
             return None
         if not self._shows_changes(file, row["listed"]):
             return None
-        self.now[file.key] = row
+        self._note(row)
         found = cast(KnownFacts, {name: value for name, value in row.items() if name not in _OF_THE_FILE})
         if row["decoding"] not in (None, self.decoding):
             return {"sha256": found["sha256"], "bytes": found["bytes"]}
@@ -79,12 +91,12 @@ class Knowledge:
 
     def complete(self, file: SourceFile) -> bool:
         """Whether all that reading would find out is known of a file that is trusted."""
-        row = self.now[file.key]
+        row = self.at_hand[file.key]
         return row["sha256"] is not None and row["decoding"] == self.decoding
 
     def doubtful(self, file: SourceFile) -> bool:
         """Whether the bytes of a file that is not trusted may be others without size and time of change showing it."""
-        row = self.before.get(file.key)
+        row = self.at_hand.get(file.key)
         if not self._shows_changes(file, self.listing.since):
             return True
         if file.changed == -math.inf:  # the etag is of the bytes
@@ -95,34 +107,55 @@ class Knowledge:
     def learn(self, file: SourceFile, row: RecordRow, *, read: bool) -> None:
         """Note what is said of a file, and whether its bytes were read for it."""
         names = [name for name in KNOWN.arrow.names if name not in _OF_THE_FILE]
-        self.now[file.key] = {
-            "key": file.key,
-            "size": file.size,
-            "stamp": file.stamp,
-            "listed": -math.inf if self.listing.one_time else self.listing.since,
-            "decoding": self.decoding if read else None,
-            **cast(KnownFacts, {name: row.get(name) for name in names}),
-        }
+        self._note(
+            {
+                "key": file.key,
+                "size": file.size,
+                "stamp": file.stamp,
+                "listed": -math.inf if self.listing.one_time else self.listing.since,
+                "decoding": self.decoding if read else None,
+                **cast(KnownFacts, {name: row.get(name) for name in names}),
+            }
+        )
         if time.monotonic() - self.saved >= SAVE_SECONDS:
-            self._write({**self.before, **self.now})
+            self._write(self._last([self.before, *self.now]))
 
     def save(self) -> None:
         """Keep what is known of the files that are listed, and forget the doubts, but of files that cannot be read."""
-        if self.now != self.before:
-            self._write(self.now)
-        unread = {
-            record_id(key_of(file.key)) for file in self.listing.files if self.doubts and file.key not in self.now
-        }
-        for record in self.doubts - unread:
-            self.store.delete(layout.doubt_file(self.name, self.source, record))
+        now = self._last(self.now)
+        if not now.equals(self.before):
+            self._write(now)
+        if self.doubts:
+            read = set(now["key"].to_pylist())
+            unread = {record_id(key_of(file.key)) for file in self.listing.files if file.key not in read}
+            for record in self.doubts - unread:
+                self.store.delete(layout.doubt_file(self.name, self.source, record))
 
     def _shows_changes(self, file: SourceFile, since: float) -> bool:
         if self.listing.one_time or (self.doubts and record_id(file.key) in self.doubts):
             return False
         return file.changed + GRAIN_SECONDS < since
 
-    def _write(self, rows: Mapping[str, KnownRow]) -> None:
-        table = KNOWN.table([rows[key] for key in sorted(rows)])
+    def _note(self, row: KnownRow) -> None:
+        self.new.append(row)
+        if len(self.new) >= AT_ONCE:
+            self._gather()
+
+    def _gather(self) -> None:
+        self.now.append(KNOWN.table(self.new))
+        self.new = []
+
+    def _last(self, tables: Iterable[pa.Table]) -> pa.Table:
+        """Of each key the last row in `tables` or what is new, in key order."""
+        found = pa.concat_tables([*tables, KNOWN.table(self.new)])
+        keys = found["key"]
+        if pc.all(pc.less(keys.slice(0, max(0, len(keys) - 1)), keys.slice(1))).as_py():  # as most often
+            return found
+        place = pa.array(range(found.num_rows), pa.int64())
+        last = pa.table({"key": found["key"], "place": place}).group_by("key").aggregate([("place", "max")])
+        return found.take(last.sort_by("key")["place_max"])
+
+    def _write(self, table: pa.Table) -> None:
         self.store.write(layout.known_file(self.name, self.source), write_table(table, KNOWN))
         self.saved = time.monotonic()
 
@@ -138,11 +171,11 @@ def _listed_elsewhere(store: Store, name: str, source: str) -> bool:
     return any(entry.key.endswith("/known.parquet") and entry.key != here for entry in entries)
 
 
-def _read(store: Store, key: str) -> dict[str, KnownRow]:
+def _read(store: Store, key: str) -> pa.Table:
     try:
-        return {row["key"]: row for row in read_table(store.read(key), KNOWN).to_pylist()}
+        return read_table(store.read(key), KNOWN)
     except NotFoundError:
-        return {}
+        return KNOWN.empty()
     except UnverifiableError as error:
         logger.warning("%s cannot be used, every file is read anew: %s", key, error)
-        return {}
+        return KNOWN.empty()

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
@@ -23,6 +22,7 @@ from typing import Protocol, runtime_checkable
 from lsb.errors import NotFoundError, SourceError, StoreError, UsageError
 from lsb.pictures.choice import BY_PATTERN, Choice
 from lsb.pictures.codecs.formats import HEAD_BYTES, SUFFIXES, format_of
+from lsb.pictures.listed import Files, SourceFile
 from lsb.redaction import holds_secret
 from lsb.store.kinds import STORES
 from lsb.store.store import Entries, Entry, open_store, scheme_of
@@ -86,20 +86,6 @@ SOURCES: dict[str, Callable[[str], Source]] = {
 }
 
 
-@dataclass(frozen=True, order=True)
-class SourceFile(Entry):
-    """A file of a listing.
-
-    Attributes:
-        stamp: another one whenever the source can tell that the bytes may be others.
-        changed: when the file changed last by its own times, in seconds; minus infinity where the stamp is made of the
-            bytes, so that no time is needed.
-    """
-
-    stamp: str
-    changed: float
-
-
 @dataclass(frozen=True)
 class Listing:
     """What a source holds.
@@ -111,7 +97,7 @@ class Listing:
         one_time: whether several files have the same times, all of them: then no time shows that one is another file.
     """
 
-    files: list[SourceFile]
+    files: Files
     left_out: dict[str, int]
     since: float
     one_time: bool
@@ -150,8 +136,10 @@ def list_sources(sources: Source, choice: Choice = Choice()) -> Listing:
         SourceError: the source cannot be listed, or lists a file twice.
     """
     since = time.time()
+    left_out: list[str] = []
     try:
-        seen = list(LOOKS.get(scheme_of(sources.uri), _objects)(sources, choice))
+        looked_at = LOOKS.get(scheme_of(sources.uri), _objects)(sources, choice)
+        files = Files(_pictures(looked_at, left_out))
     except StoreError as error:
         if error.transient:
             raise
@@ -159,13 +147,19 @@ def list_sources(sources: Source, choice: Choice = Choice()) -> Listing:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SourceError(f"cannot list the images at {sources.uri}: {reason}; check path and permissions") from error
-    files = sorted((found for found in seen if isinstance(found, SourceFile)), key=attrgetter("key"))
-    for file, other in pairwise(files):
-        if file.key == other.key:
-            raise SourceError(f"{sources.uri} holds {file.key!r} twice; rename one of them")
-    times = {(file.modified, file.changed) for file in files}
-    one_time = len(files) > 1 and len(times) == 1 and files[0].changed != _ALWAYS
-    return Listing(files, _counts(found for found in seen if isinstance(found, str)), since, one_time)
+    if files.twice is not None:
+        raise SourceError(f"{sources.uri} holds {files.twice!r} twice; rename one of them")
+    one_time = files.one_time and files[0].changed != _ALWAYS
+    return Listing(files, _counts(left_out), since, one_time)
+
+
+def _pictures(looked_at: Iterable[SourceFile | str], left_out: list[str]) -> Iterator[SourceFile]:
+    """The pictures among what was looked at; of the rest the kinds go to `left_out`."""
+    for found in looked_at:
+        if isinstance(found, str):
+            left_out.append(found)
+        else:
+            yield found
 
 
 def described(left_out: Mapping[str, int]) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lsb.ledger.plan import make_plan
 from lsb.ledger.schemas import RECORDS
-from lsb.pictures.ingest import _mark_duplicates
+from lsb.pictures.ingest import _with_duplicates
 from lsb.records import record_id
 from lsb.redaction import LIMIT, redact
 from lsb.views.export import target_names
@@ -35,8 +35,7 @@ def records(draw: st.DrawFn) -> pa.Table:
             }
         )
     rows.sort(key=lambda row: row["record_id"])
-    _mark_duplicates(rows)
-    return RECORDS.table(rows)
+    return _with_duplicates(RECORDS.table(rows))
 
 
 @settings(derandomize=True, max_examples=150)

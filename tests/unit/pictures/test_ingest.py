@@ -9,8 +9,10 @@ from shutil import copy2, copytree
 import pytest
 
 from lsb.errors import DecodingError, ImageError, SourceError, StoreBusyError, StoreError, TamperedError
+from lsb.ledger import dataset as dataset_module
 from lsb.ledger.dataset import read_records
 from lsb.ledger.layout import known_file
+from lsb.ledger.schemas import KNOWN, read_table
 from lsb.pictures import ingest as ingest_module
 from lsb.pictures import knowledge as knowledge_module
 from lsb.pictures import sources as sources_module
@@ -19,6 +21,7 @@ from lsb.pictures.encoding import encode
 from lsb.pictures.images import RULES, ImageInfo, decode
 from lsb.pictures.ingest import ingest
 from lsb.pictures.knowledge import GRAIN_SECONDS, doubt
+from lsb.pictures.listed import Files
 from lsb.pictures.sources import Listing, open_sources
 from lsb.records import record_id, sha256
 from lsb.store.local import LocalStore
@@ -63,6 +66,28 @@ def test_the_same_files_give_the_same_version_and_others_another(store: LocalSto
     assert ingest(sources, "cats", store) == first
     (folder / "even" / "0000.png").write_bytes(encode(picture(99), "png"))
     assert ingest(sources, "cats", store).version != first.version
+
+
+def test_many_files_at_a_time_or_few_give_the_same(
+    store: LocalStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_clock: None
+) -> None:
+    other, sources = LocalStore(tmp_path / "other"), Counting(folder)
+    (folder / "copy.png").write_bytes((folder / "even" / "0000.png").read_bytes())
+    (folder / "bad.png").write_bytes(b"no picture")
+    whole = ingest(sources, "cats", store)
+    for module in (ingest_module, knowledge_module, dataset_module):
+        monkeypatch.setattr(module, "_AT_ONCE" if module is dataset_module else "AT_ONCE", 2)
+    assert ingest(sources, "cats", other) == whole
+    assert read_records(other, whole).equals(read_records(store, whole))
+    file = known_file("cats", sources.uri)
+    one, same = (read_table(place.read(file), KNOWN).drop_columns(["listed"]) for place in (store, other))
+    assert one.equals(same)
+    assert one.num_rows == 6
+    for place in (store, other):
+        assert reads(place, sources) == []
+    (folder / "new.png").write_bytes(b"none either")
+    assert reads(other, sources) == ["new.png"]
+    assert read_table(other.read(file), KNOWN)["key"].to_pylist() == sorted([*one["key"].to_pylist(), "new.png"])
 
 
 def test_what_cannot_be_decoded_is_quarantined_with_a_code(store: LocalStore, folder: Path) -> None:
@@ -302,11 +327,11 @@ class TestWhatIsKnown:
         sources = Counting(folder)
         # As on file systems that are written once, all at one time.
         of = sources_module.list_sources
-        fixed = lambda files: [replace(file, stamp="0", modified=0.0, changed=0.0) for file in files]  # noqa: E731
 
         def at_one_time(given: Store, choice: Choice) -> Listing:
             found = of(given, choice)
-            return replace(found, files=fixed(found.files), one_time=len(found.files) > 1)
+            files = Files(replace(file, stamp="0", modified=0.0, changed=0.0) for file in found.files)
+            return replace(found, files=files, one_time=files.one_time)
 
         monkeypatch.setattr(ingest_module, "list_sources", at_one_time)
         for read in ("full", "full", "listing", "listing"):

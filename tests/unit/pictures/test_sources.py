@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,10 @@ from lsb.pictures import sources as sources_module
 from lsb.pictures.choice import EXCLUDED, Choice
 from lsb.pictures.encoding import encode
 from lsb.pictures.ingest import ingest
+from lsb.pictures.listed import Files, SourceFile
 from lsb.pictures.optional import pictures_to_show
 from lsb.pictures.sources import OTHER_SUFFIXES, described, list_sources, open_sources
+from lsb.records import key_of, record_id
 from lsb.store.local import LocalStore
 from lsb.store.store import Entry, Store
 from lsb.translation.shard import run_shard
@@ -362,3 +366,30 @@ def test_a_beginning_that_cannot_be_read(error: StoreError, left_out: dict[str, 
             list_sources(Broken("a"))  # type: ignore[arg-type]
     else:
         assert list_sources(Broken("a")).left_out == left_out  # type: ignore[arg-type]
+
+
+def files_of(count: int) -> list[SourceFile]:
+    return [SourceFile(f"{n:03d}\udcff.png", n, f"tag-{n}", 1.5 * n, f"stamp-{n}", -math.inf) for n in range(count)]
+
+
+def test_files_come_back_as_they_were_in_key_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsb.pictures.listed.AT_ONCE", 4)
+    expected = files_of(11)
+    files = Files(reversed(expected))
+    assert [*files] == expected == files[:]
+    assert (len(files), files[3], files[-1], files[2:9:3]) == (11, expected[3], expected[-1], expected[2:9:3])
+    assert [*files.at([9, 0, 4, 4, 10])] == [expected[place] for place in (9, 0, 4, 4, 10)]
+    assert files.record_ids.to_pylist() == [record_id(key_of(file.key)) for file in expected]
+    with pytest.raises(IndexError):
+        files[11]
+
+
+def test_files_tell_doubles_and_a_time_that_all_have() -> None:
+    assert (Files([]).twice, Files([]).one_time, len(Files([])), [*Files([])]) == (None, False, 0, [])
+    one, other = files_of(2)
+    assert Files([one]).one_time is False
+    assert Files([one, other]).twice is None
+    assert Files([other, one, one]).twice == one.key
+    assert Files([one, other]).one_time is False
+    assert Files([one, replace(other, modified=one.modified)]).one_time is True
+    assert Files([one, replace(other, modified=one.modified, changed=2.0)]).one_time is False
