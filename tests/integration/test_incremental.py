@@ -21,6 +21,7 @@ from lsb.ledger.run import Run, open_run, pending
 from lsb.ledger.selection import Selection
 from lsb.pictures import ingest as ingest_module
 from lsb.pictures.encoding import encode
+from lsb.pictures.listed import Files
 from lsb.records import digest_of
 from lsb.store.scratch import ScratchStore
 from lsb.views.export import export
@@ -249,7 +250,7 @@ def test_a_change_that_nothing_shows_is_found_by_the_shard_and_read_by_the_next_
 
     def blind(sources: Any, *choice: Any) -> Any:
         found = of(sources, *choice)
-        files = [shown.setdefault(file.key, file) for file in found.files]
+        files = Files(shown.setdefault(file.key, file) for file in found.files)
         return replace(found, files=files)
 
     monkeypatch.setattr("lsb.pictures.ingest.list_sources", blind)
