@@ -60,7 +60,7 @@ class Pipeline:
 
     def cut_off(self, run: Run, shard: str = "00000", batches: int = 1) -> None:
         """Translate and commit so many batches of two pictures of a shard, and no more."""
-        left = iter([False] * (batches - 1))
+        left = iter([False] * 2 * (batches - 1))  # asked before and after each batch but the first is waited for
         made = equipment(self.sources, Inverter(2, self.side_log), scorer=Judge())
         run_shard(self.store, run, shard, made, stop=lambda: next(left, True))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ from lsb.pictures.encoding import encode
 from lsb.records import sha256
 from lsb.store import read_ahead
 from lsb.store.store import Store
+from lsb.translation import shard
 from lsb.translation.attempt import Attempt
 from lsb.translation.model import Model
 from lsb.translation.shard import run_shard
@@ -73,11 +75,27 @@ def begin() -> tuple[MemoryStore, Run, MemoryStore, RunSpec]:
     return store, run, sources, run_spec(store, sources, shard_size=IMAGES)
 
 
+class AtOnce(Executor):
+    """Does what it is given before it returns."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def submit(self, act: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(act(*arguments, **options))
+        except BaseException as error:  # noqa: BLE001 told by `result`, as in any executor
+            done.set_exception(error)
+        return done
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_request_at_a_time() -> Iterator[None]:
     """So that each actor stands before one request, and a tape gives one course of events."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(read_ahead, "REQUESTS", 1)
+        patch.setattr(shard, "ThreadPoolExecutor", AtOnce)
         yield
 
 
