@@ -15,11 +15,10 @@ from lsb.ledger.layout import run_file
 from lsb.ledger.run import Run, open_run
 from lsb.ledger.transform import TRANSFORM_VERSION
 from lsb.models.load import ModelOptions, identify, load_backbone
-from lsb.models.protocol import Backbone
 from lsb.pictures.sources import open_sources
 from lsb.store.store import Store
 from lsb.translation.builder import check_model, run_engine, run_frames
-from lsb.translation.execution import describe
+from lsb.translation.execution import Shortcuts, describe
 
 
 def add_replay(
@@ -67,12 +66,13 @@ class _Workbench:
         """A translator for the conditions of `row`; on the CPU where its device is not here."""
         recorded = str(row["device"]).split(":", 1)[0]
         device = recorded if recorded == "cuda" and torch.cuda.is_available() else "cpu"
-        engine = run_engine(self.store, self.run, self._backbone(device), row["batch"])
+        shortcuts, dtype = Shortcuts.of(row), self.run.transform["dtype"]
+        backbone = load_backbone(
+            self.model, device=device, dtype=dtype, channels_last=shortcuts.channels_last, **self._options
+        )
+        engine = run_engine(self.store, self.run, backbone, row["batch"], joint=shortcuts.joint)
         frame = run_frames(self.run, engine.backbone.canvas)
-        return Bench(engine, frame, describe(device, self.run.transform["dtype"], row["batch"]))
-
-    def _backbone(self, device: str) -> Backbone:
-        return load_backbone(self.model, device=device, dtype=self.run.transform["dtype"], **self._options)
+        return Bench(engine, frame, describe(device, dtype, row["batch"], shortcuts))
 
     @cached_property
     def _options(self) -> ModelOptions:

@@ -1,7 +1,8 @@
 """Translate some records again and compare the pixels with those that were published.
 
-Where device model, instruction set, package versions, dtype and batch shape are those that a row records, the pixels
-must be the same to the bit. Elsewhere they must lie within `TOLERANCES`, and the report says which fields differ.
+Where device model, instruction set, package versions, dtype, batch shape and shortcuts are those that a row records,
+the pixels must be the same to the bit. Elsewhere they must lie within `TOLERANCES`, and the report says which fields
+differ.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import pyarrow.compute as pc
@@ -32,8 +33,8 @@ from lsb.records import Status, sha256
 from lsb.store.store import Store
 from lsb.translation.model import Translates
 
-Condition = Literal["device", "dtype", "batch", "instruction_set", "packages_sha256"]
-CONDITIONS: tuple[Condition, ...] = ("device", "dtype", "batch", "instruction_set", "packages_sha256")
+Condition = Literal["device", "dtype", "batch", "joint", "channels_last", "instruction_set", "packages_sha256"]
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 _COLUMNS = ["record_id", "source_key", "source_sha256", "output_key", "output_sha256", "pixels_sha256", *CONDITIONS]
 
 
@@ -49,6 +50,8 @@ class PublishedOutput(TypedDict):
     device: str
     dtype: str
     batch: int
+    joint: bool | None
+    channels_last: bool | None
     instruction_set: str
     packages_sha256: str
 

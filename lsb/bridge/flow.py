@@ -93,7 +93,8 @@ class LsbFlow(Flow):
         """v_0 and v_1: two forwards."""
         t = self.clock.time(s)
         level = sigma(t, self._tau)
-        return _v(self._lsb.eps(x, t, "source"), x, level), _v(self._lsb.eps(x, t, "target"), x, level)
+        eps_0, eps_1 = self._lsb.both(x, t)
+        return _v(eps_0, x, level), _v(eps_1, x, level)
 
     def weights(self, theta: float, *, late: bool) -> tuple[float, ...]:
         rho = self._rho(theta)

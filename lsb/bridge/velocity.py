@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,15 @@ class Predict(Protocol):
     """The frozen network: eps_hat (B, C, h, w) of x_t at noise level sigma, under a domain's prompt."""
 
     def __call__(self, x_t: Tensor, sigma: float, domain: Domain, /) -> Tensor: ...
+
+
+@runtime_checkable
+class PredictsBoth(Predict, Protocol):
+    """A network that is asked under both domains' prompts in one call."""
+
+    def both(self, x_t: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """eps_hat under the source's prompt and under the target's, each (B, C, h, w)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,7 @@ class LsbPredictors:
 
     def __call__(self, x_t: Tensor, t: float, /) -> Predictors:
         level = self.level(t)
-        eps_0 = self.eps(x_t, t, "source")
-        eps_1 = self.eps(x_t, t, "target")
+        eps_0, eps_1 = self.both(x_t, t)
         return Predictors(x_t - level * eps_0, x_t - level * eps_1, self._eps_hat(eps_0, eps_1, t))
 
     def level(self, t: float) -> float:
@@ -103,12 +111,20 @@ class LsbPredictors:
         self.forwards += 1
         return self._predict(x_t, self.level(t), domain).to(dtype=x_t.dtype, device=x_t.device)
 
+    def both(self, x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """eps_0 and eps_1 at (x_t, t): two forwards, in one call where the network takes both prompts."""
+        if not isinstance(self._predict, PredictsBoth):
+            return self.eps(x_t, t, "source"), self.eps(x_t, t, "target")
+        self.forwards += 2
+        eps_0, eps_1 = self._predict.both(x_t, self.level(t))
+        return eps_0.to(dtype=x_t.dtype, device=x_t.device), eps_1.to(dtype=x_t.dtype, device=x_t.device)
+
     def clean(self, x_t: Tensor, t: float) -> Tensor:
         """The clean part x_t - sigma(t) eps_hat: one forward with `switch`, two with `mix`."""
         if self._noise == "switch":
             eps_hat = self.eps(x_t, t, "target" if t > 0.5 else "source")
         else:
-            eps_hat = self._eps_hat(self.eps(x_t, t, "source"), self.eps(x_t, t, "target"), t)
+            eps_hat = self._eps_hat(*self.both(x_t, t), t)
         return x_t - self.level(t) * eps_hat
 
     def shares(self, t: float, *, late: bool) -> tuple[float, float]:

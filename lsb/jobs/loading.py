@@ -12,7 +12,7 @@ from lsb.jobs.job import device_of
 from lsb.ledger.run import Run, open_run
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer
-from lsb.models.load import load_backbone
+from lsb.models.load import ModelOptions, load_backbone
 from lsb.models.protocol import Backbone
 from lsb.store.store import open_store
 from lsb.translation.builder import check_model, run_engine
@@ -29,7 +29,7 @@ def backbone_for(config: JobConfig, run: Run | None = None) -> Backbone:
         ModelError: what lies where the configuration says is not the run's model.
     """
     dtype = run.transform["dtype"] if run else config.execution.dtype
-    backbone = _backbone(config.model, device_of(config), dtype, **config.model_options)
+    backbone = _backbone(config.model, device_of(config), dtype, False, **config.model_options)
     if run:
         check_model(run, backbone.identity)
     return backbone
@@ -37,9 +37,16 @@ def backbone_for(config: JobConfig, run: Run | None = None) -> Backbone:
 
 @lru_cache(maxsize=1)
 def _backbone(
-    model: str, device: str, dtype: str, revision: str | None, strict: bool, loras: tuple[str, ...]
+    model: str,
+    device: str,
+    dtype: str,
+    channels_last: bool,
+    revision: str | None,
+    strict: bool,
+    loras: tuple[str, ...],
 ) -> Backbone:
-    return load_backbone(model, revision=revision, device=device, dtype=dtype, strict=strict, loras=loras)
+    options: ModelOptions = {"revision": revision, "strict": strict, "loras": loras}
+    return load_backbone(model, device=device, dtype=dtype, channels_last=channels_last, **options)
 
 
 def extractor_for(config: JobConfig) -> EfficientNetLite0:
@@ -58,8 +65,10 @@ def load_model(config: JobConfig, run_id: str, device: str) -> Model:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.execution.workers))
     store = open_store(config.store)
     run = open_run(store, run_id)
-    backbone = _backbone(config.model, device, run.transform["dtype"], **config.model_options)
-    engine = run_engine(store, run, backbone, config.execution.batch)
+    execution = config.execution
+    dtype = run.transform["dtype"]
+    backbone = _backbone(config.model, device, dtype, execution.channels_last, **config.model_options)
+    engine = run_engine(store, run, backbone, execution.batch, joint=execution.joint)
     if not config.evaluate.measure:
         return Model(engine)
     return Model(engine, Scorer(_extractor(device)))

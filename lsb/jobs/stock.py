@@ -66,10 +66,11 @@ class Stock:
         # With these comes torch, and a run of which nothing is left needs none of it.
         from lsb.jobs.loading import load_model
         from lsb.translation.builder import run_frames
-        from lsb.translation.execution import describe
+        from lsb.translation.execution import Shortcuts, describe
 
         config, number = self._config, len(self._models)
         device = device_of(config, number)
+        shortcuts = Shortcuts(config.execution.joint, config.execution.channels_last)
         model = ModelProcess(
             partial(load_model, config, self._run.id, device),
             batch=config.execution.batch,
@@ -82,7 +83,7 @@ class Stock:
         return Equipment(
             model,
             open_sources(config.source.path),
-            describe(device, self._run.transform["dtype"], config.execution.batch),
+            describe(device, self._run.transform["dtype"], config.execution.batch, shortcuts),
             run_frames(self._run, self._canvas),
             truths=self._truths,
             feature_sample=config.evaluate.sample,

@@ -176,7 +176,7 @@ class PlanRow(SourceColumns):
 
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
-    "lsb.manifest/4",
+    "lsb.manifest/5",
     [
         ("record_id", pa.string(), False),
         ("shard", pa.string(), True),  # null for what ingest quarantined
@@ -217,6 +217,8 @@ MANIFEST = _schema(
         ("dtype", pa.string(), True),
         ("batch", pa.int32(), True),
         ("batch_padding", pa.int32(), True),  # rows of its batch that were no picture's
+        ("joint", pa.bool_(), True),  # asked under both prompts in one call; these two are null if not
+        ("channels_last", pa.bool_(), True),  # the layout of weights and states in memory
         ("instruction_set", pa.string(), True),
         ("code_version", pa.string(), True),
         ("code_commit", pa.string(), True),
@@ -241,10 +243,13 @@ MANIFEST = _schema(
             {
                 *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
                 *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
+                *("joint", "channels_last"),
             }
         ),
-        "lsb.manifest/2": frozenset({"tiles"}),
-        "lsb.manifest/3": frozenset(),  # of LSB alone, which has tau, t0 and guidance
+        "lsb.manifest/2": frozenset({"tiles", "joint", "channels_last"}),
+        # Of LSB alone, which has tau, t0 and guidance.
+        "lsb.manifest/3": frozenset({"joint", "channels_last"}),
+        "lsb.manifest/4": frozenset({"joint", "channels_last"}),
     },
 )
 
@@ -291,6 +296,8 @@ class ManifestRow(TypedDict, total=False):
     dtype: str | None
     batch: int | None
     batch_padding: int | None
+    joint: bool | None
+    channels_last: bool | None
     instruction_set: str | None
     code_version: str | None
     code_commit: str | None

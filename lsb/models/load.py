@@ -18,7 +18,7 @@ from lsb.models.canvas import stable_diffusion_canvas
 from lsb.models.device import usable_device
 from lsb.models.download import download
 from lsb.models.files import PARTS, PICKLES, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
-from lsb.models.protocol import Backbone
+from lsb.models.protocol import Backbone, ChannelsLast
 from lsb.pictures.geometry import Canvas
 from lsb.redaction import redact
 
@@ -88,6 +88,7 @@ def load_backbone(
     dtype: str = "float32",
     strict: bool = False,
     loras: Sequence[str] = (),
+    channels_last: bool = False,
 ) -> Backbone:
     """Load a frozen model.
 
@@ -99,6 +100,7 @@ def load_backbone(
         dtype: of the network: `float32`, `bfloat16` or `float16`.
         strict: demand of a hub id that the revision is a full commit of 40 hex digits.
         loras: `.safetensors` files with LoRA weights, or URIs of such, added in this order at strength 1.
+        channels_last: see `lsb.models.protocol.ChannelsLast`.
 
     Raises:
         UsageError: no such device here.
@@ -110,6 +112,10 @@ def load_backbone(
     backbone = _family(files.folder).load(files, place, dtype)
     if backbone.dtype != dtype:
         raise ModelError(f"{model} does not compute in {dtype}, only in {backbone.dtype}; set execution.dtype to that")
+    if channels_last:
+        if not isinstance(backbone, ChannelsLast):
+            raise ModelError(f"{model} is of a kind that has one layout only; leave execution.channels_last out")
+        backbone.put_channels_last()
     return backbone
 
 

@@ -100,6 +100,15 @@ class Timed(Backbone, Protocol):
 
 
 @runtime_checkable
+class ChannelsLast(Protocol):
+    """A backbone whose networks can keep their numbers in the order in which some devices calculate faster."""
+
+    def put_channels_last(self) -> None:
+        """From now on. Results differ in their last bits."""
+        ...
+
+
+@runtime_checkable
 class Normalising(Protocol):
     """A backbone whose autoencoder normalises by what it is given: of a picture in tiles, by the whole.
 

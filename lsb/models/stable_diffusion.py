@@ -73,6 +73,10 @@ class StableDiffusion:
     def autoencoder_norms(self) -> list[nn.GroupNorm]:
         return [layer for layer in self._vae.modules() if isinstance(layer, nn.GroupNorm)]
 
+    def put_channels_last(self) -> None:
+        for network in (self._unet, self._vae):
+            network.to(memory_format=torch.channels_last)
+
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return int(self._unet.config.in_channels), height // self._factor, width // self._factor
 

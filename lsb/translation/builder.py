@@ -41,12 +41,13 @@ def run_frames(run: Run, canvas: Canvas) -> Callable[[Size], Frame]:
     return partial(frame_of, geometry=Geometry.of_transform(run.transform), canvas=canvas)
 
 
-def run_engine(store: Store, run: Run, backbone: Backbone, batch: int) -> Engine:
+def run_engine(store: Store, run: Run, backbone: Backbone, batch: int, *, joint: bool = False) -> Engine:
     """What makes the run's images: prompts, method, area and seed are those of `run.transform`.
 
     Args:
         backbone: the run's model in the run's dtype.
         batch: images at a time.
+        joint: see `Engine`.
 
     Raises:
         ModelError: it is another model.
@@ -62,4 +63,5 @@ def run_engine(store: Store, run: Run, backbone: Backbone, batch: int) -> Engine
         batch=batch,
         sigma_scale=sigma_scale(Geometry.of_transform(run.transform), backbone.canvas),
         negative=read_prompt(store, run.prompts["negative"]) if "negative" in run.prompts else NULL,
+        joint=joint,
     )

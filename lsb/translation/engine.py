@@ -22,7 +22,7 @@ from torch import Tensor
 from lsb.bridge.method import Levels, Method
 from lsb.bridge.noise import BatchNoise
 from lsb.bridge.settings import BridgeSettings
-from lsb.bridge.velocity import Domain
+from lsb.bridge.velocity import Domain, Predict
 from lsb.errors import BridgeError, ModelError
 from lsb.models.prompt import NULL, Prompt
 from lsb.models.protocol import Backbone, Timed
@@ -31,6 +31,7 @@ from lsb.models.tiled import Tiled
 from lsb.pictures.images import to_images, to_tensor
 from lsb.pictures.tiles import Tiles
 
+BOTH: tuple[Domain, Domain] = ("source", "target")
 PUBLISHED_PREFIX = "ugly, blurry, black, low res, unrealistic, "
 
 
@@ -48,6 +49,8 @@ class Engine:
         batch: pictures at a time; part of what fixes the last bits.
         sigma_scale: what noise levels are multiplied by, see `lsb.pictures.geometry.sigma_scale`.
         negative: the negative prompt of a method that asks it, by default the empty text.
+        joint: ask the network under both prompts in one call of twice as many rows, where the method is LSB and the
+            conditions are of one length. Of pictures in tiles it is asked once for each.
 
     Raises:
         BridgeError: tau, or sigma, is too large for the model's schedule, or the preset needs a schedule the model
@@ -63,6 +66,7 @@ class Engine:
     batch: int
     sigma_scale: float = 1.0
     negative: Prompt = NULL
+    joint: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -124,7 +128,8 @@ class Engine:
         noise = BatchNoise(self.backbone.latent_shape(width, height), seed=self.seed, digests=digests)
         with torch.inference_mode(), _repeatable():
             x_0 = self.backbone.encode(pixels, noise("vae", 0) if self._published else None)
-            return self.backbone.decode(self._method.translate(x_0, self._predict, noise, self._levels))
+            predict: Predict = _Joint(self) if self._takes_both else self._predict
+            return self.backbone.decode(self._method.translate(x_0, predict, noise, self._levels))
 
     def _in_tiles(self, row: int, image: Image.Image, digest: str, tiled: Tiled) -> Image.Image:
         """One picture; noise and state are those of its whole latent."""
@@ -151,7 +156,16 @@ class Engine:
         )
 
     def _predict(self, x_t: Tensor, sigma: float, domain: Domain) -> Tensor:
-        return (self._published or self.backbone).predict(x_t, sigma, self._conditions[domain])
+        return self._ask(x_t, sigma, self._conditions[domain])
+
+    def _ask(self, x_t: Tensor, sigma: float, condition: Tensor) -> Tensor:
+        return (self._published or self.backbone).predict(x_t, sigma, condition)
+
+    @cached_property
+    def _takes_both(self) -> bool:
+        if not (self.joint and isinstance(self.settings, BridgeSettings)):
+            return False
+        return self._conditions["source"].shape == self._conditions["target"].shape
 
     @cached_property
     def _method(self) -> Method:
@@ -176,6 +190,21 @@ class Engine:
         prompts: dict[Domain, Prompt] = {"source": source, "target": self.target, "negative": self.negative}
         with torch.no_grad(), _repeatable():
             return {domain: self.backbone.embed(prompts[domain]) for domain in sorted(self.settings.asks)}
+
+
+class _Joint:
+    """The network of an engine, asked under both prompts in one call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __call__(self, x_t: Tensor, sigma: float, domain: Domain, /) -> Tensor:
+        return self._engine._predict(x_t, sigma, domain)
+
+    def both(self, x_t: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        conditions = [self._engine._conditions[domain].expand(len(x_t), -1, -1) for domain in BOTH]
+        eps_0, eps_1 = self._engine._ask(torch.cat([x_t, x_t]), sigma, torch.cat(conditions)).chunk(2)
+        return eps_0, eps_1
 
 
 @contextmanager

@@ -63,7 +63,9 @@ def test_another_schema_is_refused() -> None:
 NEW = {
     *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
     *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
+    *("joint", "channels_last"),
 }
+SINCE_FOUR = {"joint", "channels_last"}
 
 
 def row_before() -> dict[str, object]:
@@ -82,7 +84,13 @@ def table_before(name: str = "lsb.manifest/1", new: Collection[str] = frozenset(
 
 
 @pytest.mark.parametrize(
-    ("name", "new"), [("lsb.manifest/1", NEW), ("lsb.manifest/2", {"tiles"}), ("lsb.manifest/3", set())]
+    ("name", "new"),
+    [
+        ("lsb.manifest/1", NEW),
+        ("lsb.manifest/2", {"tiles", *SINCE_FOUR}),
+        ("lsb.manifest/3", SINCE_FOUR),
+        ("lsb.manifest/4", SINCE_FOUR),
+    ],
 )
 def test_a_manifest_of_a_version_before_reads_as_one_of_today_s(name: str, new: set[str]) -> None:
     before = table_before(name, new)
