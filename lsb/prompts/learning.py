@@ -19,9 +19,10 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, Protocol, TypedDict
+from functools import partial
+from typing import Any, NotRequired, Protocol, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from lsb.bridge.noise import unit_noise
-from lsb.errors import BridgeError, FrozenSettingsError, PromptError
+from lsb.errors import BridgeError, FrozenSettingsError, PromptError, ResourceError
+from lsb.memory import free_memory, is_out_of_memory
 from lsb.models.prompt import Prompt, names_and_words, with_words
 from lsb.models.protocol import Backbone
 from lsb.pictures.geometry import Canvas, Geometry, frame_of, sigma_scale
@@ -42,6 +44,8 @@ from lsb.records import digest_of, sha256
 from lsb.redaction import redact
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 MAX_MISHAPS = 3
 _VALIDATION_DRAWS = 16
@@ -143,6 +147,7 @@ def learn_prompt(
         progress: one bar, `learn <token>`.
 
     Raises:
+        ResourceError: not even one image at a time fits into memory.
         PromptError: fewer than two different images, the loss is not finite again and again, or a template or the
             initial words do not fit the text encoder.
         FrozenSettingsError: the checkpoint belongs to other settings; `fields` names them.
@@ -194,60 +199,76 @@ class _Course:
     seed: str
     scale: float  # of all sigmas
 
-    def training_loss(self, step: int, vectors: Tensor) -> Tensor:
-        """The loss of one batch; a function of seed and step alone."""
+    def training_losses(self, step: int, vectors: Tensor, rows: int) -> Iterator[Tensor]:
+        """The loss of one batch as a sum of terms of at most so many rows each; a function of seed and step alone."""
         draw = _generator(self.seed, "draw", step)
         count = self.learning.batch
-        rows = draw.choice(len(self.training), count, replace=len(self.training) < count)
+        chosen = draw.choice(len(self.training), count, replace=len(self.training) < count)
         strata = (draw.permutation(count) + draw.random(count)) / count
         prompt = self.prompts[int(draw.integers(len(self.prompts)))]
-        return self._losses([self.training[row] for row in rows], strata, "noise", step, prompt, vectors).mean()
+        latents = [self.training[row] for row in chosen]
+        losses = self._losses(latents, strata, "noise", step, prompt, vectors, rows)
+        if rows >= count:
+            yield torch.cat([*losses]).mean()
+        else:
+            for some in losses:
+                yield some.sum() / count
 
     @torch.no_grad()
-    def validation_loss(self, vectors: Tensor) -> float:
+    def validation_loss(self, vectors: Tensor, rows: int) -> float:
         """The loss over the held-out images, at the same noise and sigmas each time, in the template to be used."""
         repeats = math.ceil(_VALIDATION_DRAWS / len(self.validation))
         latents = [*self.validation] * repeats
         strata = (_generator(self.seed, "validation", 0).permutation(len(latents)) + 0.5) / len(latents)
         size = self.learning.batch
         losses = [
-            self._losses(
+            some
+            for start in range(0, len(latents), size)
+            for some in self._losses(
                 latents[start : start + size],
                 strata[start : start + size],
                 "validation",
                 start // size,
                 self.prompts[0],
                 vectors,
+                rows,
             )
-            for start in range(0, len(latents), size)
         ]
         return float(torch.cat(losses).double().mean())
 
     def _losses(
-        self, latents: Sequence[Tensor], strata: np.ndarray, purpose: str, step: int, prompt: Prompt, vectors: Tensor
-    ) -> Tensor:
-        """The loss of each row (B,), in some order; `strata` in [0, 1] say where between sigma_min and sigma_max.
+        self,
+        latents: Sequence[Tensor],
+        strata: np.ndarray,
+        purpose: str,
+        step: int,
+        prompt: Prompt,
+        vectors: Tensor,
+        rows: int,
+    ) -> Iterator[Tensor]:
+        """The loss of each row, in some order; `strata` in [0, 1] say where between sigma_min and sigma_max.
 
-        Rows of one shape go through the network together.
+        Rows of one shape go through the network together, at most so many at a time.
         """
         alike: dict[torch.Size, list[int]] = {}
         for place, latent in enumerate(latents):
             alike.setdefault(latent.shape, []).append(place)
-        losses = []
         for number, places in enumerate(alike.values()):
             x = torch.stack([latents[place] for place in places])
             which = purpose if number == 0 else f"{purpose}/{number}"
-            losses.append(self._losses_alike(x, strata[places], which, step, prompt, vectors))
-        return torch.cat(losses)
+            noisy = self._noisy(x, strata[places], which, step)
+            for some, eps, sigmas in zip(*(values.split(rows) for values in noisy), strict=True):
+                yield self._losses_of(some, eps, sigmas, prompt, vectors)
 
-    def _losses_alike(
-        self, x: Tensor, strata: np.ndarray, purpose: str, step: int, prompt: Prompt, vectors: Tensor
-    ) -> Tensor:
-        """The same of latents of one shape (B, C, h, w)."""
+    def _noisy(self, x: Tensor, strata: np.ndarray, purpose: str, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (B, C, h, w), their noise, and their sigmas (B,) in float64."""
         low, high = math.log(self.learning.sigma_min), math.log(self.learning.sigma_max)
         sigmas = np.exp(low + (high - low) * strata) * self.scale
         eps = unit_noise(x.shape, seed=self.seed, digest="learning", purpose=purpose, step=step).to(x)
-        sigma = torch.from_numpy(sigmas).to(x).view(-1, 1, 1, 1)
+        return x, eps, torch.from_numpy(sigmas)
+
+    def _losses_of(self, x: Tensor, eps: Tensor, sigmas: Tensor, prompt: Prompt, vectors: Tensor) -> Tensor:
+        sigma = sigmas.to(x).view(-1, 1, 1, 1)
         condition = self.backbone.embed(prompt, vectors)
         eps_hat = self.backbone.predict(x + sigma * eps, sigmas.tolist(), condition)
         return ((1 + sigma**2) * (eps_hat - eps) ** 2).flatten(1).mean(1)
@@ -260,27 +281,66 @@ def _train(course: _Course, state: _State, save: Callable[[], None], progress: P
         name += f", resumed at step {state.step}"
     progress.start(name, learning.steps)
     progress.advance(name, state.step)
+    fitting = _Fitting(learning.batch)
     if not state.history:
-        _validate(course, state, None)
+        fitting.call(partial(_validate, course, state, None))
         save()
     losses: list[float] = []
     while state.step < learning.steps and state.stale < learning.patience:
-        loss = _step(course, state)
+        loss = fitting.call(partial(_step, course, state))
         losses += [loss] if math.isfinite(loss) else []
         progress.advance(name, loss=loss, best=state.best_loss)
         if state.step % learning.validate_every == 0 or state.step == learning.steps:
-            _validate(course, state, sum(losses) / len(losses) if losses else None)
+            mean = sum(losses) / len(losses) if losses else None
+            fitting.call(partial(_validate, course, state, mean))
             losses = []
             save()
     progress.finish(name)
     return "patience" if state.stale >= learning.patience else "steps"
 
 
-def _step(course: _Course, state: _State) -> float:
-    """One update of the vectors by Adam; a loss or gradient that is not finite is skipped and halves the rate."""
+@dataclass
+class _Fitting:
+    """How many rows fit into memory at a time: all of a batch until it turns out that they do not."""
+
+    rows: int
+
+    def call(self, act: Callable[[int], Result]) -> Result:
+        """What `act(rows)` gives, which changes nothing before it has all that it calculates.
+
+        Raises:
+            ResourceError: one row is too many.
+        """
+        while True:
+            try:
+                return act(self.rows)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = redact(str(error))
+            free_memory()  # of which no traceback holds any more
+            if self.rows == 1:
+                raise ResourceError(
+                    f"learning a prompt does not fit into memory, not even one picture at a time ({problem}); free "
+                    "memory, or use a smaller geometry.area or another dtype"
+                )
+            self.rows = -(-self.rows // 2)
+            logger.warning("learning does not fit into memory; from now on %d rows at a time: %s", self.rows, problem)
+
+
+def _step(course: _Course, state: _State, rows: int) -> float:
+    """One update of the vectors by Adam; a loss or gradient that is not finite is skipped and halves the rate.
+
+    Args:
+        rows: that go through the network at a time; the gradients of a batch are added up.
+    """
     vectors = state.vectors.clone().requires_grad_()
-    loss = course.training_loss(state.step, vectors)
-    (gradient,) = torch.autograd.grad(loss, vectors)
+    loss, gradient = torch.zeros(()), torch.zeros_like(state.vectors)
+    for number, term in enumerate(course.training_losses(state.step, vectors, rows)):
+        (more,) = torch.autograd.grad(term, vectors)
+        loss = term.detach() if number == 0 else loss + term.detach()
+        gradient = more if number == 0 else gradient + more
+        del term
     state.step += 1
     if not (torch.isfinite(loss) and torch.isfinite(gradient).all()):
         state.mishaps += 1
@@ -298,11 +358,11 @@ def _step(course: _Course, state: _State) -> float:
     mean = state.mean / (1 - _BETA_1**state.updates)
     square = state.square / (1 - _BETA_2**state.updates)
     state.vectors = state.vectors - state.learning_rate * mean / (square.sqrt() + _TINY)
-    return float(loss.detach())
+    return float(loss)
 
 
-def _validate(course: _Course, state: _State, training_loss: float | None) -> None:
-    loss = course.validation_loss(state.vectors)
+def _validate(course: _Course, state: _State, training_loss: float | None, rows: int) -> None:
+    loss = course.validation_loss(state.vectors, rows)
     if loss < state.best_loss:
         state.best_loss, state.best_step, state.stale = loss, state.step, 0
         state.best_vectors = state.vectors.clone()
@@ -334,17 +394,22 @@ def _distinct(
 
 
 def _latents(backbone: Backbone, images: Sequence[Tensor | Image.Image], batch: int) -> list[Tensor]:
-    """The latent (C, h, w) of each; images of one size are encoded together, `batch` at a time."""
+    """The latent (C, h, w) of each; images of one size are encoded together, `batch` at a time or as many as fit."""
+    fitting = _Fitting(batch)
     alike: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(images):
         alike.setdefault(tuple(image.shape) if isinstance(image, Tensor) else image.size, []).append(place)
     latents: dict[int, Tensor] = {}
     for places in alike.values():
-        for start in range(0, len(places), batch):
-            group = places[start : start + batch]
-            pixels = torch.stack([_pixels(images[place]) for place in group])
-            latents |= dict(zip(group, backbone.encode(pixels), strict=True))
+        encoded: list[Tensor] = []
+        while left := places[len(encoded) :]:
+            encoded += fitting.call(partial(_encoded, backbone, [_pixels(images[place]) for place in left[:batch]]))
+        latents |= dict(zip(places, encoded, strict=True))
     return [latents[place] for place in range(len(images))]
+
+
+def _encoded(backbone: Backbone, pixels: Sequence[Tensor], rows: int) -> Tensor:
+    return backbone.encode(torch.stack([*pixels[:rows]]))
 
 
 def _pixels(image: Tensor | Image.Image) -> Tensor:

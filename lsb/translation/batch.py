@@ -16,10 +16,11 @@ from typing import Any
 
 from lsb.errors import CannotStartError, LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
 from lsb.ledger.schemas import ManifestRow, PlanRow
+from lsb.memory import is_out_of_memory
 from lsb.pictures.output import Kept
 from lsb.redaction import redact
 from lsb.translation.hints import Hints
-from lsb.translation.model import Made, MakesImages, Task, is_out_of_memory
+from lsb.translation.model import Made, MakesImages, Task
 
 logger = logging.getLogger(__name__)
 

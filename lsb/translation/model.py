@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +9,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from lsb.errors import LsbError, OutOfMemoryError, TranslationError
+from lsb.memory import free_memory, is_out_of_memory
 from lsb.metrics.pixels import reduced
 from lsb.pictures.geometry import Frame
 from lsb.pictures.tiles import Tiles
@@ -154,25 +153,9 @@ def joined(outputs: Images, scores: Sequence[Any]) -> list[Made]:
     ]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory did not suffice, the host's or an accelerator's."""
-    if isinstance(error, MemoryError | OutOfMemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    words = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
 def portable(error: Exception) -> LsbError:
     """The error as one that survives the way to another process."""
     if isinstance(error, LsbError):
         return error
     kind = OutOfMemoryError if is_out_of_memory(error) else TranslationError
     return kind(f"{type(error).__name__}: {error}")
-
-
-def free_memory() -> None:
-    """Give back what nobody holds on to any more, an accelerator's memory too."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

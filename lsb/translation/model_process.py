@@ -32,7 +32,8 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.isolation import isolate_children
-from lsb.translation.model import Made, Model, Task, Tasks, free_memory, joined, portable
+from lsb.memory import free_memory
+from lsb.translation.model import Made, Model, Task, Tasks, joined, portable
 from lsb.translation.shared_pixels import SharedPixels
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lsb.config.job import LearningConfig
-from lsb.errors import BridgeError, FrozenSettingsError, PromptError
+from lsb.errors import BridgeError, FrozenSettingsError, PromptError, ResourceError
 from lsb.ledger.transform import ModelIdentity
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
@@ -263,3 +263,55 @@ def test_no_more_than_max_images_and_equal_ones_once() -> None:
     images = flat_colour((0.5, -0.3, 0.8), count=9)
     learn(Counting(), torch.cat([images, images]), QUICK.model_copy(update={"max_images": 7}))
     assert sum(seen) == 7
+
+
+def test_what_does_not_fit_into_memory_is_learned_from_fewer_rows_at_a_time(
+    tiny_backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same steps, from gradients that are added up."""
+    whole = learn(tiny_backbone, pictures())
+    network = tiny_backbone._network
+    rows: list[int] = []
+
+    def small(y: torch.Tensor, *rest: Any) -> torch.Tensor:
+        rows.append(len(y))
+        if len(y) > 1:
+            raise MemoryError("no room")
+        return network(y, *rest)
+
+    monkeypatch.setattr(tiny_backbone, "_network", small)
+    parts = learn(tiny_backbone, pictures())
+    assert len([count for count in rows if count > 1]) <= 3  # each size once
+    assert parts.prompt.vectors is not None
+    assert whole.prompt.vectors is not None
+    torch.testing.assert_close(parts.prompt.vectors, whole.prompt.vectors, rtol=1e-3, atol=1e-4)
+    losses = [[look["validation_loss"] for look in learned.history] for learned in (parts, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_pictures_that_cannot_be_encoded_together_are_encoded_one_by_one(
+    tiny_backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [Image.new("RGB", (32, 32), (20 * number, 90, 90)) for number in range(6)]
+    whole = learn(tiny_backbone, images)
+    encode = tiny_backbone.encode
+
+    def small(images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
+        if len(images) > 1:
+            raise RuntimeError("CUDA out of memory")
+        return encode(images, eps)
+
+    monkeypatch.setattr(tiny_backbone, "encode", small)
+    parts = learn(tiny_backbone, images)
+    assert parts.history[0]["validation_loss"] == pytest.approx(whole.history[0]["validation_loss"], rel=1e-4)
+
+
+def test_what_does_not_fit_by_itself_is_said_in_a_line(
+    tiny_backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> torch.Tensor:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(tiny_backbone, "_network", full)
+    with pytest.raises(ResourceError, match="not even one picture at a time"):
+        learn(tiny_backbone, pictures())

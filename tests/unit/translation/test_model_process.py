@@ -26,7 +26,8 @@ from lsb.errors import (
     TranslationError,
     UnfinishedError,
 )
-from lsb.translation.model import Model, is_out_of_memory
+from lsb.memory import is_out_of_memory
+from lsb.translation.model import Model
 from lsb.translation.model_process import ModelProcess
 from tests.ledger import picture, tasks
 
