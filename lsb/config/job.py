@@ -100,13 +100,13 @@ class ExecutionConfig(Frozen):
     batch: Count = Field(default=8, description="Images that are translated at once.")
     joint: bool = Field(
         default=False,
-        description="Whether the network is asked under both prompts in one call, of twice as many rows: faster with "
-        "small batches, for more memory. Each row says so.",
+        description="Whether the network is asked under both prompts in one call. That is faster with small batches, "
+        "and takes the memory of twice as many images. Each row says so.",
     )
     channels_last: bool = Field(
         default=False,
-        description="Whether the networks keep a place's channels side by side in memory, with which many accelerators "
-        "are faster. Each row says so.",
+        description="Whether the networks keep a place's channels side by side in memory. Many accelerators are faster "
+        "then. Each row says so.",
     )
     shard_size: Count = Field(default=1000, description="Records in a shard, the part of a run that one worker does.")
     workers: Count = Field(
