@@ -122,7 +122,7 @@ def _replay_alike(
     store: Store, run: Run, sources: Source, bench: Bench, rows: Sequence[PublishedOutput]
 ) -> Iterator[Replayed]:
     """Replay rows that were made under the same conditions."""
-    differing = tuple(name for name in CONDITIONS if bench.conditions[name] != rows[0][name])
+    differing = tuple(name for name in CONDITIONS if bench.conditions.get(name) != rows[0][name])
     settings, rules = OutputSettings.of_transform(run.transform), Geometry.of_transform(run.transform).decoding_rules
     decoder = shared_decoder()
     images: list[tuple[PublishedOutput, Frame, Kept, Image.Image]] = []  # as the network is given them
