@@ -37,7 +37,7 @@ STAGES = ("ingest", "optimise", "plan", "translate", "publish", "run")
 
 READING = """
 Three requests an image are the least: one to take it in, one to read it for translation, one to write the output.
-`publish` reads pictures for the metric sample of 16, sources twice, and for the page (30 pairs), `verify` every output.
+`publish` reads pictures for the metric sample of 16, each once, and for the page (30 pairs), `verify` every output.
 The rest does not grow with the images but with shards and commits: a shard costs a listing of its log, the plan and
 `run.json`, and per commit a row file, features and the log entry. 20 requests at the start find out whether the store
 honours conditional creation.

@@ -49,9 +49,11 @@ class Knowledge:
     listing: Listing
     decoding: str  # today's version
     before: pa.Table = field(default_factory=KNOWN.empty)
-    now: list[pa.Table] = field(default_factory=list)  # of several rows of one key the last holds
+    kept: list[int] = field(default_factory=list)  # where in `before` those rows are that still hold
+    now: list[pa.Table] = field(default_factory=list)  # what holds instead; of several rows of one key the last
     new: list[KnownRow] = field(default_factory=list)  # that are in no table yet
     at_hand: dict[str, KnownRow] = field(default_factory=dict)  # what was known of the files that are looked at
+    places: dict[str, int] = field(default_factory=dict)  # where in `before` that stands
     doubts: frozenset[str] = frozenset()
     others: bool = False  # whether another source of the data set's name was ever listed
     saved: float = field(default_factory=time.monotonic)
@@ -70,8 +72,10 @@ class Knowledge:
     def turn_to(self, files: Iterable[SourceFile]) -> None:
         """Have at hand what was known of some files: of these alone can be asked."""
         keys = [file.key for file in files if key_of(file.key) == file.key]
-        rows = self.before.filter(pc.is_in(self.before["key"], pa.array(keys, pa.string())))
-        self.at_hand = {row["key"]: row for row in rows.to_pylist()}
+        places = pc.indices_nonzero(pc.is_in(self.before["key"], pa.array(keys, pa.string())))
+        rows = self.before.take(places).to_pylist()
+        self.at_hand = {row["key"]: row for row in rows}
+        self.places = {row["key"]: place for row, place in zip(rows, places.to_pylist(), strict=True)}
 
     def trusted(self, file: SourceFile) -> KnownFacts | None:
         """What is known of a file as it is now, by the record's column names; None if nothing is that can be trusted.
@@ -83,7 +87,7 @@ class Knowledge:
             return None
         if not self._shows_changes(file, row["listed"]):
             return None
-        self._note(row)
+        self.kept.append(self.places[file.key])
         found = cast(KnownFacts, {name: value for name, value in row.items() if name not in _OF_THE_FILE})
         if row["decoding"] not in (None, self.decoding):
             return {"sha256": found["sha256"], "bytes": found["bytes"]}
@@ -122,7 +126,7 @@ class Knowledge:
 
     def save(self) -> None:
         """Keep what is known of the files that are listed, and forget the doubts, but of files that cannot be read."""
-        now = self._last(self.now)
+        now = self._now()
         if not now.equals(self.before):
             self._write(now)
         if self.doubts:
@@ -144,6 +148,11 @@ class Knowledge:
     def _gather(self) -> None:
         self.now.append(KNOWN.table(self.new))
         self.new = []
+
+    def _now(self) -> pa.Table:
+        if len(self.kept) < self.before.num_rows:
+            return self._last([self.before.take(pa.array(self.kept, pa.int64())), *self.now])
+        return self._last([self.before, *self.now]) if self.now or self.new else self.before
 
     def _last(self, tables: Iterable[pa.Table]) -> pa.Table:
         """Of each key the last row in `tables` or what is new, in key order."""
