@@ -55,14 +55,15 @@ class LineProgress(Progress):
         if now - line.said >= SECONDS_BETWEEN_LINES and line.done < line.total:
             line.said = now
             rate = line.done / (now - line.started)
-            left = (line.total - line.done) / rate if rate else 0.0
-            self._say(f"{name}: {line.done}/{line.total}{_shown(line.figures)}, {rate:.1f}/s, {left:.0f} s left")
+            pace = f", {rate:.1f}/s, {(line.total - line.done) / rate:.0f} s left" if rate else ""
+            self._say(f"{name}: {line.done}/{line.total}{_shown(line.figures)}{pace}")
 
     def finish(self, name: str) -> None:
         line = self._lines.pop(name, None)
         if line is not None:
             seconds = self._clock() - line.started
-            self._say(f"{name}: {line.done}/{line.total}{_shown(line.figures)}, done in {seconds:.1f} s")
+            ended = "done in" if line.done >= line.total else "left after"
+            self._say(f"{name}: {line.done}/{line.total}{_shown(line.figures)}, {ended} {seconds:.1f} s")
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -60,7 +60,9 @@ class OutputSettings(Frozen):
         if self.quality is not None and self.format == "png":
             raise ValueError("quality is for jpeg, webp, avif and source; png loses nothing, leave it out")
         if self.alpha == "keep" and self.format == "jpeg":
-            raise ValueError("alpha: keep needs a format that has transparency, which jpeg has not; use png or webp")
+            raise ValueError(
+                "alpha: keep needs a format that has transparency, which jpeg has not; use png, webp or avif"
+            )
         return self
 
     @property

@@ -44,6 +44,8 @@ class DomainPrompt(Frozen):
     def _one_origin(self) -> DomainPrompt:
         if sum(value is not None for value in (self.text, self.file, self.images)) != 1:
             raise ValueError("give exactly one of text, file, images")
+        if self.text is not None and not self.text.strip():
+            raise ValueError("text is empty; give some words")
         return self
 
 

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
@@ -153,7 +154,8 @@ class ModelProcess:
         try:
             arguments = far, pixels, self._build, dict(os.environ)
             process = self._context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
-            # It does not end by a signal that was meant for us, such as Ctrl-C.
+            # No signal that was meant for us, such as Ctrl-C, ends it. Starting the tracker would let them in again.
+            resource_tracker.ensure_running()
             with _signals_held_back():
                 process.start()
         finally:

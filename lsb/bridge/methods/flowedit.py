@@ -90,7 +90,7 @@ class FlowEdit(Method):
     solver: SolverName = Field(
         default="euler",
         description="As in `bridge`. Another one than `euler` needs `noise: fixed`, and many steps where `guidance` is "
-        "strong.",
+        "strong; `heun` needs an even `nfe`.",
     )
 
     @model_validator(mode="after")

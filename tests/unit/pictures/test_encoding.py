@@ -76,7 +76,7 @@ def test_metadata_goes_into_the_file_and_no_pixel_changes() -> None:
     ("settings", "words"),
     [
         ({"quality": 90}, "png loses nothing"),
-        ({"format": "jpeg", "alpha": "keep"}, "use png or webp"),
+        ({"format": "jpeg", "alpha": "keep"}, "use png, webp or avif"),
         ({"quality": 0, "format": "jpeg"}, "greater than or equal to 1"),
         ({"format": "gif"}, "avif"),
     ],

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -233,6 +235,33 @@ def test_errors_come_back_and_the_process_stays(
 
 def test_signals_for_us_are_not_for_it(model: ModelProcess) -> None:
     assert ask(model, "signals").size == picture(0).size
+
+
+MASKS = """
+from functools import partial
+from multiprocessing.forkserver import _forkserver
+from pathlib import Path
+from lsb.translation.model_process import ModelProcess
+from tests.unit.flows.echo import echoing
+
+if __name__ == "__main__":
+    with ModelProcess(partial(echoing), batch=1, limit=600) as model:
+        model._start()
+        for process in (_forkserver._forkserver_pid, model._process.pid):
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+            print(*(int(line.split()[1], 16) for line in lines if line.startswith("SigBlk")))
+"""
+
+
+def test_neither_are_they_for_the_server_that_forks_it_and_imports_for_seconds(tmp_path: Path) -> None:
+    """In a process of its own, where the first start begins multiprocessing's tracker as well."""
+    script = tmp_path / "masks.py"
+    script.write_text(MASKS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    held_back = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM))
+    server, model = map(int, done.stdout.split())
+    assert server & held_back == model & held_back == held_back
 
 
 @pytest.mark.parametrize(
