@@ -135,7 +135,7 @@ class ModelProcess:
 
     def _start(self) -> None:
         isolate_children()
-        self._context.set_forkserver_preload(self._imports)
+        self._context.set_forkserver_preload([*self._imports, "lsb.translation.forkserver"])
         try:
             self._fork()
         except (EOFError, OSError):
@@ -154,7 +154,8 @@ class ModelProcess:
         try:
             arguments = far, pixels, self._build, dict(os.environ)
             process = self._context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
-            # No signal that was meant for us, such as Ctrl-C, ends it. Starting the tracker would let them in again.
+            # No signal that was meant for us, such as Ctrl-C, ends it, nor the server that forks it, while they begin.
+            # Starting multiprocessing's tracker would let them in again.
             resource_tracker.ensure_running()
             with _signals_held_back():
                 process.start()
@@ -286,7 +287,7 @@ def _ending(code: int | None) -> str:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """What is started inside never gets SIGTERM or SIGINT, unless it asks for them."""
+    """What is started inside gets no SIGTERM or SIGINT before it asks for them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -237,31 +237,47 @@ def test_signals_for_us_are_not_for_it(model: ModelProcess) -> None:
     assert ask(model, "signals").size == picture(0).size
 
 
-MASKS = """
-from functools import partial
-from multiprocessing.forkserver import _forkserver
+BLOCKED = """
 from pathlib import Path
+
+def blocked(process):
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith("SigBlk"))
+"""
+BEGINS = """
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.forkserver import _forkserver
+from time import sleep
+from blocked import blocked
 from lsb.translation.model_process import ModelProcess
 from tests.unit.flows.echo import echoing
 
 if __name__ == "__main__":
-    with ModelProcess(partial(echoing), batch=1, limit=600) as model:
+    with ModelProcess(partial(echoing), batch=1, limit=600, imports=["long"]) as model:
         model._start()
-        for process in (_forkserver._forkserver_pid, model._process.pid):
-            lines = Path(f"/proc/{process}/status").read_text().splitlines()
-            print(*(int(line.split()[1], 16) for line in lines if line.startswith("SigBlk")))
+        other = get_context("forkserver").Process(target=sleep, args=(600,))
+        other.start()
+        print(Path("held").read_text(), blocked(_forkserver._forkserver_pid), blocked(other.pid))
+        other.terminate()
+        other.join()
+        print(other.exitcode)
 """
 
 
-def test_neither_are_they_for_the_server_that_forks_it_and_imports_for_seconds(tmp_path: Path) -> None:
+def test_neither_are_they_for_the_server_that_forks_it_while_that_begins(tmp_path: Path) -> None:
     """In a process of its own, where the first start begins multiprocessing's tracker as well."""
-    script = tmp_path / "masks.py"
-    script.write_text(MASKS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    (tmp_path / "blocked.py").write_text(BLOCKED)
+    (tmp_path / "long.py").write_text("from blocked import *\nPath('held').write_text(blocked('self'))\n")
+    (tmp_path / "begins.py").write_text("from pathlib import Path\n" + BEGINS)
+    path = os.pathsep.join((str(Path(__file__).parents[3]), str(tmp_path)))
+    command, environment = [sys.executable, tmp_path / "begins.py"], {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    while_importing, afterwards, others, code = done.stdout.split()
     held_back = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM))
-    server, model = map(int, done.stdout.split())
-    assert server & held_back == model & held_back == held_back
+    assert int(while_importing, 16) & held_back == held_back
+    assert int(afterwards, 16) & held_back == int(others, 16) & held_back == 0
+    assert int(code) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(
