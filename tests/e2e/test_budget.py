@@ -44,7 +44,7 @@ class Careless(Inverter):
 
 
 @pytest.mark.usefixtures("server")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_it_stops_publishes_and_goes_on_with_a_larger_budget(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

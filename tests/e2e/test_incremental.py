@@ -56,6 +56,7 @@ def test_new_data_makes_a_run_that_carries_what_is_unchanged(
     assert nightly.files() == files
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_vanished.py
 @pytest.mark.usefixtures("server")
 def test_a_source_that_is_half_there_is_refused_and_its_account_is_shown(
     finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -143,6 +144,7 @@ def test_a_night_that_was_cut_off_and_then_new_data(
     assert [json.loads(path.read_text())["run"] for path in names] == [second.name]
 
 
+@pytest.mark.long  # its parts: tests/integration/test_parents.py
 @pytest.mark.usefixtures("server")
 def test_stages_go_on_with_the_planned_run_though_a_file_was_moved(
     job: Job, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
@@ -168,6 +170,7 @@ def test_stages_go_on_with_the_planned_run_though_a_file_was_moved(
     assert (answer.json["translated"], answer.json["carried"]) == (1, PICTURES - 2)
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_vanished.py
 @pytest.mark.usefixtures("server")
 def test_a_planned_run_waits_for_a_source_that_is_half_there(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     for stage in ("ingest", "optimise", "plan"):
@@ -196,6 +199,7 @@ def test_a_planned_run_waits_for_a_source_that_is_half_there(job: Job, capsys: p
         assert answer.code == 0, answer.err
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_vanished.py
 @pytest.mark.usefixtures("server")
 def test_what_has_vanished_may_be_accepted(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     for stage in ("ingest", "optimise", "plan"):

@@ -80,6 +80,7 @@ def test_a_source_that_vanishes_after_it_was_translated_costs_its_place_in_the_m
     assert (after.code, after.json["carried"], after.json["translated"]) == (0, COUNT - 2, 1), after.err
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_measures.py
 def test_measuring_that_fails_for_good_is_published_as_such_and_tried_again(
     small: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_measuring_that_fails_for_good_is_published_as_such_and_tried_again(
     assert published(small)[1]["sample"]["truths"] == COUNT
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_measures.py
 def test_measuring_can_be_switched_off(
     small: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +127,7 @@ def test_measuring_can_be_switched_off(
     assert "measure" not in published(small)[1]["settings"]
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_measures.py
 def test_pictures_that_are_gone_for_good_keep_no_run_from_being_published(
     small: Job, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -144,6 +147,7 @@ def test_pictures_that_are_gone_for_good_keep_no_run_from_being_published(
     assert lsb(capsys, "verify", run_of(small)).code == 0
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_measures.py
 def test_truths_that_are_mended_are_measured_again(small: Job, capsys: pytest.CaptureFixture[str]) -> None:
     truth = small.source.parent / "truth"
     for picture in truth.rglob("*.png"):

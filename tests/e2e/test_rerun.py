@@ -60,6 +60,7 @@ def test_a_dry_run_prints_exactly_what_then_runs(job: Job, capsys: pytest.Captur
     assert job.files() == files
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_rerun.py
 @pytest.mark.usefixtures("server")
 def test_chosen_shards_of_an_unfinished_run(finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = finished.changed("shards", store=str(tmp_path / "store"), evaluate={"sample": 2})

@@ -93,6 +93,7 @@ def answer_metrics(run: Path) -> dict[str, Any]:
     return dict(yaml.safe_load((run / "snapshots" / "00000000" / "metrics.json").read_text()))
 
 
+@pytest.mark.long  # its parts: unit/translation/test_sizes.py, test_tiles.py
 def test_how_the_job_is_cut_changes_no_pixel(mixed: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nor those of large pictures, which are in tiles."""
     found = []

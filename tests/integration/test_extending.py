@@ -64,7 +64,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def test_one_more_of_a_kind_is_a_file_and_a_table() -> None:
+def test_one_more_of_a_kind_is_a_file_and_a_table(project: Path) -> None:
+    """Each change that the page shows fits where it says."""
+    assert project.exists()
     sections: dict[str, list[Block]] = {}
     for block in blocks():
         sections.setdefault(block.section, []).append(block)
@@ -74,6 +76,7 @@ def test_one_more_of_a_kind_is_a_file_and_a_table() -> None:
         assert any(block.kind == "sh" for block in found), section
 
 
+@pytest.mark.long
 def test_what_the_page_adds_works(project: Path) -> None:
     lines = [line for block in blocks() if block.kind == "sh" for line in block.text.splitlines()]
     assert all(line.startswith("pytest ") for line in lines)

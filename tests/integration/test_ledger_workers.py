@@ -115,6 +115,7 @@ def test_a_worker_that_loses_adopts_the_winners_rows_and_keeps_its_own_others(tm
     assert len(verdict.orphans) == 3  # two images somebody else had committed, and the refused row file
 
 
+@pytest.mark.long  # each stage of a kill: test_pipeline_kills.py
 def test_killed_workers_lose_nothing_that_is_committed(tmp_path: Path) -> None:
     """Workers are killed at random; what the side log gains after a commit is never what was committed before."""
     store = LocalStore(tmp_path / "store")
@@ -192,7 +193,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_images(tmp_path_factory.mktemp("pictures"), IMAGES)
 
 
-@pytest.mark.parametrize("shards", [1, 3, 7])
+@pytest.mark.parametrize(
+    "shards", [3, pytest.param(1, marks=pytest.mark.long), pytest.param(7, marks=pytest.mark.long)]
+)
 def test_shards_order_kills_workers_and_machine_change_no_pixel(tmp_path: Path, pictures: Path, shards: int) -> None:
     """Killed in the middle, moved elsewhere, finished by two workers in another order: every pixel as if by itself."""
     store = LocalStore(tmp_path / "here")

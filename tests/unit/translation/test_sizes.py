@@ -111,7 +111,13 @@ def engine(tiny_backbone: StableDiffusion) -> Engine:
 
 
 @pytest.mark.parametrize(
-    "geometry", [Geometry(), Geometry(fit="letterbox"), Geometry(max_scale=2), Geometry(output="model")]
+    "geometry",
+    [
+        Geometry(),
+        Geometry(fit="letterbox"),
+        pytest.param(Geometry(max_scale=2), marks=pytest.mark.long),
+        pytest.param(Geometry(output="model"), marks=pytest.mark.long),
+    ],
 )
 def test_neither_order_nor_shard_nor_company_nor_a_mixture_of_sizes_changes_a_pixel(
     tmp_path: Path, folder: Path, engine: Engine, geometry: Geometry
