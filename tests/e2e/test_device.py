@@ -32,6 +32,7 @@ def test_refused_before_anything_is_read_or_written(
     assert not job.store.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
 def test_a_rerun_is_refused_with_the_device_that_was_asked_for(
     finished: Job, capsys: pytest.CaptureFixture[str], options: list[str]

@@ -155,6 +155,7 @@ def test_a_job_that_says_nothing_of_its_geometry_stops_before_all_is_made_again(
     assert files(old / "store") == before
 
 
+@pytest.mark.long  # its parts: tests/e2e/test_sizes.py
 def test_with_the_line_that_takes_the_new_every_picture_has_its_own_size(
     old: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

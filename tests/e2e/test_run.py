@@ -255,6 +255,7 @@ def pixels(manifest: str) -> dict[str, str | None]:
     return {row["source_key"]: row["pixels_sha256"] for row in rows}
 
 
+@pytest.mark.long  # its parts: tests/integration/test_ledger_workers.py
 def test_two_processes_make_the_same_pixels_as_one(
     finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +268,7 @@ def test_two_processes_make_the_same_pixels_as_one(
     assert pixels(answer.json["manifest"]) == pixels(first.json["manifest"])
 
 
+@pytest.mark.long  # its parts: unit/models/test_stable_diffusion.py
 def test_the_layout_of_stable_diffusion_gives_the_same_pixels_twice(
     server: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

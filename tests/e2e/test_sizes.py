@@ -135,6 +135,7 @@ def test_a_prompt_is_learned_from_pictures_of_many_sizes(mixed: Job, capsys: pyt
     assert keys == [(True, 1), (False, 1), (True, 2)]
 
 
+@pytest.mark.long  # its parts: unit/translation/test_sizes.py
 def test_a_picture_that_may_not_be_enlarged_so_much_stays_smaller_and_says_so(
     mixed: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:

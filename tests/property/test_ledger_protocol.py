@@ -337,7 +337,12 @@ def taking_over_what_others_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "breach",
-    [no_attempt_in_the_key, refused_means_lost, cleaning_up_without_condemning, taking_over_what_others_left],
+    [
+        no_attempt_in_the_key,
+        taking_over_what_others_left,
+        pytest.param(refused_means_lost, marks=pytest.mark.long),
+        pytest.param(cleaning_up_without_condemning, marks=pytest.mark.long),
+    ],
     ids=lambda breach: breach.__name__,
 )
 def test_without_a_rule_some_course_breaks_a_promise(
@@ -348,6 +353,7 @@ def test_without_a_rule_some_course_breaks_a_promise(
         explore(150)
 
 
+@pytest.mark.long
 def test_if_more_was_carried_than_the_snapshot_holds_some_course_would_break_a_promise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

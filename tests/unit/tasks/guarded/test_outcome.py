@@ -267,6 +267,7 @@ print(observed(name="all")(step(name="one")(lambda: 7))())
 """
 
 
+@pytest.mark.long
 def test_a_script_that_names_no_server_keeps_the_one_that_prefect_starts(prefect_home: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     done = subprocess.run(
