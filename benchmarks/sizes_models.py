@@ -10,13 +10,10 @@ from typing import Any
 import skimage
 import torch
 from PIL import Image
+from whole_model import whole_model
 
-from lsb.bridge.schedule import NoiseSchedule
-from lsb.ledger.transform import ModelIdentity
 from lsb.models.load import load_backbone
 from lsb.models.protocol import Backbone
-from lsb.models.stable_diffusion import StableDiffusion
-from lsb.models.text import TextConditioner
 from lsb.pictures.geometry import Canvas
 from tests.tiny import tiny_model
 
@@ -90,48 +87,14 @@ def narrow_folder(folder: Path) -> Path:
     return folder
 
 
-def full_width(folder: Path) -> Backbone:
-    """Random weights of all the sizes that Stable Diffusion 1.5 has, but for the table of its tokens."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(tiny_model(folder) / "tokenizer")
-    torch.manual_seed(0)
-    with torch.device("cpu"):
-        unet: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # its defaults are version 1.5's
-        levels = 4
-        vae: Any = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=2,
-            latent_channels=4,
-        )
-        text: Any = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-    for network in (unet, vae, text):
-        network.eval().requires_grad_(False)
-    scheduler: Any = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    schedule = NoiseSchedule.of(scheduler.alphas_cumprod.double().tolist())
-    identity = ModelIdentity(id="full width", revision=None, digest="0" * 64, files={})
-    return StableDiffusion(identity, unet, vae, TextConditioner(tokenizer, text), schedule, predicts_v=False)
-
-
 def backbone_of(kind: str, folder: Path) -> Backbone:
     """`embedded`, `narrow` or `full`."""
-    if kind == "full":
-        return full_width(folder)
-    return load_backbone(str(EMBEDDED if kind == "embedded" else narrow_folder(folder)), device="cpu")
+    folders = {
+        "embedded": lambda: EMBEDDED,
+        "narrow": lambda: narrow_folder(folder),
+        "full": lambda: whole_model(folder),
+    }
+    return load_backbone(str(folders[kind]()), device="cpu")
 
 
 class Linear:
