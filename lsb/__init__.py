@@ -6,6 +6,9 @@
     translator = Translator(backbone, Prompt("a photo of a cat"), Prompt("a photo of a dog"))
     dogs = translator.translate(cats)
 
+    run = lsb.open_run("store/runs/cats-to-dogs-0123456789ab")
+    run.records, run.metrics, run.shards    # pandas frames
+
 Names are imported when they are first used, so that parts which need no network load no torch.
 """
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from lsb.pictures.images import decode
     from lsb.prompts.learning import LearnedPrompt, learn_prompt
     from lsb.translation.translator import Translator
+    from lsb.views.opened import open_run
 
 _HOMES = {
     "Backbone": "lsb.models.protocol",
@@ -43,6 +47,7 @@ _HOMES = {
     "load_backbone": "lsb.models.load",
     "load_config": "lsb.config.job",
     "load_prompt": "lsb.models.prompt",
+    "open_run": "lsb.views.opened",
 }
 
 __all__ = [
@@ -61,6 +66,7 @@ __all__ = [
     "load_backbone",
     "load_config",
     "load_prompt",
+    "open_run",
 ]
 
 

@@ -234,7 +234,7 @@ def _trace(
             "place": run.source,
         },
         model={"id": row["model_id"], "revision": row["model_revision"], "digest": row["model_digest"]},
-        prompts={side: _prompt(store, run.prompts[side]) for side in sorted(run.prompts)},
+        prompts={side: used_prompt(store, run.prompts[side]) for side in sorted(run.prompts)},
         settings={
             "transform_id": row["transform_id"],
             **{name: value for name, value in transform.items() if name not in ("model", "prompts", "dtype")},
@@ -285,7 +285,7 @@ def _named(entry: LogEntry | None) -> NamedEntry | None:
     return {"key": entry.link.key, "sha256": entry.link.sha256, "time": entry.link.document["time"]}
 
 
-def _prompt(store: Store, key: str) -> UsedPrompt:
+def used_prompt(store: Store, key: str) -> UsedPrompt:
     """Where a prompt lies, and its words from the document beside it."""
     folder, _, name = key.rpartition("/")
     identity = name.split(".", 1)[0]

@@ -25,6 +25,7 @@ NAMES = [
     "load_backbone",
     "load_config",
     "load_prompt",
+    "open_run",
 ]
 
 
@@ -51,7 +52,7 @@ HEAVY = ("diffusers", "transformers", "torch._dynamo", "torchmetrics", "matplotl
         (
             "what looks at a store",
             "lsb.audit lsb.views.status lsb.views.trace lsb.views.diff lsb.views.export lsb.jobs.gc lsb.jobs.erase "
-            "lsb.models.load lsb.jobs.init lsb.jobs.dry_run lsb.bridge.solve lsb.models.prompt",
+            "lsb.views.opened lsb.models.load lsb.jobs.init lsb.jobs.dry_run lsb.bridge.solve lsb.models.prompt",
             ("torch", "prefect"),
         ),
         ("flows", "flows.translate flows.stages flows.rerun lsb.cli.local_server", ("torch", "prefect.server")),
