@@ -25,6 +25,7 @@ from lsb.jobs.job import (
     refuse_changed_default,
     refuse_store_among_pictures,
 )
+from lsb.jobs.limits import refuse_beyond_model
 from lsb.jobs.lineage import RunOptions
 from lsb.jobs.measures import open_target, open_truth
 from lsb.jobs.rerun import Chosen, what_is_left
@@ -107,7 +108,8 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
 
 
 def refuse_surprise(config: JobConfig) -> None:
-    """`refuse_idle_area`, and `refuse_changed_default` where there is a store yet."""
+    """`refuse_beyond_model`, `refuse_idle_area`, and `refuse_changed_default` where there is a store yet."""
+    refuse_beyond_model(config)
     refuse_idle_area(config.geometry, partial(canvas_of, config.model, **config.model_options))
     with suppress(NotFoundError):
         store = open_store(config.store)

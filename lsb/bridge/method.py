@@ -65,6 +65,10 @@ class Method(Frozen, ABC):
 
     section: ClassVar[str] = "method"  # of a job, where its settings stand
     strength: ClassVar[str] = "sigma"  # the setting to which all noise levels are proportional
+    dials: ClassVar[tuple[str, ...]] = (
+        "sigma",
+        "guidance",
+    )  # the settings that are to be chosen for model and pictures
 
     @property
     @abstractmethod
@@ -93,6 +97,37 @@ class Method(Frozen, ABC):
         Raises:
             BridgeError: the method needs something of the levels that they do not have.
         """
+
+    @property
+    def untuned(self) -> bool:
+        """Whether all dials stand at their defaults: nobody has chosen them for a model and pictures."""
+        strengths = (name for name in type(self).model_fields if name.endswith("guidance"))
+        return all(self._at_default(name) for name in {*self.dials, *strengths})
+
+    def _at_default(self, name: str) -> bool:
+        field = type(self).model_fields.get(name)
+        return field is None or getattr(self, name) == field.default
+
+    def refuse_beyond(self, sigma_max: float, scale: float = 1.0) -> None:
+        """Refuse noise that a network's schedule does not reach.
+
+        Args:
+            sigma_max: the network's largest sigma.
+            scale: what all noise levels are multiplied by, see `lsb.pictures.geometry.sigma_scale`.
+
+        Raises:
+            BridgeError: names the largest value that may stand in place of the one that does.
+        """
+        widest = self.scaled(scale).largest_sigma
+        if widest is None or widest <= sigma_max:
+            return
+        value = getattr(self, self.strength)
+        largest = value * (sigma_max / widest)
+        where = "" if scale == 1.0 else " at this geometry.area"
+        message = (
+            f"{self.strength} {value} is too large for this model's noise schedule{where}; the largest is {largest:.6g}"
+        )
+        raise BridgeError(message, field=self.strength, largest=largest, place=(self.section, self.strength))
 
     def scaled(self, factor: float) -> Self:
         """The same with all noise levels multiplied by a factor, where they do not end at the network's own."""

@@ -16,6 +16,7 @@ Preset = Literal["default", "published"]
 NoisePredictor = Literal["switch", "mix"]
 Start = Literal["published", "centred"]
 GridName = Literal["uniform", "theta", "logit", "tuned"]
+LATENT_SIDE = 64  # of the paper's model
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -38,6 +39,7 @@ class BridgeSettings(Method):
 
     section: ClassVar[str] = "bridge"
     strength: ClassVar[str] = "tau"
+    dials: ClassVar[tuple[str, ...]] = ("tau", "t0", "guidance")
 
     preset: Preset = Field(
         default="default",
@@ -104,6 +106,22 @@ class BridgeSettings(Method):
         description="Time at which to stop, above `t0` and at most `t_end`. What is returned then is the clean part "
         "x_t - sigma(t) eps_hat.",
     )
+
+    @classmethod
+    def tau_for(cls, latent_side: int) -> float:
+        """The paper's tau for latents of another size than its 64 x 64, of models of the same pictures at it.
+
+        The square root of the area's share, as in `lsb.pictures.geometry.sigma_scale`: in a latent of fewer pixels the
+        same noise hides more of what it shows.
+        """
+        tau: float = cls.model_fields["tau"].default
+        return round(tau * latent_side / LATENT_SIDE, 6)
+
+    def _at_default(self, name: str) -> bool:
+        """The paper's tau counts for latents of any size."""
+        if name != "tau":
+            return super()._at_default(name)
+        return self.tau == self.tau_for(max(1, round(self.tau / self.tau_for(1))))
 
     @property
     def t_n(self) -> float:

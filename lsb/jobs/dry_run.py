@@ -7,7 +7,7 @@ from functools import partial
 
 import pyarrow.compute as pc
 
-from lsb.bridge.methods import name_of
+from lsb.bridge.methods import name_of, untuned
 from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
 from lsb.jobs.job import (
@@ -18,6 +18,7 @@ from lsb.jobs.job import (
     refuse_store_among_pictures,
     run_spec,
 )
+from lsb.jobs.limits import refuse_beyond_model
 from lsb.jobs.lineage import RunOptions, negative_of_job, planned_as, prompt_of_job, restriction
 from lsb.jobs.sizes import Sizes, refuse_idle_area, sizes_of
 from lsb.jobs.vanished import refuse_vanished
@@ -49,6 +50,7 @@ class DryRun:
     shards: int
     pending: int | None
     method: str
+    untuned: str | None  # that nobody has chosen the method's dials, if nobody has
     forwards_per_image: int
     forwards_in_tiles: dict[str, int]  # of an image in tiles, by the size that the network works at
     sizes: Sizes
@@ -72,6 +74,8 @@ def dry_run(
     """
     refuse_store_among_pictures(config)
     check_device(config)
+    if resume is None:
+        refuse_beyond_model(config)
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
     identity = identify(config.model, **config.model_options)
     if resume is None:
@@ -122,6 +126,7 @@ def dry_run(
         shards=pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
         pending=sum(map(len, pending(store, run).values())) if run else None,
         method=name_of(config.method_settings),
+        untuned=untuned(config.method_settings),
         forwards_per_image=each,
         forwards_in_tiles={size: each * tiles for size, tiles in sizes.tiles.items()},
         sizes=sizes,

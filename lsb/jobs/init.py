@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from lsb.bridge.settings import BridgeSettings
 from lsb.config.job import JobConfig, job_of, load_config
 from lsb.config.reference import about, in_yaml, model_of, settings_of
 from lsb.errors import ConfigError, UsageError
 from lsb.jobs.job import refuse_store_among_pictures
-from lsb.models.load import is_hub_id, locate
+from lsb.models.load import facts_of, is_hub_id
 from lsb.pictures.ingest import refuse_empty
 from lsb.pictures.sources import list_sources, open_sources
 
@@ -40,7 +41,7 @@ def write_job(path: Path, source: str, target: str, model: str, store: str | Non
     Raises:
         UsageError: there is such a file, or it cannot be written; or the places will not do as a job's.
         SourceError: a folder is not there, or has no pictures.
-        ModelError: no model there. A hub's, or one at a URI, is not looked at.
+        ModelError: no model there. A hub's, or one at a URI, is not looked at: its tau is left to latents of 64 x 64.
     """
     if os.path.lexists(path):
         raise UsageError(f"{path} exists; give another file with --out, or move it away")
@@ -67,8 +68,9 @@ def write_job(path: Path, source: str, target: str, model: str, store: str | Non
     for folder in (config.source.path, target):
         sources = open_sources(folder)
         refuse_empty(sources, list_sources(sources))
-    if "://" not in config.model and os.path.isabs(config.model):
-        locate(config.model)
+    facts = facts_of(config.model) if "://" not in config.model and os.path.isabs(config.model) else None
+    if facts is not None:
+        settings["bridge"] = {"tau": BridgeSettings.tau_for(facts.latent_side)}
     text = _HEAD.format(name=path.name) + "\n".join(_lines(JobConfig, settings)) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

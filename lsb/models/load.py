@@ -17,6 +17,7 @@ from lsb.ledger.transform import ModelIdentity
 from lsb.models.canvas import stable_diffusion_canvas
 from lsb.models.device import usable_device
 from lsb.models.download import download
+from lsb.models.facts import Facts, stable_diffusion_facts
 from lsb.models.files import PARTS, PICKLES, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
 from lsb.models.protocol import Backbone, ChannelsLast
 from lsb.pictures.geometry import Canvas
@@ -44,6 +45,8 @@ class Family:
         parts: patterns of their names in the folder, such as `unet/*.json`: nothing else is fetched from the hub or S3.
         loras: whether LoRA files can be added to it; elsewhere a job that names some is refused.
         packages: what `load` imports beyond what every install of lsb brings.
+        facts: what settings must fit to, without reading weights; without it they are looked at when the model is
+            loaded.
     """
 
     files: Callable[[Path], ModelFiles]
@@ -52,6 +55,7 @@ class Family:
     parts: Sequence[str]
     loras: bool = False
     packages: Sequence[str] = ()
+    facts: Callable[[ModelFiles], Facts] | None = None
 
 
 def _stable_diffusion(files: ModelFiles, device: str, dtype: str) -> Backbone:
@@ -67,6 +71,7 @@ STABLE_DIFFUSION = Family(
     PARTS,
     loras=True,
     packages=("diffusers", "transformers"),
+    facts=stable_diffusion_facts,
 )
 # By `_class_name` in a folder's model_index.json. What is not here is taken for Stable Diffusion, which refuses others.
 FAMILIES: dict[str, Family] = {
@@ -131,6 +136,16 @@ def canvas_of(model: str, *, revision: str | None = None, strict: bool = False, 
     `load_backbone`."""
     files = locate(model, revision=revision, strict=strict, loras=loras)
     return _family(files.folder).canvas(files)
+
+
+def facts_of(
+    model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()
+) -> Facts | None:
+    """What a model's files say of it, without building the network; None of a family that says nothing. Arguments and
+    errors as for `load_backbone`."""
+    files = locate(model, revision=revision, strict=strict, loras=loras)
+    facts = _family(files.folder).facts
+    return None if facts is None else facts(files)
 
 
 def locate(model: str, *, revision: str | None = None, strict: bool = False, loras: Sequence[str] = ()) -> ModelFiles:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # a prompt of plain text needs no torch
     from torch import Tensor
 
 SLOT = "{token}"
+PUBLISHED_PREFIX = "ugly, blurry, black, low res, unrealistic, "  # of the source's prompt with preset `published`
 # All metadata in one value: the order of several is not fixed, and a prompt's id must be.
 _METADATA_KEY = "lsb"
 _MAX_HEADER = 100_000_000  # the library's own limit

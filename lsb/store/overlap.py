@@ -31,6 +31,11 @@ def refuse_overlap(name: str, uri: str, others: Mapping[str, str | None]) -> Non
             _refuse(other, place, name, uri)
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two places are one, however they are spelled."""
+    return lies_within(one, other) and lies_within(other, one)
+
+
 def lies_within(inner: str, outer: str) -> bool:
     """Whether `inner` is `outer` or lies below it; both are paths or URIs, such as `s3://bucket/prefix`.
 

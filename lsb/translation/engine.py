@@ -24,7 +24,7 @@ from lsb.bridge.noise import BatchNoise
 from lsb.bridge.settings import BridgeSettings
 from lsb.bridge.velocity import Domain, Predict
 from lsb.errors import BridgeError, ModelError
-from lsb.models.prompt import NULL, Prompt
+from lsb.models.prompt import NULL, PUBLISHED_PREFIX, Prompt
 from lsb.models.protocol import Backbone, Timed
 from lsb.models.published import Published
 from lsb.models.tiled import Tiled
@@ -32,7 +32,6 @@ from lsb.pictures.images import to_images, to_tensor
 from lsb.pictures.tiles import Tiles
 
 BOTH: tuple[Domain, Domain] = ("source", "target")
-PUBLISHED_PREFIX = "ugly, blurry, black, low res, unrealistic, "
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,7 @@ class Engine:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise BridgeError(f"batch is {self.batch}; it must be at least 1", field="batch")
-        widest, name = self._method.largest_sigma, self.settings.strength
-        if widest is not None and widest > self.backbone.sigma_max:
-            value = getattr(self.settings, name)
-            largest = value * (self.backbone.sigma_max / widest)
-            where = "" if self.sigma_scale == 1.0 else " at this geometry.area"
-            raise BridgeError(
-                f"{name} {value} is too large for this model's noise schedule{where}; the largest is {largest:.6g}",
-                field=name,
-                largest=largest,
-            )
+        self.settings.refuse_beyond(self.backbone.sigma_max, self.sigma_scale)
         self._conditions  # noqa: B018  a prompt that does not fit must be known before any picture is read
 
     def translate(

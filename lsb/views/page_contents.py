@@ -14,10 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from lsb.bridge.methods import untuned
+from lsb.errors import BridgeError
 from lsb.ledger.layout import run_folder
 from lsb.ledger.manifest import Collected
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow
+from lsb.ledger.transform import method_of
 from lsb.metrics.truths import OptionalTruths
 from lsb.pictures.encoding import OutputSettings
 from lsb.pictures.geometry import Geometry, Size
@@ -91,6 +94,7 @@ def gather_report(
         problems=seen.problems.groups(uri),
         stopped=stopped or "",
         left_out=described(run.left_out or {}),
+        untuned=_untuned(run),
         settings=(*_settings(run), *seen.sizes(OutputSettings.of_transform(run.transform))),
         digests=tuple(_digests(run)),
         commands=(
@@ -135,6 +139,13 @@ def _tone(output: Image.Image, truth: Image.Image) -> float:
     from lsb.metrics.pixels import unit_pixels  # with it comes torch, which an erasure can do without
 
     return float(tone_distance(unit_pixels([output]), unit_pixels([truth])))
+
+
+def _untuned(run: Run) -> str:
+    try:
+        return untuned(method_of(run.transform)) or ""
+    except BridgeError:  # a method of another version of lsb: nothing is known of its settings
+        return ""
 
 
 def _settings(run: Run) -> Iterator[tuple[str, str]]:

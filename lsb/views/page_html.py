@@ -89,6 +89,7 @@ class ReportInput:
     not_shown: tuple[int, int] = (0, 0)  # of the examples, and of the worst: their pictures cannot be read
     stopped: str = ""
     left_out: str = ""
+    untuned: str = ""
     settings: tuple[tuple[str, str], ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
     commands: tuple[Command, ...] = ()

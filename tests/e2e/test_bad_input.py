@@ -20,7 +20,8 @@ COMMANDS = (["run"], ["run", "--dry-run"], ["ingest"], ["optimise"], ["plan"])
         ({"model": "/no/such/model"}, 3, ["/no/such/model"]),
         ({"store": "/proc/lsb"}, 3, ["/proc/lsb"]),
         ({"bridge__tau": -1}, 2, ["bridge", "tau", "above 0"]),
-        ({"bridge__tau": 1000}, 2, ["tau", "largest"]),
+        ({"bridge__tau": 1000}, 2, ["bridge.tau", "largest"]),
+        ({"prompts__source": {"text": "icon " * 100}}, 2, ["prompts.source.text", "100 tokens"]),
         ({"bridge__taux": 1}, 2, ["bridge.taux"]),
         ({"source": None}, 2, ["source"]),
         ({"prompts__source": {"text": "a", "file": "b"}}, 2, ["prompts.source", "exactly one"]),
@@ -37,6 +38,7 @@ def test_a_bad_setting(
     assert answer.code == code, answer.err
     for word in words:
         assert word in answer.complaint
+    assert not (job.store / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,11 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
+from lsb.bridge.method import Method
+from lsb.bridge.methods import METHODS, name_of, untuned
+from lsb.bridge.methods.ddib import Ddib
+from lsb.bridge.methods.flowedit import FlowEdit
+from lsb.bridge.methods.sdedit import Sdedit
 from lsb.bridge.settings import BridgeSettings
 from lsb.errors import BridgeError
 
@@ -86,3 +91,36 @@ def test_steps_leave_one_evaluation_for_the_end() -> None:
     assert BridgeSettings(nfe=8).steps == 7
     assert BridgeSettings(nfe=9, solver="heun").steps == 4
     assert BridgeSettings(nfe=2, solver="adams_moulton").steps == 1
+
+
+@pytest.mark.parametrize(("side", "tau"), [(64, 2.3), (16, 0.575), (128, 4.6), (8, 0.2875)])
+def test_tau_is_the_papers_at_the_size_of_the_latents(side: int, tau: float) -> None:
+    assert BridgeSettings.tau_for(side) == tau
+    assert BridgeSettings(tau=tau).untuned
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        BridgeSettings(tau=0.1),
+        BridgeSettings(tau=0.01),
+        BridgeSettings(t0=0.1),
+        BridgeSettings(guidance=10),
+        Sdedit(sigma=0.5),
+        Sdedit(guidance=2),
+        FlowEdit(target_guidance=5.5),
+        Ddib(sigma=3.0),
+    ],
+    ids=repr,
+)
+def test_one_dial_that_is_set_is_a_choice(settings: Method) -> None:
+    assert not settings.untuned
+    assert untuned(settings) is None
+
+
+@pytest.mark.parametrize("settings", [kind() for kind in METHODS.values()], ids=name_of)
+def test_defaults_are_nobodys_choice(settings: Method) -> None:
+    assert settings.model_copy(update={"nfe": 4}).untuned
+    said = untuned(settings)
+    assert said is not None
+    assert all(name in said for name in ("guidance", settings.strength))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lsb.bridge.settings import BridgeSettings
 from lsb.config.job import JobConfig, load_config
 from lsb.errors import ConfigError, LsbError, ModelError, SourceError, UsageError
 from lsb.jobs.init import write_job
@@ -46,6 +47,7 @@ def test_it_names_two_folders_and_a_model(tmp_path: Path, cats: str, dogs: str, 
     assert (job.name, job.store, job.model) == ("cats-co-to-dogs", str(tmp_path / "jobs" / "store"), model)
     assert (job.source.domain, job.source.path) == ("cats-co", cats)
     assert (job.prompts.source.images, job.prompts.source.token) == (cats, "<cats-co>")
+    assert job.bridge == BridgeSettings(tau=0.2875)  # of latents of 8 x 8
     assert (job.prompts.target.domain, job.prompts.target.images, job.evaluate.target) == ("dogs", dogs, dogs)
 
 
@@ -74,7 +76,8 @@ def test_a_hub_id_stays_one_unless_such_a_folder_exists(
     tmp_path: Path, cats: str, dogs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert write_job(tmp_path / "a.yaml", cats, dogs, "owner/name").model == "owner/name"
+    hub = write_job(tmp_path / "a.yaml", cats, dogs, "owner/name")
+    assert (hub.model, hub.bridge) == ("owner/name", BridgeSettings())
     tiny_model(tmp_path / "owner" / "name")
     assert write_job(tmp_path / "b.yaml", cats, dogs, "owner/name").model == str(tmp_path / "owner" / "name")
 

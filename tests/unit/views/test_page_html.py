@@ -189,6 +189,12 @@ def test_names_that_would_not_show_are_written_out() -> None:
     assert html.count("<bdi>\u05d0.png</bdi>") == 2  # the name, and the reason
 
 
+def test_settings_that_nobody_has_chosen_are_named() -> None:
+    said = "tau & t0 stand at their default"
+    assert f"Untuned: {said}." in " ".join(Page(render_report(report(untuned=said))).text.split())
+    assert "Untuned" not in render_report(report())
+
+
 def test_what_is_left_out_is_said() -> None:
     sample = {
         "rule": "smallest record ids",
