@@ -23,12 +23,13 @@ def tune(settings: BridgeSettings, error: Callable[[BridgeSettings], float], tri
 
     Args:
         settings: the path; its solver and nfe say how many times there are, its grid and times do not matter.
-        error: of a path; best the RMS distance to a fine-step solution on some tens of latents of the job's own
-            domain, other ones than those on which the result is to be judged.
-        trials: how many paths are tried at most.
+        error: of a path, NaN or infinity where it has none; best the RMS distance to a fine-step solution on some tens
+            of latents of the job's own domain, other ones than those on which the result is to be judged.
+        trials: how many paths are tried at most, at least 1.
 
     Raises:
-        BridgeError: the solver's last evaluation cannot stand before the end, as the search tries.
+        BridgeError: the solver's last evaluation cannot stand before the end, as the search tries; or no path that was
+            tried has an error.
     """
     if SOLVERS[settings.solver].finish is None:
         allowed = ", ".join(name for name, solver in SOLVERS.items() if solver.finish is not None)
@@ -36,16 +37,20 @@ def tune(settings: BridgeSettings, error: Callable[[BridgeSettings], float], tri
     asked = 0
 
     def cost(times: tuple[float, ...]) -> float:
+        """Infinite where the path is not to be tried, or has no error."""
         nonlocal asked
         if any(late - early < _LEAST_GAP for early, late in pairwise(times)) or times[-1] > settings.t_n:
             return math.inf
+        if asked >= trials:
+            return math.inf
         asked += 1
-        return error(_with(settings, times))
+        found = error(_with(settings, times))
+        return math.inf if math.isnan(found) else found
 
     found = [(cost(times), times) for times in _starts(settings)]
     for best, times in sorted(found)[:2]:
         step = _FIRST_STEP
-        while step > _LAST_STEP and asked < trials:
+        while step > _LAST_STEP and asked < trials and best < math.inf:
             moves = [
                 (*times[:index], times[index] + sign * step, *times[index + 1 :])
                 for index in range(1, len(times))
@@ -57,7 +62,10 @@ def tune(settings: BridgeSettings, error: Callable[[BridgeSettings], float], tri
             else:
                 step /= 2
         found.append((best, times))
-    return _with(settings, min(found)[1])
+    best, times = min(found)
+    if best == math.inf:
+        raise BridgeError(f"no times were found: none of {asked} paths has an error", field="times")
+    return _with(settings, times)
 
 
 def _with(settings: BridgeSettings, times: tuple[float, ...]) -> BridgeSettings:
