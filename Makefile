@@ -42,16 +42,16 @@ else
 endif
 
 # One process more than the smallest machine has cores, since tests wait for a third of their time. Each has its servers.
-SPREAD := -n 3 --no-loadscope-reorder --dist
+SPREAD := -n 3 --no-loadscope-reorder --dist loadgroup
 
 test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest $(SPREAD) loadfile
+	@$(BIN)/python -m pytest $(SPREAD)
 
 test-long: $(STAMP)  ## run the tests that kill, plant and wait much, and only those
-	@$(BIN)/python -m pytest $(SPREAD) loadgroup -m long
+	@$(BIN)/python -m pytest $(SPREAD) -m long
 
 coverage: $(STAMP)  ## run the tests and show which lines they miss (what child processes run is not counted)
-	@$(BIN)/python -m pytest $(SPREAD) loadfile --cov --cov-report=term --cov-report=html
+	@$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term --cov-report=html
 
 nightly: $(STAMP)  ## fifteen nights, one a minute, with Prefect's server, worker and schedule, while things go wrong
 	@PYTHONPATH=. $(BIN)/python benchmarks/nightly.py

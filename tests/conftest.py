@@ -66,6 +66,18 @@ asyncio.run(make())
 """
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a server or a finished run share a process: those of end to end, and those of each other file.
+
+    Long ones start their own, and go one by one.
+    """
+    for item in items:
+        if not any(item.iter_markers("long")) and not any(item.iter_markers("xdist_group")):
+            file = item.nodeid.split("::")[0]
+            item.add_marker(pytest.mark.xdist_group("e2e" if file.startswith("tests/e2e/") else file))
+
+
 @pytest.fixture(scope="session")
 def object_server() -> Iterator[ObjectServer]:
     """An S3 server for all tests; each works below a prefix of its own. Who kills it must start it again."""

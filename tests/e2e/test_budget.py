@@ -88,6 +88,7 @@ def test_it_stops_publishes_and_goes_on_with_a_larger_budget(
     assert lsb(capsys, "verify", run).code == 0
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_budget.py
 @pytest.mark.usefixtures("server")
 def test_a_night_without_a_single_picture_is_published_and_leaves_the_name(
     job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

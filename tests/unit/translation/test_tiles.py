@@ -325,6 +325,7 @@ def _task(image: Image.Image, digest: str) -> Task:
     return Task(image, digest, frame, image)
 
 
+@pytest.mark.long  # its parts: the hint above, and test_model_process.py
 def test_the_limit_holds_for_a_batch_of_tiles_not_for_the_picture(process: ModelProcess) -> None:
     image = smooth(8, 8)
     started = time.monotonic()
