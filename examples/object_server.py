@@ -20,13 +20,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import psutil
 
 BUCKET = "lsb"
+ALL = ("Admin", "Read", "Write", "List", "Tagging")
 START_SECONDS = 300
 GRPC_OFFSET = 10_000  # from each port to the one on which the server's parts talk to each other
 # The server ends when standard input does, however the process that started it dies.
@@ -36,7 +37,12 @@ TETHERED = '"$@" </dev/null >"$LOG" 2>&1 & echo $!; read -r _; kill -9 $! 2>/dev
 class ObjectServer:
     """A server with one bucket. Usable as a context manager; what it stores lies in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policies: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            policies: JSON documents, as IAM has them, by the name of an identity that may do this and nothing else.
+        """
+        self.policies = policies or {}
         self.folder = folder.resolve()
         self.log = self.folder / "server.log"
         self.bucket = BUCKET
@@ -44,19 +50,24 @@ class ObjectServer:
         self._reserved = _free_ports(4)
         self._ports = [listener.getsockname()[1] for listener, _ in self._reserved]
         self.endpoint = f"http://127.0.0.1:{self._ports[3]}"
-        self._key, self._secret = secrets.token_hex(10).upper(), secrets.token_hex(20)
+        names = (BUCKET, *self.policies)
+        self._credentials = {name: (secrets.token_hex(10).upper(), secrets.token_hex(20)) for name in names}
         self._shell: subprocess.Popen[str] | None = None
         self.pid = 0
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to use the server."""
+        """What a process needs in its environment to use the server, and may then do all."""
         return {
             "FSSPEC_S3_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": self._key,
-            "AWS_SECRET_ACCESS_KEY": self._secret,
             "AWS_REGION": "us-east-1",
+            **self.credentials(BUCKET),
         }
+
+    def credentials(self, identity: str) -> dict[str, str]:
+        """What it needs beside the address to be a certain one."""
+        key, secret = self._credentials[identity]
+        return {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
 
     def start(self) -> None:
         """Start it and wait until it stores objects; again after `kill`, with what it held.
@@ -118,9 +129,13 @@ class ObjectServer:
     def _write_identity(self) -> None:
         file = self.folder / "identity.json"
         file.touch(mode=0o600)
-        credentials = [{"accessKey": self._key, "secretKey": self._secret}]
-        actions = ["Admin", "Read", "Write", "List", "Tagging"]
-        file.write_text(json.dumps({"identities": [{"name": BUCKET, "credentials": credentials, "actions": actions}]}))
+        identities = [
+            {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}]}
+            | ({"policyNames": [name]} if name in self.policies else {"actions": list(ALL)})
+            for name, (key, secret) in self._credentials.items()
+        ]
+        policies = [{"name": name, "content": document} for name, document in self.policies.items()]
+        file.write_text(json.dumps({"identities": identities, "policies": policies}))
 
     def _options(self) -> list[str]:
         master, volume, filer, s3 = self._ports
@@ -158,8 +173,8 @@ class ObjectServer:
             "s3",
             region_name="us-east-1",
             endpoint_url=self.endpoint,
-            aws_access_key_id=self._key,
-            aws_secret_access_key=self._secret,
+            aws_access_key_id=self._credentials[BUCKET][0],
+            aws_secret_access_key=self._credentials[BUCKET][1],
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
         )
         deadline = time.monotonic() + START_SECONDS

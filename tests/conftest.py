@@ -19,11 +19,12 @@ from examples.object_server import ObjectServer
 from lsb.cli.environment import prepare
 from lsb.cli.working_folder import ignore_working_folder
 from lsb.store.store import Store, open_store
+from tests.rights import policies
 
 # Set at import, because the libraries that read these do so when they are imported themselves.
 _STATE = tempfile.TemporaryDirectory(prefix="lsb-tests-")
 # Known before it runs, so that every child process has its address and credentials, and nobody has others.
-_SERVER = ObjectServer(Path(_STATE.name, "objects"))
+_SERVER = ObjectServer(Path(_STATE.name, "objects"), policies())
 for _name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
     del os.environ[_name]
 os.environ.update(
