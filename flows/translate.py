@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from prefect.states import Completed
 
+from flows.retries import Retries, persistently
 from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
 from flows.watching.artifacts import ArtifactProgress, show_failed_shards, show_report
 from flows.watching.display import ManyProgress
@@ -67,7 +68,9 @@ class JobResult:
 
 
 @observed(name="translate-dataset", flow_run_name="{config.name}")
-def translate_dataset(config: JobConfig, resume: str | None = None, options: RunOptions = RunOptions()) -> JobResult:
+def translate_dataset(
+    config: JobConfig, resume: str | None = None, options: RunOptions = RunOptions(), retries: Retries = 0
+) -> JobResult:
     """Translate a data set and publish manifest, metrics and report.
 
     Args:
@@ -75,6 +78,7 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
         resume: id of a run that must be the one; otherwise data and settings decide.
         options: whether to carry what is unchanged, to learn prompts or read files anew, to go on though much of the
             source has vanished, or to take some records only.
+        retries: how often all of it is tried again, five minutes later each, where a store or shards failed for now.
 
     Returns:
         JobResult; the flow ends as `CompletedWithFailures` if some records failed within the budget.
@@ -85,6 +89,10 @@ def translate_dataset(config: JobConfig, resume: str | None = None, options: Run
             have vanished, and nothing was done.
         UnfinishedError: records without a row are left.
     """
+    return persistently(partial(_translated, config, resume, options), retries)
+
+
+def _translated(config: JobConfig, resume: str | None, options: RunOptions) -> JobResult:
     environment_signer()  # a key that cannot sign is better known now than after the last image
     refuse_relative(config)
     refuse_store_among_pictures(config)

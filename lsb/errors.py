@@ -181,10 +181,10 @@ class CannotStartError(LsbError):
 
 
 class ReportedError(LsbError):
-    """An error as Prefect may see it."""
+    """An error as Prefect may see it. `kind` is the error's own, such as UnfinishedError."""
 
-    def __init__(self, message: str, *, transient: bool = False) -> None:
-        super().__init__(message, transient=transient)
+    def __init__(self, message: str, *, kind: type[BaseException] = LsbError, transient: bool = False) -> None:
+        super().__init__(message, kind=kind, transient=transient)
         self.transient = transient  # type: ignore[misc]
 
 

@@ -40,7 +40,11 @@ def _anchored(value: str, info: ValidationInfo) -> str:
         return value
     if context["folder"] is not None:
         return os.path.normpath(os.path.join(context["folder"], value))
-    if not os.path.isabs(value):
+    return _absolute(value)
+
+
+def _absolute(value: str) -> str:
+    if not os.path.isabs(value) and "://" not in value:
         raise ValueError(f"{value} is relative; give an absolute path or a URI")
     return value
 
@@ -57,6 +61,7 @@ def _anchored_model(value: str, info: ValidationInfo) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Location = Annotated[str, AfterValidator(_location), AfterValidator(_anchored)]
+Absolute = Annotated[str, AfterValidator(_location), AfterValidator(_absolute)]
 ModelLocation = Annotated[str, AfterValidator(_location), AfterValidator(_anchored_model)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seconds = Annotated[float, Field(gt=0, le=10**8)]

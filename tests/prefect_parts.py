@@ -27,8 +27,10 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEPLOYMENT_FILE = REPOSITORY / "deployments" / "prefect.yaml"
+AUTOMATIONS_FILE = REPOSITORY / "deployments" / "automations.yaml"
 PREFECT = [sys.executable, "-P", "-m", "prefect"]
 POOL = "lsb"
+QUEUE = "icons"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 PATIENCE_SECONDS = 600.0  # for what must come: nothing is said of how fast, whatever else the machine does
 
@@ -188,6 +190,11 @@ class PrefectServer:
         """The name of a flow run's state."""
         return str(self.get(f"flow_runs/{run}")["state_name"])
 
+    def ended(self, run: str) -> str | None:
+        """The name of a flow run's state if it is a final one."""
+        found = self.get(f"flow_runs/{run}")
+        return str(found["state_name"]) if found["state_type"] in ENDED else None
+
     def trigger(self, deployment: str, **body: Any) -> str:
         """A flow run beside the schedule; its id."""
         return str(
@@ -252,13 +259,14 @@ def deployment_file(
     name: str = "nightly",
     entrypoint: str | None = None,
 ) -> Path:
-    """The project's own file with another job, time and name; without a schedule where `cron` is None.
+    """The project's nightly deployment alone, with another job, time and name; without a schedule where `cron` is None.
 
     Args:
         entrypoint: another flow in place of the file's.
     """
     content = yaml.safe_load(DEPLOYMENT_FILE.read_text())
-    (deployment,) = content["deployments"]
+    deployment = next(one for one in content["deployments"] if one["name"] == "nightly")
+    content["deployments"] = [deployment]
     deployment |= {"name": name, "parameters": {"config": dict(config)}}
     deployment["entrypoint"] = entrypoint or deployment["entrypoint"]
     if cron is None:

@@ -20,7 +20,7 @@ from prefect.exceptions import PrefectException
 
 from lsb.pictures.sources import described
 from lsb.progress import Progress
-from lsb.redaction import shortened, visible
+from lsb.redaction import redact, shortened, visible
 from lsb.views.problems import ProblemGroup
 from tasks.guarded.connection import lose, lost
 
@@ -73,8 +73,15 @@ class ArtifactProgress(Progress):
 
 def show_failed_shards(run_id: str, failures: Mapping[str, str]) -> None:
     """A table of shards and reasons."""
-    rows = [{"shard": shard, "reason": reason} for shard, reason in sorted(failures.items())]
-    _tell(lambda: create_table_artifact(rows, key=artifact_key(run_id, "failed-shards")))
+    show_table(
+        f"{run_id}-failed-shards", [{"shard": shard, "reason": reason} for shard, reason in sorted(failures.items())]
+    )
+
+
+def show_table(name: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """A table of texts; paths and secrets in them are not shown."""
+    shown = [{column: redact(text) for column, text in row.items()} for row in rows]
+    _tell(lambda: create_table_artifact(shown, key=artifact_key(name)))
 
 
 def show_report(

@@ -9,12 +9,14 @@ from prefect import Flow
 from prefect.serializers import Serializer
 from prefect.states import Failed
 
-from lsb.errors import ReportedError
+from lsb.errors import BudgetExceededError, ReportedError
 from tasks.guarded.connection import guard
 from tasks.guarded.outcome import carry_out, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+BEYOND_BUDGET = "BeyondBudget"  # a state that can be told from other failures, and so can be acted on
 
 
 class Nothing(Serializer):
@@ -58,4 +60,5 @@ def observed(name: str, flow_run_name: str | None = None) -> Callable[[Callable[
 
 
 def _failed(error: ReportedError) -> Any:
-    return Failed(message=error.message)
+    name = BEYOND_BUDGET if issubclass(error.kind, BudgetExceededError) else None
+    return Failed(name=name, message=error.message)

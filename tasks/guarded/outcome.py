@@ -52,7 +52,9 @@ def kept(body: Callable[P, R], failed: Callable[[ReportedError], Any]) -> Callab
         except Exception as error:  # noqa: BLE001 its caller gets it
             outcome.end(error=error)
             reported = ReportedError(
-                redact(f"{type(error).__name__}: {error}"), transient=isinstance(error, LsbError) and error.transient
+                redact(f"{type(error).__name__}: {error}"),
+                kind=type(error),
+                transient=isinstance(error, LsbError) and error.transient,
             )
         except BaseException as error:
             outcome.end(error=error)

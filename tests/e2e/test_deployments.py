@@ -7,22 +7,36 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 import yaml
+from PIL import Image
 
 from flows.translate import translate_dataset
 from lsb.config.job import JobConfig
 from tests.e2e.jobs import PICTURES, Job, log_entries, wait_for_commits
 from tests.gate import FLOW, Gate
-from tests.prefect_parts import DEPLOYMENT_FILE, POOL, REPOSITORY, PrefectServer, Worker, deployment_file, wait_until
+from tests.prefect_parts import (
+    AUTOMATIONS_FILE,
+    DEPLOYMENT_FILE,
+    POOL,
+    QUEUE,
+    REPOSITORY,
+    PrefectServer,
+    Worker,
+    deployment_file,
+    wait_until,
+)
 
 pytestmark = pytest.mark.xdist_group("deployments")  # one server for all
 
@@ -54,8 +68,11 @@ def server(
         shutil.copy(REPOSITORY / "tests" / name, beside / "tests")
     places = os.pathsep.join(map(str, (installed, beside)))
     with PrefectServer(tmp_path_factory.mktemp("prefect"), prefect_database, PYTHONPATH=places) as running:
-        made = running.command("work-pool", "create", POOL, "--type", "process")
-        assert made.returncode == 0, made.stderr
+        for made in (
+            running.command("work-pool", "create", POOL, "--type", "process"),
+            running.command("work-queue", "create", QUEUE, "--pool", POOL, "--limit", "1"),
+        ):
+            assert made.returncode == 0, made.stderr
         yield running
 
 
@@ -80,6 +97,74 @@ def deployed(server: PrefectServer, job: Job, cron: str | None, entrypoint: str 
         yield made
     finally:
         server.delete(f"deployments/{made}")
+
+
+class Told:
+    """A web hook on this machine, and what it was told. Usable as a context manager."""
+
+    def __init__(self) -> None:
+        said: list[dict[str, str]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                said.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.said = said
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/"
+
+    def about(self, state: str) -> list[str]:
+        """The texts about runs in a state."""
+        return [one["body"] for one in self.said if one["subject"].endswith(f" {state}")]
+
+    def __enter__(self) -> Told:
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    with Told() as made:
+        yield made
+
+
+@contextmanager
+def automations(server: PrefectServer, told: Told, *names: str, within: int | None = None) -> Iterator[None]:
+    """Some of the file's automations, as its first lines say, told to a web hook of the test, which go with it.
+
+    Args:
+        within: seconds in place of the file's.
+    """
+    kind = server.get("block_types/slug/custom-webhook")["id"]
+    (schema, *_) = server.post("block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})
+    data = {"name": "test", "url": told.url, "json_data": {"subject": "{{subject}}", "body": "{{body}}"}}
+    made = {"name": f"told-{told.url.rsplit(':')[2][:-1]}-{len(names)}", "data": data, "block_schema_id": schema["id"]}
+    block = server.post("block_documents/", {**made, "block_type_id": kind})["id"]
+    content = yaml.safe_load(AUTOMATIONS_FILE.read_text().replace(str(UUID(int=0)), block))
+    chosen = [one for one in content["automations"] if one["name"] in names]
+    assert len(chosen) == len(names)
+    for one in chosen:
+        if within and "within" in one["trigger"]:
+            one["trigger"]["within"] = within
+    file = server.folder / "mine.yaml"
+    file.write_text(yaml.safe_dump({"automations": chosen}))
+    done = server.command("automation", "create", "--from-file", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        yield
+    finally:
+        for one in server.post("automations/filter", {}):
+            server.delete(f"automations/{one['id']}")
+        server.delete(f"block_documents/{block}")
 
 
 def lsb(server: PrefectServer, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -108,74 +193,53 @@ def as_written(found: dict[str, Any], schedule_keys: set[str]) -> dict[str, Any]
     }
 
 
-@pytest.fixture(scope="module")
-def written() -> dict[str, Any]:
-    """The one deployment of the file as it is."""
-    content = yaml.safe_load(DEPLOYMENT_FILE.read_text())
-    assert content["pull"] == []
-    (deployment,) = content["deployments"]
-    return dict(deployment)
+WRITTEN = yaml.safe_load(DEPLOYMENT_FILE.read_text())
+DEPLOYMENTS = {one["name"]: one for one in WRITTEN["deployments"]}
 
 
 @pytest.fixture(scope="module")
-def found(server: PrefectServer, written: dict[str, Any]) -> dict[str, Any]:
-    """What a server has of it."""
-    return server.deploy(DEPLOYMENT_FILE, written["name"])
+def found(server: PrefectServer) -> dict[str, dict[str, Any]]:
+    """What a server has of the file's deployments, by name."""
+    done = server.command("deploy", "--prefect-file", str(DEPLOYMENT_FILE), "--all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {one["name"]: one for one in server.post("deployments/filter", {})}
 
 
+@pytest.mark.long
 class TestTheFileAsItIs:
-    def test_every_key_arrived(self, written: dict[str, Any], found: dict[str, Any]) -> None:
-        """Prefect ignores a key that it does not know: a misspelt one is not among what comes back."""
-        keys = {key for schedule in written["schedules"] for key in schedule}
-        back = as_written(found, keys)
-        assert {key: back[key] for key in written} == written
+    """What does not need a server for it: tests/unit/flows/test_schedules.py."""
 
-    def test_nothing_holds_a_place_for_a_run_that_died(self, found: dict[str, Any]) -> None:
-        assert found["global_concurrency_limit"] is None
+    def test_every_key_arrived(self, found: dict[str, dict[str, Any]]) -> None:
+        """Prefect ignores a key that it does not know: a misspelt one is not among what comes back."""
+        for name, written in DEPLOYMENTS.items():
+            keys = {key for schedule in written["schedules"] for key in schedule}
+            back = as_written(found[name], keys)
+            assert {key: back[key] for key in written} == written
+
+    def test_nothing_holds_a_place_for_a_run_that_died(self, found: dict[str, dict[str, Any]]) -> None:
+        assert {found[name]["global_concurrency_limit"] for name in DEPLOYMENTS} == {None}
 
     def test_nothing_of_the_folder_that_it_was_deployed_from_is_kept(
-        self, server: PrefectServer, found: dict[str, Any]
+        self, server: PrefectServer, found: dict[str, dict[str, Any]]
     ) -> None:
-        assert (found["path"], found["pull_steps"]) == (None, [])
-        for folder in (server.folder, REPOSITORY, Path.cwd()):
-            assert str(folder) not in json.dumps(found)
+        for name in DEPLOYMENTS:
+            assert (found[name]["path"], found[name]["pull_steps"]) == (None, [])
+            for folder in (server.folder, REPOSITORY, Path.cwd()):
+                assert str(folder) not in json.dumps(found[name])
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"execution": {"batch": 0}},
-            {"execution": {"shard_sise": 10}},
-            {"execution": {"dtype": "float8"}},
-            {"budget": {"max_failed_fraction": 2}},
-            {"name": "Not A Name"},
-            {"bridge": {"tau": "wide"}},
-            {"bridge": {"tau": 0}},
-            {"learning": {"validation_fraction": 1}},
-            {"store": None},
-        ],
-        ids=json.dumps,
-    )
     def test_a_run_with_wrong_parameters_is_refused_when_it_is_submitted(
-        self, server: PrefectServer, found: dict[str, Any], change: dict[str, Any]
+        self, server: PrefectServer, found: dict[str, dict[str, Any]]
     ) -> None:
-        config = {**found["parameters"]["config"], **change}
-        with pytest.raises(httpx.HTTPStatusError) as refused:
-            server.trigger(found["id"], parameters={"config": config})
-        assert refused.value.response.status_code in (409, 422)
-        assert next(iter(change)) in refused.value.response.text
-
-    def test_options_of_a_run_are_checked_too(self, server: PrefectServer, found: dict[str, Any]) -> None:
+        nightly = found["nightly"]
+        for change in ({"config": {**nightly["parameters"]["config"], "store": None}}, {"options": {"rereed": True}}):
+            with pytest.raises(httpx.HTTPStatusError) as refused:
+                server.trigger(nightly["id"], parameters={**nightly["parameters"], **change})
+            assert refused.value.response.status_code in (409, 422)
+            assert next(iter(change)) in refused.value.response.text
         asked = {"reread": True, "accept_vanished": True}
-        run = server.trigger(found["id"], parameters={**found["parameters"], "options": asked})
+        run = server.trigger(nightly["id"], parameters={**nightly["parameters"], "options": asked})
         assert server.get(f"flow_runs/{run}")["parameters"]["options"] == asked
-        with pytest.raises(httpx.HTTPStatusError, match=r"409|422"):
-            server.trigger(found["id"], parameters={**found["parameters"], "options": {"rereed": True}})
-
-    def test_paths_are_absolute(self, written: dict[str, Any]) -> None:
-        config = written["parameters"]["config"]
-        prompts = [config["prompts"][side]["images"] for side in ("source", "target")]
-        for path in (config["store"], config["model"], config["source"]["path"], *prompts):
-            assert path.startswith("/") or "://" in path
+        server.delete(f"flow_runs/{run}")
 
 
 @pytest.mark.long
@@ -208,29 +272,61 @@ def test_a_scheduled_run_is_run_by_a_worker_and_publishes(server: PrefectServer,
 
 
 @pytest.mark.long
-def test_a_killed_worker_holds_nothing_up(server: PrefectServer, job: Job, tmp_path: Path) -> None:
-    """It and its run die by SIGKILL; the next worker starts the next run at once, which goes on from what is there."""
+def test_a_second_run_waits_and_a_killed_worker_holds_it_up_for_three_minutes_at_most(
+    server: PrefectServer, job: Job, told: Told, tmp_path: Path
+) -> None:
+    """The first and its worker die by SIGKILL. It counts as crashed as soon as its heartbeat is missed; then the second
+    one, which has waited for the queue's only place, goes on from what is there."""
     job, gate = job.one_by_one("hit"), Gate(tmp_path / "gate")
     gate.admit(2)
-    with deployed(server, job, None, FLOW) as deployment:
-        dead = server.trigger(deployment)
-        worker = Worker(server, "first", **gate.environment)
+    with automations(server, told, "lsb zombie", "lsb failed", within=45), deployed(server, job, None, FLOW) as nightly:
+        dead = server.trigger(nightly)
+        worker = Worker(server, "first", limit=2, **gate.environment)
         wait_for_commits(worker.process, job.store, 2)
+        alive = server.trigger(nightly)
+        wait_until("the second run is late", lambda: server.state(alive) == "Late")
         worker.kill()
         before = log_entries(job.store)
         gate.admit(1)
-        with Worker(server, "second", **gate.environment) as second:
-            alive = server.trigger(deployment)
+        with Worker(server, "second", limit=2, **gate.environment) as second:
+            assert server.state(dead) == "Running"
+            wait_until("the dead run counts as crashed", lambda: server.state(dead) == "Crashed")
             wait_for_commits(second.process, job.store, 3)
-            assert server.state(dead) == "Running"  # nobody has told the server
+            assert server.state(alive) == "Running"
             gate.open()
             wait_until("the next run's end", lambda: server.state(alive) == "Completed")
-        # As documented, the entry of the dead run goes.
-        assert server.command("flow-run", "delete", dead).returncode == 0
-        assert {run["id"] for run in server.runs(deployment)} == {alive}
+        wait_until("somebody is told", lambda: told.about("Crashed"))
     assert before.items() <= log_entries(job.store).items()
     (folder,) = (job.store / "runs").iterdir()
     assert lsb(server, "verify", folder).returncode == 0
+
+
+@pytest.mark.long
+def test_each_automation_acts_once(server: PrefectServer, job: Job, told: Told) -> None:
+    """With runs that really end so. One is late as long as nobody works, one was taken by somebody who is gone."""
+    Image.new("RGB", (16_400, 8)).save(job.source / "long.png")  # longer than a WebP may be
+    some = job.changed("some", output={"format": "webp"}, budget={"max_failed_fraction": 0.5}, evaluate={"sample": 1})
+    many = some.changed("many", budget__max_quarantined_fraction=0)
+    lost = job.changed("lost", source__path=str(job.source / "nowhere"))
+    names = ("lsb late", "lsb never began", "lsb failed")
+    with automations(server, told, *names, within=10), deployed(server, job, None) as nightly:
+        late, taken = server.trigger(nightly), server.trigger(nightly)
+        server.post(f"flow_runs/{taken}/set_state", {"state": {"type": "PENDING"}})
+        wait_until("the one that never began counts as crashed", lambda: server.state(taken) == "Crashed")
+        wait_until("somebody is told of both", lambda: told.about("Late") and told.about("Crashed"))
+        assert server.state(late) == "Late"
+        assert (len(told.about("Late")), len(told.about("Crashed"))) == (1, 1)
+    told.said.clear()
+    names = ("lsb failed", "lsb beyond the budget", "lsb completed with failures")
+    with automations(server, told, *names), deployed(server, some, None) as nightly, Worker(server):
+        ends = {}
+        for one in (some, many, lost):
+            run = server.trigger(nightly, parameters={"config": settings(one)})
+            ends[one.config.stem] = wait_until("its end", lambda run=run: server.ended(run))
+        assert ends == {"some": "CompletedWithFailures", "many": "BeyondBudget", "lost": "Failed"}
+        wait_until("somebody is told of each", lambda: len(told.said) >= 3)
+    assert {state: len(told.about(state)) for state in ends.values()} == dict.fromkeys(ends.values(), 1)
+    assert "BudgetExceededError: 1 of " in told.about("BeyondBudget")[0]
 
 
 def test_a_path_that_a_worker_would_look_for_in_its_own_folder_is_refused(job: Job) -> None:
@@ -242,6 +338,7 @@ def test_a_path_that_a_worker_would_look_for_in_its_own_folder_is_refused(job: J
     assert not Path("store").exists()
 
 
+@pytest.mark.long
 def test_the_install_brings_its_data_files(installed: Path) -> None:
     """Modules, and what they read beside themselves."""
     wanted = {

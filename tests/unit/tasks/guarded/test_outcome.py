@@ -21,9 +21,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_H
 
 from lsb.cli import local_server
 from lsb.cli.local_server import prefect_server
-from lsb.errors import StoreBusyError, StoreError
+from lsb.errors import BudgetExceededError, ReportedError, StoreBusyError, StoreError, UnfinishedError
 from tasks.guarded import connection
-from tasks.guarded.flow import observed
+from tasks.guarded.flow import BEYOND_BUDGET, _failed, observed
 from tasks.guarded.step import step
 
 
@@ -134,6 +134,11 @@ def test_what_is_transient_is_tried_again(anywhere: str, monkeypatch: pytest.Mon
         return len(tries)
 
     assert flow_of(busy)() == 3
+
+
+def test_a_spent_budget_has_a_state_of_its_own() -> None:
+    states = [_failed(ReportedError("n", kind=kind)) for kind in (BudgetExceededError, UnfinishedError)]
+    assert [(state.type.value, state.name) for state in states] == [("FAILED", BEYOND_BUDGET), ("FAILED", "Failed")]
 
 
 def test_ctrl_c_stays_ctrl_c(anywhere: str) -> None:
@@ -261,7 +266,7 @@ def test_what_is_transient_is_tried_again_where_the_server_goes_meanwhile(
 PROGRAM = """
 from lsb.cli.environment import prepare
 prepare()
-from tasks.guarded.flow import observed
+from tasks.guarded.flow import BEYOND_BUDGET, _failed, observed
 from tasks.guarded.step import step
 print(observed(name="all")(step(name="one")(lambda: 7))())
 """
