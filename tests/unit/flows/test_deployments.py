@@ -41,7 +41,8 @@ class TestTheClusterJob:
         assert container["envFrom"] == [{"secretRef": {"name": "lsb-store"}}]
 
     def test_it_gives_up_where_trying_again_cannot_help(self) -> None:
-        (rule,) = cluster_job()["spec"]["podFailurePolicy"]["rules"]
+        ignore, rule = cluster_job()["spec"]["podFailurePolicy"]["rules"]
+        assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
         assert rule["action"] == "FailJob"
         hopeless = (errors.UsageError, errors.BudgetExceededError, errors.TamperedError)
         assert set(rule["onExitCodes"]["values"]) == {kind.exit_code for kind in hopeless} <= exit_codes()
@@ -50,7 +51,7 @@ class TestTheClusterJob:
     def test_what_it_mounts_is_there_and_what_it_watches_is_its_container(self) -> None:
         pod = cluster_job()["spec"]["template"]["spec"]
         (container,) = pod["containers"]
-        (rule,) = cluster_job()["spec"]["podFailurePolicy"]["rules"]
+        (*_, rule) = cluster_job()["spec"]["podFailurePolicy"]["rules"]
         assert rule["onExitCodes"]["containerName"] == container["name"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
         assert pod["restartPolicy"] == "Never"  # a podFailurePolicy demands it
@@ -68,7 +69,12 @@ class TestTheDockerfile:
     def test_what_it_installs_and_starts_is_declared(self) -> None:
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
         words = [word for instruction, line in dockerfile() if instruction == "RUN" for word in line]
-        assert "'.[run,s3]'" in words
-        assert "s3" in project["optional-dependencies"]
+        assert "'.[run,s3,kubernetes]'" in words
+        assert {"run", "s3", "kubernetes"} <= project["optional-dependencies"].keys()
         assert next(line for instruction, line in dockerfile() if instruction == "ENTRYPOINT") == ['["lsb"]']
         assert "lsb" in project["scripts"]
+
+    def test_who_it_runs_as_is_a_number_that_is_not_roots(self) -> None:
+        """A cluster that asks for `runAsNonRoot` can tell no name."""
+        (user,) = (line for instruction, line in dockerfile() if instruction == "USER")
+        assert user == ["10001:10001"]
