@@ -107,7 +107,13 @@ class PrefectServer:
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
-        self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        auth = settings.get("PREFECT_SERVER_API_AUTH_STRING")
+        if auth is not None:
+            self.environment["PREFECT_API_AUTH_STRING"] = auth
+        user, _, word = (auth or "").partition(":")
+        self._http = httpx.Client(
+            base_url=self.url, timeout=60, trust_env=False, auth=(user, word) if auth is not None else None
+        )
 
     def __enter__(self) -> PrefectServer:
         self.start()
