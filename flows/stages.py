@@ -8,9 +8,10 @@ from flows.translate import JobResult, conclude, measured_snapshot, observing, r
 from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError
-from lsb.jobs.job import check_device, check_resumed, planned_run
+from lsb.jobs.job import check_device, check_resumed, may_take_the_name, planned_run
 from lsb.jobs.lineage import prompts_of_job
 from lsb.jobs.vanished import refuse_to_translate
+from lsb.jobs.work.accounts import why_stopped
 from lsb.ledger.dataset import Dataset
 from lsb.ledger.run import Run, open_run, pending
 from lsb.metrics.table import Measures
@@ -92,11 +93,22 @@ def evaluate_only(config: JobConfig, resume: str | None = None) -> Measures:
 
 @observed(name="publish")
 def publish_only(config: JobConfig, resume: str | None = None) -> JobResult:
-    """Evaluate and publish the planned run, unless a snapshot says all of it already."""
+    """Evaluate and publish the planned run, unless a snapshot says all of it already.
+
+    Args:
+        resume: id of a run that is meant instead; the job's name never goes back to it from a newer one.
+
+    Raises:
+        IncompleteError: records have no row yet.
+        BudgetExceededError: the budget is spent. What there is is published, whether or not it is all.
+    """
     run = _planned(config, resume)
+    store = open_store(config.store)
     with observing(config), interruptible():
-        snapshot = measured_snapshot(config, run)
-    return conclude(config, run, snapshot, 0)
+        stopped = why_stopped(store, run, config.budget)
+        named = stopped is None and (resume is None or may_take_the_name(store, run))
+        snapshot = measured_snapshot(config, run, named=named, stopped=stopped)
+    return conclude(config, run, snapshot, 0, stopped)
 
 
 def _planned(config: JobConfig, resume: str | None) -> Run:

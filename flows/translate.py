@@ -11,7 +11,7 @@ from typing import Any, cast
 from prefect.states import Completed
 
 from flows.retries import Retries, persistently
-from flows.shards import ShardsOutcome, raise_what_failed, translate_pending
+from flows.shards import translate_pending
 from flows.watching.artifacts import ArtifactProgress, show_failed_shards, show_report
 from flows.watching.display import ManyProgress
 from flows.watching.interruption import interruptible
@@ -31,6 +31,7 @@ from lsb.jobs.lineage import RunOptions
 from lsb.jobs.measures import open_target, open_truth
 from lsb.jobs.rerun import Chosen, what_is_left
 from lsb.jobs.sizes import refuse_idle_area
+from lsb.jobs.work.loop import ShardsOutcome, raise_what_failed
 from lsb.ledger.attestation import environment_signer
 from lsb.ledger.carrying import manifest_pieces, reference
 from lsb.ledger.layout import run_folder
@@ -112,7 +113,7 @@ def _translated(config: JobConfig, resume: str | None, options: RunOptions) -> J
         run = plan_run(config, dataset, source, target, resume, options)
         done = translate_all(config, run)
         snapshot = measured_snapshot(config, run, named=not done.over_budget, stopped=done.over_budget)
-    return conclude(config, run, snapshot, done.translated)
+    return conclude(config, run, snapshot, done.translated, done.over_budget)
 
 
 def refuse_surprise(config: JobConfig) -> None:
@@ -153,11 +154,14 @@ def measured_snapshot(
     return found or publish_run(config, run.id, evaluate_run(config, run.id, or_say_why=True), partial, named, stopped)
 
 
-def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -> JobResult:
+def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int, stopped: str | None = None) -> JobResult:
     """The result, as a state that says whether records failed.
 
+    Args:
+        stopped: why the run was stopped before its end.
+
     Raises:
-        BudgetExceededError: too many of them, at the end or so that the run was stopped.
+        BudgetExceededError: too many of them, at the end or so that the run was stopped; or it was, for its cost.
     """
     store = open_store(config.store)
     result = JobResult(
@@ -177,7 +181,7 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int) -
     for rows in manifest_pieces(store, reference(snapshot), columns=list(COLUMNS)):
         problems.add(rows)
     show_report(run.id, result.report, result.counts, result.left_out, problems.groups(result.run))
-    if excess := over_budget(config.budget, result.counts, snapshot.planned):
+    if excess := over_budget(config.budget, result.counts, snapshot.planned) or stopped:
         raise BudgetExceededError(
             (f"stopped with {snapshot.missing} records left: " if snapshot.missing else "")
             + f"{excess}; everything so far is published, see {result.report}"

@@ -65,6 +65,7 @@ Absolute = Annotated[str, AfterValidator(_location), AfterValidator(_absolute)]
 ModelLocation = Annotated[str, AfterValidator(_location), AfterValidator(_anchored_model)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Seconds = Annotated[float, Field(gt=0, le=10**8)]
+Hours = Annotated[float, Field(gt=0, le=10**8)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,26 +130,6 @@ class ManyProgress(Progress):
     def finish(self, name: str) -> None:
         for display in self._displays:
             display.finish(name)
-
-
-class PartProgress(Progress):
-    """Parts of one thing that is under way: what advances a part advances the whole."""
-
-    def __init__(self, whole: Progress, name: str) -> None:
-        self._whole = whole
-        self._name = name
-        self._lock = threading.Lock()
-
-    def start(self, name: str, total: int) -> None:
-        del name, total
-
-    def advance(self, name: str, n: int = 1, **figures: float) -> None:
-        del name
-        with self._lock:  # parts may be done in several threads
-            self._whole.advance(self._name, n, **figures)
-
-    def finish(self, name: str) -> None:
-        del name
 
 
 def _add(figures: dict[str, float], new: Mapping[str, float]) -> None:

@@ -138,8 +138,8 @@ class Inspection:
         return any(finding.kind == TAMPERED for finding in self.findings.values())
 
     def orphans(self) -> Iterator[str]:
-        """Keys under the run that somebody should name and nobody does, in order. A hint is named by nothing."""
+        """Keys under the run that somebody should name and nobody does, in order. Nothing names hints and leases."""
         if self.named:
             for key in sorted(self.present - self.named):
-                if not key.startswith(tuple(self.blind)) and not layout.is_hint(key):
+                if not key.startswith(tuple(self.blind)) and not layout.is_advice(key):
                     yield key

@@ -20,6 +20,17 @@ def open_store_of(run: str) -> tuple[Store, str]:
     return open_store(root), run_id
 
 
+def names_a_run(text: str) -> bool:
+    """Whether it has the form of a run's URI."""
+    from lsb.ledger.layout import parse_run_uri
+
+    try:
+        parse_run_uri(text)
+    except UsageError:
+        return False
+    return True
+
+
 def run_in(job: JobConfig, run: str | None) -> str | None:
     """The id of a run of the job's store, named by its URI or by the id alone.
 

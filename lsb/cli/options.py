@@ -9,6 +9,9 @@ from typer import Argument, Option
 
 ConfigFile = Annotated[Path, Argument(metavar="CONFIG", help="The job's YAML file.", show_default=False)]
 RunUri = Annotated[str, Argument(metavar="RUN", help="<root>/runs/<run>, as `lsb run` prints it.")]
+RunOrConfig = Annotated[
+    str, Argument(metavar="RUN|CONFIG", help="<root>/runs/<run>, or the job's YAML file.", show_default=False)
+]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 # Every command takes it: `lsb.cli.main.run_command` looks for it before anything else.
 Verbose = Annotated[bool, Option("--verbose", "-v", help="Show tracebacks of errors, and Prefect's log lines.")]

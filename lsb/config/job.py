@@ -28,7 +28,7 @@ from lsb.bridge.methods import METHODS, name_of
 from lsb.bridge.settings import BridgeSettings
 from lsb.config.file import Place, SettingsFile, named, read_settings
 from lsb.errors import BridgeError, ConfigError
-from lsb.fields import Count, Fraction, Frozen, Location, ModelLocation, Name, Seconds
+from lsb.fields import Count, Fraction, Frozen, Hours, Location, ModelLocation, Name, Seconds
 from lsb.pictures.choice import EXCLUDED, Choice
 from lsb.pictures.encoding import OutputSettings
 from lsb.pictures.geometry import Geometry
@@ -143,7 +143,7 @@ class EvaluateConfig(Frozen):
 
 
 class BudgetConfig(Frozen):
-    """What a run may lose before it ends with exit code 4."""
+    """What a run may lose and cost before it ends with exit code 4."""
 
     max_failed_fraction: Fraction = Field(
         default=0.01, description="Fraction of the usable records that may have failed."
@@ -155,6 +155,11 @@ class BudgetConfig(Frozen):
         default=0.5,
         description="Fraction of the records of the job's last snapshot that the source may lack. Looked at before "
         "anything is read or written.",
+    )
+    max_device_hours: Hours | None = Field(
+        default=None,
+        description="Hours for which devices may work on a run, those of all workers added up. Nothing is begun any "
+        "more then, and the same command goes on with more of them.",
     )
 
 

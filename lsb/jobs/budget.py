@@ -1,4 +1,4 @@
-"""How many records may fail, or turn out to be unusable, before a run is not worth going on with."""
+"""What a run may lose and cost before it is not worth going on with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from lsb.records import Status, has_output
 LEAST = 200  # records with a row before a run that is under way is judged
 
 
-def over_budget(budget: BudgetConfig, counts: Mapping[str, int], planned: int) -> str | None:
+def over_budget(
+    budget: BudgetConfig, counts: Mapping[str, int], planned: int, device_seconds: float = 0.0
+) -> str | None:
     """Everything that is more than the budget allows, as a sentence without its end; None if nothing is.
 
     Failed records are measured against those that could be translated: the planned ones that are not quarantined. A
@@ -21,6 +23,7 @@ def over_budget(budget: BudgetConfig, counts: Mapping[str, int], planned: int) -
     Args:
         counts: records by status, so far.
         planned: all records of the run. Against these both shares can only grow until the run ends.
+        device_seconds: for which devices have been at work on it so far.
     """
     exceeded = []
     if planned and sum(counts.values()) >= planned and not has_output(counts):
@@ -37,11 +40,14 @@ def over_budget(budget: BudgetConfig, counts: Mapping[str, int], planned: int) -
                 f"{number} of {whole} {kind} records {status.value} ({number / whole:.1%}), "
                 f"budget.max_{status.value}_fraction allows {allowed:.1%}"
             )
+    allowed_hours, hours = budget.max_device_hours, device_seconds / 3600
+    if allowed_hours is not None and hours >= allowed_hours:
+        exceeded.append(f"{hours:.3g} device hours are spent, budget.max_device_hours allows {allowed_hours:g}")
     return "; ".join(exceeded) or None
 
 
 class Tally:
-    """Counts a run's records while shards commit, from several threads, and says when the budget is spent."""
+    """Adds up a run while shards commit, in several threads, and says when the budget is spent."""
 
     def __init__(self, budget: BudgetConfig, planned: int, counts: Mapping[str | None, Mapping[str, int]]) -> None:
         """`counts` are the rows by shard and status at the start; under None those that no shard has."""
@@ -49,12 +55,19 @@ class Tally:
         self._planned = planned
         self._lock = threading.Lock()
         self._by_shard = {shard: Counter(by_status) for shard, by_status in counts.items()}
+        self._device_seconds = 0.0
         self._judge()
 
     def commit(self, shard: str, counts: Mapping[str, int]) -> None:
         """The rows of a shard by status, all of them, after a commit."""
         with self._lock:
             self._by_shard[shard] = Counter(counts)
+            self._judge()
+
+    def spend(self, device_seconds: float) -> None:
+        """For how long devices have been at work on the run, all of them together."""
+        with self._lock:
+            self._device_seconds = device_seconds
             self._judge()
 
     @property
@@ -65,4 +78,4 @@ class Tally:
     def _judge(self) -> None:
         total = sum(self._by_shard.values(), Counter())
         enough = sum(total.values()) >= LEAST
-        self._spent = over_budget(self._budget, total, self._planned) if enough else None
+        self._spent = over_budget(self._budget, total if enough else {}, self._planned, self._device_seconds)

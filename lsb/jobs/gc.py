@@ -30,12 +30,13 @@ from lsb.store.store import Entry, Store
 
 LEAST_HOURS = 24.0
 REASON = "clean-up"
-ATTEMPTS, SNAPSHOTS, PLANS, HINTS, TEMPORARY = "attempts", "snapshots", "plans", "hints", "temporary"
+ATTEMPTS, SNAPSHOTS, PLANS, HINTS, LEASES = "attempts", "snapshots", "plans", "hints", "leases"
+TEMPORARY = "temporary"
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """An object that nobody names; `kind` is `attempts`, `snapshots`, `plans`, `hints` or `temporary`."""
+    """An object that nobody names; `kind` is `attempts`, `snapshots`, `plans`, `hints`, `leases` or `temporary`."""
 
     key: str
     size: int
@@ -110,6 +111,7 @@ class _Found:
     run: Run | None = None  # None: the run of these plans has not been created
     plans: list[Entry] = field(default_factory=list)
     hints: list[Entry] = field(default_factory=list)
+    leases: list[Entry] = field(default_factory=list)
     objects: dict[str, list[tuple[str, Entry]]] = field(default_factory=lambda: defaultdict(list))  # shard -> attempt
     views: list[tuple[int, Entry]] = field(default_factory=list)  # folder of a snapshot
     histories: dict[str, History] = field(default_factory=dict)
@@ -142,8 +144,8 @@ class _Sweep:
         found = _Found()
         for entry in entries:
             place = layout.place_of(entry.key)
-            if layout.is_hint(entry.key) and entry.modified < self.before:
-                found.hints.append(entry)
+            if layout.is_advice(entry.key) and entry.modified < self.before:
+                (found.hints if layout.is_hint(entry.key) else found.leases).append(entry)
             if place is None or entry.modified >= self.before:
                 continue
             if place.attempt:
@@ -166,7 +168,9 @@ class _Sweep:
             self._clean_plans(run_id, found.plans)
             return
         self.delete((entry for entry in found.plans if entry.key != found.run.plan["key"]), PLANS)
-        self.delete(found.hints, HINTS)  # nobody relies on them: the next attempt just knows less
+        # Nobody relies on these: the next attempt just knows less, and somebody asleep may meet another at his shard.
+        self.delete(found.hints, HINTS)
+        self.delete(found.leases, LEASES)
         for shard, history in found.histories.items():
             self._clean_shard(found.run, shard, history, found.objects[shard])
         self._clean_snapshots(found.run, found.published, found.views)

@@ -18,6 +18,8 @@ from lsb.store.store import Store
 
 PENDING = "pending"
 
+Todo = Mapping[str, Mapping[str, int]]  # by shard the records to do, each with the number of tries it has had
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -63,7 +65,7 @@ def choose(store: Store, run: Run, selection: Selection) -> Chosen:
     return Chosen(run=run.id, shards=shards, sources=sources, why=why, terminal=terminal, final=final)
 
 
-def what_is_left(store: Store, run: Run, chosen: Chosen | None = None) -> dict[str, dict[str, int]]:
+def what_is_left(store: Store, run: Run, chosen: Chosen | None = None) -> Todo:
     """By shard the records still to be tried, each with the number of tries it has had; shards without any are absent.
 
     Args:
@@ -71,11 +73,16 @@ def what_is_left(store: Store, run: Run, chosen: Chosen | None = None) -> dict[s
     """
     if chosen is None:
         return {shard: dict.fromkeys(records, 0) for shard, records in pending(store, run).items()}
-    left = {}
+    return still_left(store, run, chosen.shards)
+
+
+def still_left(store: Store, run: Run, todo: Todo) -> dict[str, Mapping[str, int]]:
+    """Of records that were to be tried, those that nobody has tried since; shards without any are absent."""
+    left: dict[str, Mapping[str, int]] = {}
     columns = ["record_id", "status", "tries"]
-    for shard, rows in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), chosen.shards):
+    for shard, rows in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), todo):
         known = {row["record_id"]: row for row in rows.to_pylist()}
-        due = {record: tries for record, tries in chosen.shards[shard].items() if is_due(known.get(record), tries)}
+        due = {record: tries for record, tries in todo[shard].items() if is_due(known.get(record), tries)}
         if due:
             left[shard] = due
     return left

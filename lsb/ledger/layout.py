@@ -8,6 +8,7 @@ runs/<run>/run.json, plan-<sha256>.parquet                  or plan-<sha256>.par
 runs/<run>/shards/<shard>/<attempt>/                        images, rows, features
 runs/<run>/shards/<shard>/log/<generation>.json
 runs/<run>/shards/<shard>/hints/<attempt>.json              what an attempt works on; named by nothing
+runs/<run>/leases/<shard>-<n>.json, <shard>-<n>-back.json   who works on a shard, and that it is free again; likewise
 runs/<run>/snapshots/<n>/                                   manifest, metrics, attestation, report
 runs/<run>/snapshots/log/<n>.json
 jobs/<job>/log/<n>.json
@@ -37,6 +38,7 @@ _UNNAMED = re.compile(
     rf"|(?P<plan>plan-{_DIGEST}\.(parquet|parts)))"
 )
 _HINT = re.compile(rf"runs/{_RUN_ID.pattern}/shards/{_SHARD}/hints/{_ATTEMPT}\.json")
+_LEASE = re.compile(rf"runs/{_RUN_ID.pattern}/leases/({_SHARD})-({_NUMBER})(-back)?\.json")
 _SHARD_LOG = re.compile(rf"runs/{_RUN_ID.pattern}/shards/({_SHARD})/log/{_NUMBER}\.json")
 _NUMBERED = re.compile(r"([0-9]{8})\.json")
 _OF_A_STORE = re.compile(
@@ -195,6 +197,26 @@ def hint_file(run_id: str, shard: str, attempt: str) -> str:
 def is_hint(key: str) -> bool:
     """Whether `key` is some attempt's hint."""
     return _HINT.fullmatch(key) is not None
+
+
+def leases_folder(run_id: str) -> str:
+    return f"{run_folder(run_id)}/leases"
+
+
+def lease_file(run_id: str, shard: str, number: int, *, back: bool = False) -> str:
+    """Says who works on a shard for the `number`th time, from 0; with `back` that this has come to an end."""
+    return f"{leases_folder(run_id)}/{shard}-{number:08d}{'-back' if back else ''}.json"
+
+
+def lease_of(key: str) -> tuple[str, int, bool] | None:
+    """Shard, number and whether it is given back, of a lease's key; None for any other key."""
+    match = _LEASE.fullmatch(key)
+    return (match[1], int(match[2]), match[3] is not None) if match else None
+
+
+def is_advice(key: str) -> bool:
+    """Whether `key` is that of a hint or a lease, on which nobody relies."""
+    return is_hint(key) or lease_of(key) is not None
 
 
 def attempt_folder(run_id: str, shard: str, attempt: str) -> str:

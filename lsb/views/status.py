@@ -51,15 +51,20 @@ class RunStatus:
 
 def counts_by_shard(store: Store, run: Run) -> dict[str | None, dict[str, int]]:
     """Rows by shard and status; under None those of records that no shard has."""
+    return {None: counts_apart(store, run), **dict(read_logs(store, run, counts_of))}
+
+
+def counts_apart(store: Store, run: Run) -> dict[str, int]:
+    """Rows by status of records that no shard has."""
     plan = read_plan(store, run, columns=["record_id", "shard", "action"])
     unusable = pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0
     apart = Counter(carried_rows(store, run.parent, plan, columns=["record_id", "status"])["status"].to_pylist())
     apart[Status.QUARANTINED.value] += unusable
-    counts: dict[str | None, dict[str, int]] = {None: dict(apart)}
-    return {**counts, **dict(read_logs(store, run, _counts))}
+    return dict(apart)
 
 
-def _counts(log: ShardLog) -> dict[str, int]:
+def counts_of(log: ShardLog) -> dict[str, int]:
+    """A shard's rows by status."""
     entries = log.entries()
     total = sum((Counter(entry.counts) for entry in entries), Counter())
     if len(entries) > 1 and total[Status.FAILED.value]:  # a failed row may have given way to a later one
@@ -90,7 +95,7 @@ def status(store: Store, run: Run) -> RunStatus:
         records["pending"] += left
         shards["done" if left == 0 else "partial" if states else "pending"] += 1
     times = [ended for _, ended, _ in commits]
-    seconds = _covered((started, ended) for started, ended, _ in commits)
+    seconds = covered((started, ended) for started, ended, _ in commits)
     rate = sum(count for *_, count in commits) / seconds if seconds > 0 else None
     snapshot = latest_snapshot(store, run)
     unchanged = snapshot and {shard: head["sha256"] for shard, head in snapshot.heads.items()} == heads
@@ -114,7 +119,7 @@ def _history_and_rows(log: ShardLog) -> tuple[History, list[Commit]]:
     return history, [(entry, log.table(entry, columns=columns)) for entry in history.commits]
 
 
-def _covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
+def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
     """Seconds that lie in some span."""
     seconds, until = 0.0, None
     for start, end in sorted(spans):

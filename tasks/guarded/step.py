@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -13,14 +11,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from lsb.errors import LsbError, ReportedError
+from lsb.jobs.retries import FIRST_DELAY_SECONDS, JITTER, RETRIES, retried
 from tasks.guarded.outcome import carry_out, kept
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-RETRIES = 4
-FIRST_DELAY_SECONDS = 1.0
-JITTER = 0.5
 
 
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:
@@ -58,7 +53,7 @@ def step(name: str, task_run_name: str | None = None) -> Callable[[Callable[P, R
 
         @wraps(body)
         def call(*args: P.args, **options: P.kwargs) -> R:
-            return carry_out(lambda: work(*args, **options), lambda: _retried(lambda: body(*args, **options)))
+            return carry_out(lambda: work(*args, **options), lambda: retried(lambda: body(*args, **options)))
 
         return call
 
@@ -67,15 +62,3 @@ def step(name: str, task_run_name: str | None = None) -> Callable[[Callable[P, R
 
 def _fail(error: ReportedError) -> NoReturn:
     raise error
-
-
-def _retried(work: Callable[[], R]) -> R:
-    """As Prefect retries."""
-    for tried in range(RETRIES):
-        try:
-            return work()
-        except LsbError as error:
-            if not error.transient:
-                raise
-        time.sleep(FIRST_DELAY_SECONDS * 2**tried * (1 + JITTER * random.random()))  # noqa: S311
-    return work()

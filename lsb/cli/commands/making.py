@@ -8,14 +8,18 @@ from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsb.cli import options as opt
 from lsb.cli import render
-from lsb.cli.addresses import open_store_of, run_in, run_uri
+from lsb.cli.addresses import names_a_run, open_store_of, run_in, run_uri
 from lsb.cli.environment import prepare
 from lsb.cli.terminal import tame_logs
-from lsb.config.job import load_config
+from lsb.config.job import JobConfig, load_config
 from lsb.errors import UsageError
+
+if TYPE_CHECKING:
+    from lsb.store.store import Store
 
 
 def init(
@@ -167,21 +171,83 @@ def evaluate(
 
 
 def publish(
-    config: opt.ConfigFile,
+    job: opt.RunOrConfig,
     resume: opt.Resume = None,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Publish a snapshot of the planned run: manifest, metrics, attestation and page.
+    """Publish a snapshot of a run: manifest, metrics, attestation and page. It is the planned run of a job's file, or
+    the one of a URI, from any machine that sees what the run was made from.
 
-    Example: lsb publish examples/emoji/job.yaml
+    Example: lsb publish out/store/runs/emoji-flat-to-3d-0123456789ab
     """
-    job = load_config(config)
+    config, run_id = _named(job, resume)
     with _prefect(verbose, "flows.stages"):
         from flows.stages import publish_only
 
-        result = publish_only(job, run_in(job, resume))
+        result = publish_only(config, run_id)
     render.show(asdict(result), as_json=json)
+
+
+def _named(job: str, resume: str | None) -> tuple[JobConfig, str | None]:
+    """A job, and which run of it is meant, by a job's file or a run's URI; UsageError if it is neither."""
+    from lsb.jobs.job import config_of
+    from lsb.ledger.run import open_run
+
+    if Path(job).is_file():
+        config = load_config(job)
+        return config, run_in(config, resume)
+    if not names_a_run(job):
+        raise UsageError(
+            f"{job!r} is no file and no run; give a job's file, or <root>/runs/<run> as `lsb run` prints it"
+        )
+    if resume is not None:
+        raise UsageError("--resume says which run of a job's file is meant; a run's URI says so by itself")
+    store, run_id = open_store_of(job)
+    return config_of(open_run(store, run_id), store), run_id
+
+
+def work(
+    run: opt.RunUri,
+    config: opt.OtherConfig = None,
+    workers: opt.Workers = None,
+    batch: opt.Batch = None,
+    device: opt.Device = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Take part in translating a run that is planned, until nothing of it is left. Any number of these share a run, on
+    any machines that see its store, its model and its pictures; `lsb publish` comes after the last.
+
+    Example: lsb work out/store/runs/emoji-flat-to-3d-0123456789ab
+    """
+    prepare(verbose=verbose)
+    from lsb.cli.working_folder import ignore_working_folder
+
+    ignore_working_folder()
+    from flows.watching.display import terminal_progress
+    from flows.watching.interruption import interruptible
+    from lsb.jobs.job import config_of, executed_with
+    from lsb.jobs.work.loop import work_on
+    from lsb.ledger.run import open_run
+    from lsb.observation import Observer, observed_by
+
+    tame_logs()
+    store, run_id = open_store_of(run)
+    job = _moved(config, store) if config else config_of(open_run(store, run_id), store)
+    job = executed_with(job, workers=workers, batch=batch, device=device)
+    display = terminal_progress()
+    try:
+        with observed_by(Observer(display)), interruptible() as interruption, interruption.patience():
+            done = work_on(job, run_id, lambda: interruption.signal)
+    finally:
+        display.close()
+    render.show(asdict(done), as_json=json)
+
+
+def _moved(config: Path, store: Store) -> JobConfig:
+    """A job's file, for the store that a run lies in."""
+    return load_config(config).model_copy(update={"store": store.uri})
 
 
 def rerun(
@@ -223,7 +289,7 @@ def rerun(
         codes=tuple(code),
         include_terminal=include_terminal,
     )
-    job = load_config(config).model_copy(update={"store": store.uri}) if config else config_of(frozen, store)
+    job = _moved(config, store) if config else config_of(frozen, store)
     job = executed_with(job, workers=workers, batch=batch, device=device)
     if dry_run:
         check_device(job)

@@ -303,6 +303,24 @@ def test_old_hints_go_without_a_word_in_the_log(store: LocalStore, begun: tuple[
     assert open_log(store, run, "00000").history() == history
 
 
+def test_old_leases_go_without_a_word_in_the_log_and_verify_looks_at_none(
+    store: LocalStore, begun: tuple[Run, Store]
+) -> None:
+    run, sources = begun
+    finish(store, run, sources)
+    clean_up(store, older_than=-1, least=-1)
+    leases = {layout.lease_file(run.id, "00000", 0, back=back) for back in (False, True)}
+    for key in leases:
+        store.write(key, b"\0 of no schema")
+    assert verify(store, run.id).findings == verify(store, run.id).orphans == ()
+    assert clean_up(store).deleted == ()
+    before = keys(store)
+    done = clean_up(store, older_than=-1, least=-1)
+    assert {leftover.key for leftover in done.deleted} == leases
+    assert done.counts() == {"leases": 2}
+    assert {*before} - {*keys(store)} == leases
+
+
 def test_a_run_with_a_broken_log_is_left_alone_and_the_others_are_not(
     store: LocalStore, begun: tuple[Run, Store], tmp_path: Path
 ) -> None:

@@ -38,6 +38,13 @@ def test_numbers_of_log_entries() -> None:
     assert layout.number_of("jobs/a/log/00000012.json.bak") is None
 
 
+def test_a_lease_says_whose_it_is_by_its_key() -> None:
+    assert layout.lease_of(layout.lease_file(RUN, "00003", 7)) == ("00003", 7, False)
+    assert layout.lease_of(layout.lease_file(RUN, "00003", 7, back=True)) == ("00003", 7, True)
+    assert layout.lease_of(f"{layout.leases_folder(RUN)}/00003.json") is None
+    assert not layout.is_hint(layout.lease_file(RUN, "00003", 7))
+
+
 ARGUMENTS = {
     "name": "flat",
     "domain": "flat",
@@ -51,6 +58,7 @@ ARGUMENTS = {
     "of_parts": True,
     "part": 0,
     "number": 0,
+    "back": True,
     "log": layout.snapshot_log(RUN),
     **dict.fromkeys(["version", "digest", "source", "prompt_id"], "a" * 64),
 }
@@ -73,5 +81,5 @@ def test_every_key_may_be_written(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in MAKERS if not name.endswith(("_folder", "_log", "runs_of_job"))])
 def test_every_file_is_known_by_its_key_to_clean_up(name: str) -> None:
     key = made(MAKERS[name])
-    seen = layout.is_hint(key), "/listings/" in key, layout.makes_a_store(key)
+    seen = layout.is_advice(key), "/listings/" in key, layout.makes_a_store(key)
     assert sum(seen) == 1

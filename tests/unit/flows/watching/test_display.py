@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import io
 
-from flows.watching.display import BarProgress, LineProgress, ManyProgress, PartProgress, terminal_progress
+from flows.watching.display import BarProgress, LineProgress, ManyProgress, terminal_progress
+from lsb.progress import PartProgress
 
 
 class Clock:

@@ -124,7 +124,7 @@ def test_an_error_is_the_works_own_and_prefect_keeps_none_of_it(anywhere: str) -
 
 
 def test_what_is_transient_is_tried_again(anywhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.guarded.step.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("lsb.jobs.retries.FIRST_DELAY_SECONDS", 0.01)
     tries: list[int] = []
 
     def busy() -> int:
@@ -245,7 +245,7 @@ def test_parameters_that_are_wrong_are_not_pickled(server: None, warnings: list[
 def test_what_is_transient_is_tried_again_where_the_server_goes_meanwhile(
     prefect_home: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.guarded.step.FIRST_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr("lsb.jobs.retries.FIRST_DELAY_SECONDS", 0.01)
     process, address = local_server._start(prefect_home, "lsb:known-to-this-test")
     tries: list[int] = []
 

@@ -6,7 +6,8 @@ import pytest
 from prefect.states import Completed, Failed
 
 from lsb.errors import LsbError, StoreBusyError, StoreError
-from tasks.guarded.step import TASK_OPTIONS, _retried, is_transient
+from lsb.jobs.retries import retried
+from tasks.guarded.step import TASK_OPTIONS, is_transient
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_without_a_server_a_step_is_tried_as_often_and_as_late_as_prefect_does_i
         raise StoreBusyError("busy")
 
     with pytest.raises(StoreBusyError):
-        _retried(busy)
+        retried(busy)
     assert len(calls) == 1 + TASK_OPTIONS["retries"] == 5
     delays = TASK_OPTIONS["retry_delay_seconds"](TASK_OPTIONS["retries"])
     jitter = 1 + TASK_OPTIONS["retry_jitter_factor"]
@@ -49,7 +50,7 @@ def test_without_a_server_what_would_fail_again_is_not_tried_again(error: Except
         raise error
 
     with pytest.raises(type(error)):
-        _retried(fail)
+        retried(fail)
     assert calls == [1]
 
 
@@ -62,4 +63,4 @@ def test_without_a_server_a_step_goes_on_where_a_try_succeeds(monkeypatch: pytes
             raise errors.pop()
         return 7
 
-    assert _retried(work) == 7
+    assert retried(work) == 7
