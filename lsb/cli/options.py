@@ -68,6 +68,9 @@ Workers = Annotated[int | None, Option(min=1, help="Instead of execution.workers
 Batch = Annotated[int | None, Option(min=1, help="Instead of execution.batch.")]
 Device = Annotated[str | None, Option(help="Instead of execution.device.")]
 
+# status
+Watch = Annotated[bool, Option("--watch", help="Say it again whenever it has changed, until nothing is left to do.")]
+
 # verify
 Sample = Annotated[int | None, Option(min=0, help="Check only this many outputs, 0 for none; all tables are checked.")]
 PublicKey = Annotated[

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lsb.prompts.finding import StoredPrompt
     from lsb.views.diff import Difference
     from lsb.views.export import Exported
+    from lsb.views.holders import Holder
     from lsb.views.listing import ListedRun
     from lsb.views.status import RunStatus
 
@@ -154,7 +155,7 @@ def plan(planned: Run, uri: str) -> Figures:
     }
 
 
-def status(counted: RunStatus) -> Figures:
+def status(counted: RunStatus, at_work: Sequence[Holder]) -> Figures:
     return {
         "run": counted.run_id,
         "planned": counted.planned,
@@ -166,7 +167,34 @@ def status(counted: RunStatus) -> Figures:
         "records_per_second": counted.rate,
         "seconds_left": counted.seconds_left,
         "stopped": counted.stopped,
+        "at_work": [asdict(one) for one in at_work],
     }
+
+
+def status_lines(at_work: Sequence[Holder]) -> Iterator[str]:
+    """One line for each worker."""
+    yield from (f"{_held(one)}, last seen {one.seen:%H:%M:%S}" for one in at_work)
+
+
+def status_line(counted: RunStatus, at_work: Sequence[Holder]) -> str:
+    """All that changes while a run is watched."""
+    parts = [
+        f"{counted.planned - counted.records['pending']} of {counted.planned} records",
+        _text({status: count for status, count in counted.records.items() if count}),
+    ]
+    if counted.rate and not counted.finished:
+        parts += [f"{counted.rate:.3g}/s", f"{counted.seconds_left or 0:.0f} s left"]
+    return "; ".join([", ".join(parts), *map(_held, at_work)])
+
+
+def _held(one: Holder) -> str:
+    return f"{one.worker} {'held' if one.silent else 'holds'} {_text(one.shards)}"
+
+
+def show_line(line: str, figures: Figures, *, as_json: bool) -> None:
+    """Print what is watched, as it is now: a line, or as JSON all of it on one line."""
+    _print(json.dumps(figures, default=str) if as_json else line)
+    sys.stdout.flush()
 
 
 def verdict(found: Verdict, *, as_json: bool) -> Figures:

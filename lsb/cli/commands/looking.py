@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from lsb.cli import options as opt
 from lsb.cli import render
 from lsb.cli.addresses import open_store_of
 from lsb.errors import UsageError
+
+WATCHED_SECONDS = 2.0
 
 
 def ls(
@@ -38,18 +41,40 @@ def ls(
 
 def status(
     run: opt.RunUri,
+    watch: opt.Watch = False,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Shards and records by status, rate, and time left.
+    """Shards and records by status, rate, time left, and who is at work on which shard.
 
-    Example: lsb status out/store/runs/emoji-flat-to-3d-0123456789ab
+    Example: lsb status out/store/runs/emoji-flat-to-3d-0123456789ab --watch
     """
     from lsb.ledger.run import open_run
+    from lsb.views.holders import holders
     from lsb.views.status import status as count
 
     store, run_id = open_store_of(run)
-    render.show(render.status(count(store, open_run(store, run_id))), as_json=json)
+    frozen = open_run(store, run_id)
+    said = ""
+    while True:
+        began = time.monotonic()
+        counted, at_work = count(store, frozen), holders(store, frozen)
+        figures = render.status(counted, at_work)
+        if not watch:
+            render.show(
+                figures if json else {**figures, "at_work": len(at_work)},
+                as_json=json,
+                lines=render.status_lines(at_work),
+            )
+            return
+        line = render.status_line(counted, at_work)
+        if line != said:
+            render.show_line(line, figures, as_json=json)
+        if counted.finished or counted.stopped:
+            return
+        said = line
+        # Of a large run it reads much.
+        time.sleep(max(WATCHED_SECONDS, 4 * (time.monotonic() - began)))
 
 
 def verify(
