@@ -100,26 +100,55 @@ class Engine:
                 for row, (image, digest) in enumerate(zip(images, digests, strict=True))
             ]
         results: list[Image.Image] = []
-        for start in range(0, len(images), size):
-            group = images[start : start + size]
-            padding = size - len(group)
-            names = list(digests[start : start + size])
-            pixels = to_tensor([*group, *[group[-1]] * padding])
-            translated = self._batch(pixels, names + names[-1:] * padding)[: len(group)]
-            broken = [start + row for row, values in enumerate(translated) if not bool(torch.isfinite(values).all())]
-            if broken:
-                raise self._not_finite(broken)
-            results += to_images(translated)
+        for rows, pixels, names in _padded(images, digests, size):
+            results += self._decode(self._carry(self._encode(pixels, names), names), rows)
         return results
 
-    def _batch(self, pixels: Tensor, digests: Sequence[str]) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to the same; `digests` one a row."""
+    def latents(self, images: Sequence[Image.Image], digests: Sequence[str]) -> Tensor:
+        """(N, C, h, w) of N pictures as `translate` takes them: what it begins with."""
+        batches = _padded(images, digests, self.batch)
+        return torch.cat([self._encode(pixels, names)[: len(rows)] for rows, pixels, names in batches])
+
+    def translate_latents(self, latents: Tensor, digests: Sequence[str]) -> list[Image.Image]:
+        """What `translate` makes of the pictures that these latents (N, C, h, w) were made of; errors likewise."""
+        batches = self._carried(latents, digests)
+        return [picture for rows, x_1 in batches for picture in self._decode(x_1, rows)]
+
+    def carried(self, latents: Tensor, digests: Sequence[str]) -> Tensor:
+        """(N, C, h, w): what `translate` ends in before it is a picture again."""
+        return torch.cat([x_1[: len(rows)] for rows, x_1 in self._carried(latents, digests)])
+
+    def _carried(self, latents: Tensor, digests: Sequence[str]) -> Iterator[tuple[range, Tensor]]:
+        """Batches of one fixed shape: the places of what is no padding, and target latents."""
+        for rows, places in _batches(len(latents), self.batch):
+            yield rows, self._carry(latents[places], [digests[place] for place in places])
+
+    def _encode(self, pixels: Tensor, digests: Sequence[str]) -> Tensor:
+        """(B, C, h, w) of (B, 3, H, W) in [-1, 1]; `digests` one a row."""
         height, width = pixels.shape[2:]
         noise = BatchNoise(self.backbone.latent_shape(width, height), seed=self.seed, digests=digests)
         with torch.inference_mode(), _repeatable():
-            x_0 = self.backbone.encode(pixels, noise("vae", 0) if self._published else None)
-            predict: Predict = _Joint(self) if self._takes_both else self._predict
-            return self.backbone.decode(self._method.translate(x_0, predict, noise, self._levels))
+            return self.backbone.encode(pixels, noise("vae", 0) if self._published else None)
+
+    def _carry(self, x_0: Tensor, digests: Sequence[str]) -> Tensor:
+        """Target latents of source latents, both (B, C, h, w); `digests` one a row."""
+        noise = BatchNoise(x_0.shape[1:], seed=self.seed, digests=digests)
+        predict: Predict = _Joint(self) if self._takes_both else self._predict
+        with torch.inference_mode(), _repeatable():
+            return self._method.translate(x_0, predict, noise, self._levels)
+
+    def _decode(self, x_1: Tensor, rows: range) -> list[Image.Image]:
+        """The pictures of target latents (B, C, h, w), of which the first are those at `rows`, the rest padding.
+
+        Raises:
+            ModelError: the network returned NaN; `positions` names the pictures.
+        """
+        with torch.inference_mode(), _repeatable():
+            translated = self.backbone.decode(x_1)[: len(rows)]
+        broken = [row for row, values in zip(rows, translated, strict=True) if not bool(torch.isfinite(values).all())]
+        if broken:
+            raise self._not_finite(broken)
+        return to_images(translated)
 
     def _in_tiles(self, row: int, image: Image.Image, digest: str, tiled: Tiled) -> Image.Image:
         """One picture; noise and state are those of its whole latent."""
@@ -195,6 +224,21 @@ class _Joint:
         conditions = [self._engine._conditions[domain].expand(len(x_t), -1, -1) for domain in BOTH]
         eps_0, eps_1 = self._engine._ask(torch.cat([x_t, x_t]), sigma, torch.cat(conditions)).chunk(2)
         return eps_0, eps_1
+
+
+def _batches(count: int, size: int) -> Iterator[tuple[range, list[int]]]:
+    """Places in batches of one fixed shape: those that are new, and these again with the last one as padding."""
+    for start in range(0, count, size):
+        rows = range(start, min(start + size, count))
+        yield rows, [*rows, *[rows[-1]] * (size - len(rows))]
+
+
+def _padded(
+    images: Sequence[Image.Image], digests: Sequence[str], size: int
+) -> Iterator[tuple[range, Tensor, list[str]]]:
+    """Such batches of pictures: their places, (B, 3, H, W) in [-1, 1], and digests one a row."""
+    for rows, places in _batches(len(images), size):
+        yield rows, to_tensor([images[place] for place in places]), [digests[place] for place in places]
 
 
 @contextmanager
