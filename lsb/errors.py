@@ -17,6 +17,7 @@
     ├── BudgetExceededError        exit 4   more failed or quarantined records than allowed
     ├── UnfinishedError            exit 5   planned records lack rows: run again
     │   └── ShardsFailedError               because of what is wrong with some shards
+    ├── StoppedError               exit 130 somebody interrupted what is no run; what was done is kept
     ├── TamperedError              exit 10  something that a log or a snapshot names is missing or differs
     ├── IncompleteError            exit 11  intact, but rows or the snapshot are missing
     ├── UnverifiableError          exit 12  cannot be read, or unknown schema
@@ -134,6 +135,10 @@ class UnfinishedError(LsbError):
 
 class ShardsFailedError(UnfinishedError):
     """`failures` maps shards to reasons."""
+
+
+class StoppedError(LsbError):
+    exit_code = 130
 
 
 class TamperedError(LsbError):

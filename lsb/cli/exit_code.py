@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 EXTRAS = {
     **dict.fromkeys(("accelerate", "diffusers", "transformers"), "models"),
     **dict.fromkeys(("fastapi", "prefect", "rich", "sqlalchemy"), "run"),
+    "optuna": "tune",
 }
 
 

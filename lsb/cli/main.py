@@ -15,7 +15,19 @@ from typer.exceptions import TyperException
 
 from lsb.cli.commands.deleting import erase, gc
 from lsb.cli.commands.looking import diff, export, ls, report, status, trace, verify
-from lsb.cli.commands.making import evaluate, ingest, init, optimise, plan, publish, rerun, run, translate, work
+from lsb.cli.commands.making import (
+    evaluate,
+    ingest,
+    init,
+    optimise,
+    plan,
+    publish,
+    rerun,
+    run,
+    translate,
+    tune,
+    work,
+)
 from lsb.cli.exit_code import end_with, exit_code
 from lsb.cli.terminal import tame_terminal
 from lsb.errors import UsageError
@@ -29,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (
-    init, run, ingest, optimise, plan, translate, work, evaluate, publish,
+    init, tune, run, ingest, optimise, plan, translate, work, evaluate, publish,
     ls, status, rerun, verify, diff, trace, export, report, gc, erase,
 ):  # fmt: skip
     app.command()(command)

@@ -35,6 +35,22 @@ NewStore = Annotated[
     str | None, Option(metavar="ROOT", help="Where runs are to be kept; by default `store` beside the file.")
 ]
 
+# tune
+TunedMethod = Annotated[
+    str | None, Option("--method", metavar="NAME", help="Tune this method instead of the job's own.")
+]
+TuningSeconds = Annotated[
+    float, Option("--seconds", min=1, metavar="N", help="Seconds for which settings are tried; others come on top.")
+]
+TriedSettings = Annotated[
+    list[str],
+    Option("--settings", metavar="NAME=V,V", help="Show these values, all combinations if repeated; search for none."),
+]
+WriteJob = Annotated[bool, Option("--write", help="Change the job's own file instead of writing a new one.")]
+TunedFile = Annotated[
+    Path | None, Option("--out", metavar="FILE", help="The new file, beside the job's; by default JOB.tuned.yaml.")
+]
+
 # Which records
 Records = Annotated[
     list[str], Option(metavar="NAME", help="Only this record: its id or its source key, taken literally. Repeatable.")

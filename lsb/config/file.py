@@ -55,9 +55,9 @@ def read_settings(path: Path) -> SettingsFile:
     Raises:
         ConfigError: it cannot be read, is no mapping in YAML, or leaves open what is meant; one line says where.
     """
-    text = _text(path)
+    text = text_of(path)
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
@@ -84,7 +84,8 @@ def read_settings(path: Path) -> SettingsFile:
     return found
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What stands in a file; ConfigError if it cannot be read, or is no text."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -104,7 +105,7 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}, line {line}: not UTF-8; save the file as UTF-8", field="") from error
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Takes `null`, `~` and nothing for None, and every other plain value for text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  the name and the type are PyYAML's

@@ -139,7 +139,7 @@ def report_image(image: Image.Image) -> ReportImage:
 
 def render_report(report: ReportInput) -> str:
     """The page as one HTML document: no reference to anything outside it, no script."""
-    return _template().render(
+    return template("report.html.j2").render(
         report=report,
         columns=COLUMNS,
         rows=_rows(report.metrics),
@@ -151,8 +151,8 @@ def render_report(report: ReportInput) -> str:
 
 
 @cache
-def _template() -> Template:
-    """Compiled once in a process, which takes longer than to write a page."""
+def template(name: str) -> Template:
+    """One of this room's, compiled once in a process, which takes longer than to write a page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -162,7 +162,7 @@ def _template() -> Template:
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["shortened"] = shortened
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _rows(metrics: Mapping[str, Any] | None) -> list[_TableRow]:

@@ -27,4 +27,4 @@ def untuned(method: Method) -> str | None:
         return None
     dials = [name for name in method.dials if name in type(method).model_fields]
     words = f"{', '.join(dials[:-1])} and {dials[-1]} stand at their" if len(dials) > 1 else f"{dials[0]} stands at its"
-    return f"{words} default, and nobody has chosen for this model and these pictures"
+    return f"{words} default, and nobody has chosen for these pictures; `lsb tune` does"

@@ -94,6 +94,38 @@ def run(
     render.show(asdict(result), as_json=json)
 
 
+def tune(
+    config: opt.ConfigFile,
+    method: opt.TunedMethod = None,
+    seconds: opt.TuningSeconds = 600,
+    settings: opt.TriedSettings = [],  # noqa: B006
+    write: opt.WriteJob = False,
+    out: opt.TunedFile = None,
+    json: opt.Json = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Try a method's settings on a few dozen of the job's pictures: a sheet of them side by side, one recommended, and
+    a job's file with it. Goes on where it stopped; makes no run.
+
+    Example: lsb tune examples/emoji/job.yaml --settings tau=0.05,0.1 --settings guidance=8,10
+    """
+    prepare(verbose=verbose)
+    from lsb.cli.working_folder import ignore_working_folder
+
+    ignore_working_folder()
+    from flows.watching.display import terminal_progress
+    from lsb.tuning.tune import Asked
+    from lsb.tuning.tune import tune as search
+
+    asked = Asked(method, seconds, _values(settings), write, out)
+    display = terminal_progress()
+    try:
+        found = search(config, asked, display)
+    finally:
+        display.close()
+    render.show(asdict(found), as_json=json)
+
+
 def ingest(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
     """Take the source images into the ledger: decode, hash, quarantine what is unusable.
 
@@ -302,6 +334,18 @@ def rerun(
 
         result = rerun_records(job, run_id, chosen)
     render.show(asdict(result), as_json=json)
+
+
+def _values(given: list[str]) -> dict[str, tuple[str, ...]]:
+    """`tau=0.1,0.3` as the values of a name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for one in given:
+        name, _, values = one.partition("=")
+        if not values or name in found:
+            reason = "is given twice" if name in found else "has no values"
+            raise UsageError(f"--settings {one}: {name} {reason}; write name=value,value once for each name")
+        found[name] = tuple(values.split(","))
+    return found
 
 
 @contextmanager

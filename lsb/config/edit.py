@@ -1,0 +1,86 @@
+"""Settings changed in the text of a job's file; all else in it, comments too, stays as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from lsb.config.file import Loader
+from lsb.config.reference import in_yaml
+
+Change = tuple[int, int, str]  # what replaces the characters from one place to another
+
+
+def with_settings(text: str, section: str, values: Mapping[str, Any]) -> str:
+    """The text of a job's file with other values in one of its sections, such as `bridge`, which is made if need be.
+
+    What comes out is to be read before it is used: not all that YAML can say is seen through here.
+    """
+    root = _root(text)
+    found = _value_of(root, section)
+    if isinstance(found, yaml.MappingNode) and found.value:
+        return _set(text, found, values)
+    return _set(text, root, {section: dict(values)})
+
+
+def without_section(text: str, section: str) -> str:
+    """The text of a job's file without a section; its comments stay."""
+    root = _root(text)
+    for place, (key, value) in enumerate(root.value):
+        if key.value == section:
+            first, last = key.start_mark.index, _end(value)
+            if root.flow_style and place + 1 < len(root.value):
+                last = root.value[place + 1][0].start_mark.index
+            elif not root.flow_style:
+                last = text.find("\n", last) + 1 or len(text)
+            return text[:first] + text[last:]
+    return text
+
+
+def _root(text: str) -> yaml.MappingNode:
+    node = yaml.compose(text, Loader=Loader)
+    assert isinstance(node, yaml.MappingNode)
+    return node
+
+
+def _set(text: str, mapping: yaml.MappingNode, values: Mapping[str, Any]) -> str:
+    """The text with these values in a mapping that is not empty."""
+    changes, new = list[Change](), list[str]()
+    for name, value in values.items():
+        found = _value_of(mapping, name)
+        if found is None:
+            new.append(f"{name}: {in_yaml(value)}")
+        else:
+            changes.append((found.start_mark.index, _end(found), in_yaml(value)))
+    if new:
+        changes.append(_added(text, mapping, new))
+    for first, last, written in sorted(changes, reverse=True):
+        text = text[:first] + written + text[last:]
+    return text
+
+
+def _added(text: str, mapping: yaml.MappingNode, lines: list[str]) -> Change:
+    if mapping.flow_style:
+        end = mapping.end_mark.index - 1
+        separator = " " if text[:end].rstrip().endswith(",") else ", "
+        return end, end, separator + ", ".join(lines)
+    first = mapping.value[0][0].start_mark
+    if first.column:
+        indent = " " * first.column
+        return first.index, first.index, "".join(f"{line}\n{indent}" for line in lines)
+    return len(text), len(text), ("" if text.endswith("\n") else "\n") + "".join(f"{line}\n" for line in lines)
+
+
+def _value_of(mapping: yaml.MappingNode, name: str) -> yaml.Node | None:
+    return next((value for key, value in mapping.value if key.value == name), None)
+
+
+def _end(node: yaml.Node) -> int:
+    """Where a node's text ends. A mapping in lines says that it ends where the next thing begins."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(last, tuple) else last)
+    end: int = node.end_mark.index
+    return end

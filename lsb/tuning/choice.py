@@ -1,0 +1,93 @@
+"""Which of what was tried is worth having: the front, what KID vetoes, what is recommended, and what to think of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lsb.tuning.bench import Bench, Figures
+from lsb.tuning.book import Tried
+
+SLACK = 0.025  # of the KID that lies between the two looks: worse by more than that is worse
+COLUMNS = 6  # settings on a sheet
+_ERRORS = 2.0  # standard errors that a gain must exceed
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be said of a search.
+
+    Attributes:
+        front: settings from the most faithful to the likest, of which none is both less like and less faithful than
+            another; at most `COLUMNS`.
+        best: the one that is recommended; None if all were vetoed or failed.
+        remarks: what somebody should know, a sentence each.
+    """
+
+    front: Sequence[Tried]
+    best: Tried | None
+    remarks: Sequence[str]
+
+
+def excess(figures: Figures, others: Sequence[Figures], gap: float) -> float:
+    """By what share of the gap KID is worse than it may be: it has grown though pictures came farther.
+
+    Args:
+        others: of other settings, or of pictures that were left alone, on the same sources.
+        gap: the KID that lies between the two looks; nothing is vetoed where there is none.
+    """
+    if gap <= 0:
+        return 0.0
+    least = min((other.kid for other in others if other.likeness <= figures.likeness), default=figures.kid)
+    return max(0.0, (figures.kid - least) / gap - SLACK)
+
+
+def choose(tried: Sequence[Tried], bench: Bench) -> Choice:
+    """What to make of settings that were tried."""
+    complete = [one for one in tried if one.is_complete]
+    others = [bench.nothing, *(one.figures for one in complete)]
+    allowed = [one for one in complete if excess(one.figures, others, bench.gap) == 0]
+    best = max(allowed, key=lambda one: one.figures.gain, default=None)
+    return Choice(_spread(_front(allowed), best), best, [*_remarks(best, bench)])
+
+
+def _front(tried: Sequence[Tried]) -> list[Tried]:
+    found: list[Tried] = []
+    for one in sorted(tried, key=lambda one: (one.figures.change, -one.figures.likeness)):
+        if not found or one.figures.likeness > found[-1].figures.likeness:
+            found.append(one)
+    return found
+
+
+def _spread(front: Sequence[Tried], best: Tried | None) -> list[Tried]:
+    """Those that stand evenly between nothing and all, the recommended one among them."""
+    if not front or len(front) <= COLUMNS:
+        return [*front]
+    low, high = front[0].figures.likeness, front[-1].figures.likeness
+    wanted = [low + (high - low) * place / (COLUMNS - 1) for place in range(COLUMNS)]
+    nearest = [min(front, key=lambda one: abs(one.figures.likeness - goal)) for goal in wanted]
+    chosen = [one for one in front if one in nearest]
+    if best is not None and best not in chosen:
+        replaced = min(chosen, key=lambda one: abs(one.figures.likeness - best.figures.likeness))
+        chosen[chosen.index(replaced)] = best
+    return chosen
+
+
+def _remarks(best: Tried | None, bench: Bench) -> Iterator[str]:
+    if bench.gap <= 0:
+        yield "KID does not tell the two looks apart on these pictures, so that it vetoed nothing."
+    if best is None:
+        yield "No settings were found that may be recommended: KID vetoed all of them, or they failed."
+        return
+    figures = best.figures
+    if figures.gain <= _ERRORS * figures.error:
+        yield (
+            "Doing nothing is as good: what is won in likeness is no more than what is lost of the layout, or chance. "
+            "Perhaps the prompts say nothing to this model."
+        )
+    for share, blurred in bench.blurred():
+        is_near = blurred.kid <= figures.kid + SLACK * max(bench.gap, 0.0)
+        if blurred.gain >= figures.gain - _ERRORS * figures.error and is_near:
+            side = f"{100 * share:g} % of their side"
+            yield f"Blurring is as good: pictures that are blurred by {side} come as far by all measures."
+            return

@@ -1,0 +1,103 @@
+"""The settings that were chosen, written into a job's file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lsb.bridge.method import Method
+from lsb.bridge.methods import name_of
+from lsb.bridge.settings import BridgeSettings
+from lsb.config.edit import with_settings, without_section
+from lsb.config.file import text_of
+from lsb.config.job import JobConfig, LsbMethod, job_of, load_config
+from lsb.config.reference import in_yaml
+from lsb.errors import ConfigError, UsageError
+
+
+def with_method(config: JobConfig, method: Method) -> JobConfig:
+    """The job with another method, or other settings of its own.
+
+    Raises:
+        ConfigError: something else in the job is not for this method, such as a negative prompt.
+    """
+    is_lsb = isinstance(method, BridgeSettings)
+    changed = config.model_copy(
+        update={
+            "method": LsbMethod() if is_lsb else method,
+            "bridge": method if is_lsb else BridgeSettings(),
+        }
+    )
+    return job_of(changed.model_dump())
+
+
+def refuse_existing(out: Path) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if os.path.lexists(out):
+        raise UsageError(f"{out} exists; move it away, give another file with --out, or change the job with --write")
+
+
+def write_tuned(path: Path, config: JobConfig, method: Method, out: Path | None = None) -> Path:
+    """Write a job's file with other settings of its method; all else in it, comments too, stays.
+
+    Args:
+        out: a new file beside the job's; None for the job's own.
+
+    Raises:
+        UsageError: there is such a file, or it cannot be written.
+        ConfigError: the job is written so that this cannot be done; it says what to write.
+    """
+    text = _text(text_of(path), config.method_settings, method)
+    goal = Path(os.path.realpath(path)) if out is None else out
+    partial = goal.with_name(f".{goal.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+        _check(partial, path, config, method)
+        if out is None:
+            shutil.copymode(goal, partial)
+        else:
+            refuse_existing(out)
+        os.replace(partial, goal)
+    except OSError as error:
+        raise UsageError(f"cannot write {goal}: {error.strerror}; give another file with --out") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path if out is None else out
+
+
+def _text(text: str, before: Method, method: Method) -> str:
+    section = type(method).section
+    if type(before) is not type(method):
+        text = without_section(without_section(text, "bridge"), "method")
+        values = {} if isinstance(method, BridgeSettings) else {"name": name_of(method)}
+        return with_settings(text, section, values | _set(method, type(method)()))
+    return with_settings(text, section, _set(method, before))
+
+
+def _set(method: Method, before: Method) -> dict[str, Any]:
+    """What is to be said of a method: its dials, and whatever has changed."""
+    values, others = method.model_dump(mode="json"), before.model_dump(mode="json")
+    return {name: value for name, value in values.items() if name in method.dials or value != others[name]}
+
+
+def _check(partial: Path, path: Path, config: JobConfig, method: Method) -> None:
+    """What was written must be read as what was meant."""
+    try:
+        is_right = load_config(partial) == with_method(config, method)
+    except ConfigError:
+        is_right = False
+    if not is_right:
+        section = type(method).section
+        raise ConfigError(
+            f"{path} is written so that its settings cannot be changed from here; write "
+            f"`{section}: {in_yaml(method.model_dump(mode='json', exclude_defaults=True))}` into it",
+            field=section,
+        )

@@ -1,0 +1,150 @@
+"""Settings tried one after another: a plain grid, or those that Optuna asks for by what came of the ones before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lsb.errors import BridgeError, ModelError
+from lsb.progress import Progress
+from lsb.tuning.bench import Bench, Figures
+from lsb.tuning.book import Book, Tried
+from lsb.tuning.choice import excess
+from lsb.tuning.space import Dial, Space
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+
+NAME = "tune"
+TRIALS = 120  # with those of earlier calls
+_AT_RANDOM = 16  # of them, before what came of them is asked
+_KEPT_AT_FIRST = 8  # that are never given up
+_VETO = 10.0  # what a share of KID that is too much costs
+
+
+def score(figures: Figures, others: Sequence[Figures], gap: float) -> float:
+    """What the search makes large: the gain, less what KID is beyond its veto."""
+    return figures.gain - _VETO * excess(figures, others, gap)
+
+
+def try_all(bench: Bench, space: Space, settings: Iterable[Mapping[str, Any]], book: Book, progress: Progress) -> None:
+    """Try settings that are given, each unless the book has it."""
+    wanted = [space.full(one) for one in settings]
+    progress.start(NAME, len(wanted))
+    for one in wanted:
+        _try_once(bench, space, one, book)
+        progress.advance(NAME)
+    progress.finish(NAME)
+
+
+def search(bench: Bench, space: Space, book: Book, is_over: Callable[[], bool], seed: int, progress: Progress) -> None:
+    """Try the job's own settings, and others until it is over, `TRIALS` in all at most.
+
+    Args:
+        book: what earlier calls have tried, and where what this one tries is kept.
+    """
+    _try_once(bench, space, space.full({}), book)
+    study = _study(space, book, bench, seed)
+    progress.start(NAME, TRIALS)
+    progress.advance(NAME, len(book.tried))
+    while len(book.tried) < TRIALS and not is_over():
+        trial = study.ask()
+        values: dict[str, Any] = {dial.name: _asked(trial, dial) for dial in space.dials}
+        values |= {name: trial.suggest_categorical(name, among) for name, among in space.choices.items()}
+
+        def give_up(step: int, figures: Figures, trial: Trial = trial) -> bool:
+            trial.report(figures.gain, step)  # of few pictures, KID is mostly chance
+            return trial.should_prune()
+
+        tried = _try(bench, space, values, give_up)
+        book.add(tried)
+        _tell(study, trial, tried, book, bench)
+        best = _best(book, bench)
+        progress.advance(NAME, likeness=best.likeness, change=best.change)
+    progress.finish(NAME)
+
+
+def _try_once(bench: Bench, space: Space, values: Mapping[str, Any], book: Book) -> None:
+    """Try settings to the end, unless the book has that."""
+    if not any(before.settings == values and (before.is_complete or before.failed) for before in book.tried):
+        book.add(_try(bench, space, values, lambda *_: False))
+
+
+def _try(bench: Bench, space: Space, values: Mapping[str, Any], give_up: Callable[[int, Figures], bool]) -> Tried:
+    started, steps = time.monotonic(), list[Figures]()
+    failed = ""
+    try:
+        for step, figures in enumerate(bench.tried(space.method(values))):
+            steps.append(figures)
+            if give_up(step, figures):
+                break
+    except (BridgeError, ModelError) as error:
+        failed, steps = str(error), []
+    return Tried(dict(values), tuple(steps), failed, round(time.monotonic() - started, 3))
+
+
+def _study(space: Space, book: Book, bench: Bench, seed: int) -> Study:
+    """A study that knows what was tried. Nothing of it is kept: the book is."""
+    import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        direction="maximize",
+        # As many numbers as were drawn before are drawn anew by another seed.
+        sampler=optuna.samplers.TPESampler(
+            seed=(seed + len(book.tried)) % 2**32, n_startup_trials=_AT_RANDOM, multivariate=True
+        ),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_KEPT_AT_FIRST, n_min_trials=_KEPT_AT_FIRST // 2),
+    )
+    kinds: dict[str, BaseDistribution] = {
+        dial.name: FloatDistribution(dial.low, dial.high, log=True) for dial in space.dials
+    }
+    kinds |= {name: CategoricalDistribution(among) for name, among in space.choices.items()}
+    for tried in book.tried:
+        values = {name: tried.settings[name] for name in kinds}
+        if not tried.steps or not space.contains(values):
+            continue
+        gains = [step.gain for step in tried.steps]
+        state = optuna.trial.TrialState.COMPLETE if tried.is_complete else optuna.trial.TrialState.PRUNED
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                params=values,
+                distributions=kinds,
+                value=_final(tried, book, bench) if tried.is_complete else gains[-1],
+                intermediate_values=dict(enumerate(gains)),
+            )
+        )
+    return study
+
+
+def _tell(study: Study, trial: Trial, tried: Tried, book: Book, bench: Bench) -> None:
+    from optuna.trial import TrialState
+
+    if tried.failed:
+        study.tell(trial, state=TrialState.FAIL)
+    elif not tried.is_complete:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, _final(tried, book, bench))
+
+
+def _asked(trial: Trial, dial: Dial) -> float:
+    """A number that people can read, within its bounds but for the rounding."""
+    return float(f"{trial.suggest_float(dial.name, dial.low, dial.high, log=True):.3g}")
+
+
+def _final(tried: Tried, book: Book, bench: Bench) -> float:
+    others = [bench.nothing, *(other.figures for other in book.tried if other.is_complete)]
+    return score(tried.figures, others, bench.gap)
+
+
+def _best(book: Book, bench: Bench) -> Figures:
+    """Of the best so far, for whoever looks on."""
+    complete = [tried.figures for tried in book.tried if tried.is_complete]
+    others = [bench.nothing, *complete]
+    allowed = [figures for figures in complete if excess(figures, others, bench.gap) == 0]
+    return max(allowed, key=lambda figures: figures.gain, default=bench.nothing)
