@@ -18,7 +18,7 @@ export PREFECT_HOME ?= $(CURDIR)/out/prefect
 export HF_HOME ?= $(CURDIR)/out/cache/huggingface
 export MPLCONFIGDIR ?= $(CURDIR)/out/cache/matplotlib
 
-.PHONY: help install demo test test-long coverage nightly chaos fuzz check docs reference format quality data train clean
+.PHONY: help install demo test test-long coverage nightly chaos fuzz check docs reference format quality study data train clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -80,6 +80,9 @@ reference: $(STAMP)  ## write docs/commands.md and docs/configuration.md anew, f
 format: $(STAMP)  ## let ruff format and mend the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+study: $(STAMP)  ## measure every method beside the others at every cost, about 100 minutes; goes on where it was ended
+	@$(BIN)/python benchmarks/quality.py --out docs/benchmarks
 
 quality: $(STAMP)  ## measure the embedded model and write examples/emoji/RESULTS.md
 	@$(BIN)/python examples/emoji/quality.py

@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,7 @@ def in_a_process(part: str, pictures: Path | None) -> dict[str, Any]:
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"part {part} ended with {child.returncode}")
-    return {**json.loads(said), "peak_mib": usage.ru_maxrss >> 10, "seconds": round(time.monotonic() - start)}
+    return {"peak_mib": usage.ru_maxrss >> 10, **json.loads(said), "seconds": round(time.monotonic() - start)}
 
 
 def run(pictures: Path | None) -> dict[str, Any]:
@@ -287,12 +288,14 @@ def _in_tiles(translator: Any, image: Any, pictures: Path | None, name: str) -> 
     frame = frame_of(image.size, translator.geometry, translator.backbone.canvas)
     assert frame.tiles is not None
     made = translator.translate(image)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # before seams are looked for
     assert made.size == image.size
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
         made.save(pictures / f"{name}-tiles.png")
         image.save(pictures / f"{name}-source.png")
-    return {"size": f"{image.width}x{image.height}", "tiles": frame.tiles.count, **seams_of(made, image, frame.tiles)}
+    shown = {"size": f"{image.width}x{image.height}", "tiles": frame.tiles.count, "peak_mib": peak}
+    return shown | seams_of(made, image, frame.tiles)
 
 
 def _translator(kind: str, folder: Path, settings: dict[str, Any], batch: int, **geometry: Any) -> Any:

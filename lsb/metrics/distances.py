@@ -62,6 +62,17 @@ def kernel_distance(x: Tensor, y: Tensor, resamples: int = RESAMPLES) -> Estimat
     """
     if min(len(x), len(y)) < 2:
         return Estimate(None, reason=f"needs 2 pictures on both sides, got {len(x)} and {len(y)}")
+    samples = kernel_samples(x, y, resamples)
+    # Of a few pictures, a resample can be one picture many times: it has no pair, so its distance is not defined.
+    low, high = interval(samples[1:][np.isfinite(samples[1:])])
+    return Estimate(float(samples[0]), low, high)
+
+
+def kernel_samples(x: Tensor, y: Tensor, resamples: int = RESAMPLES) -> np.ndarray:
+    """KID of two sets of features (N, D) and (M, D), then that of each resample: (1 + resamples,) float64.
+
+    Sets of the same sizes are drawn alike: the differences of two rows of one table are a paired bootstrap.
+    """
     x, y = x.double(), y.double()
     w_x = torch.from_numpy(resampling_weights(len(x), resamples, seed=1))
     w_y = torch.from_numpy(resampling_weights(len(y), resamples, seed=2))
@@ -71,10 +82,8 @@ def kernel_distance(x: Tensor, y: Tensor, resamples: int = RESAMPLES) -> Estimat
         _pairs(x, y, w_x, w_y, same=False),
     )
     within_x, within_y, between = (KID_SCALE * part for part in parts)
-    samples = (within_x + within_y - 2 * between).numpy()
-    # Of a few pictures, a resample can be one picture many times: it has no pair, so its distance is not defined.
-    low, high = interval(samples[1:][np.isfinite(samples[1:])])
-    return Estimate(float(samples[0]), low, high)
+    result: np.ndarray = (within_x + within_y - 2 * between).numpy()
+    return result
 
 
 def _pairs(x: Tensor, y: Tensor, w_x: Tensor, w_y: Tensor, *, same: bool) -> Tensor:

@@ -195,7 +195,10 @@ def test_one_that_hangs_is_not_waited_for(our_home: Path, monkeypatch: pytest.Mo
     started: list[set[int]] = []
 
     def meanwhile() -> None:
-        started.append(set(servers(PREFECT_HOME.value())) - set(before))
+        until = time.monotonic() + 60  # a process that has just begun shows no arguments yet
+        while not (found := set(servers(PREFECT_HOME.value())) - set(before)) and time.monotonic() < until:
+            time.sleep(0.01)
+        started.append(found)
 
     # Other tests may have a server, and it is named while they have.
     with temporary_settings(restore_defaults={PREFECT_API_URL}), local_server.prefect_server(meanwhile):
