@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 from quality_mixture import Point, mixture_points
-from quality_study import FREE, MAIN, MATCHED, SHOWN, TUNED_AT, Bench, Figures, Regime
+from quality_study import COSTS, FREE, MAIN, MATCHED, SHOWN, TUNED_AT, Bench, Figures, Regime
+from replay import processor
 
 from lsb.metrics.distances import interval, kernel_samples
 
@@ -58,7 +58,7 @@ def write(
     found = Found(rows, bench)
     mixture = mixture_points(tuple(costs))
     about = {
-        "machine": f"{os.cpu_count()} cores of {platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{os.cpu_count()} cores of {processor()}, {torch.get_num_threads()} threads",
         "date": datetime.now(UTC).date().isoformat(),
         "torch": torch.__version__,
         "model": bench.workshop.backbone.identity.digest,
@@ -175,6 +175,8 @@ def document(found: Found, about: dict[str, Any], mixture: Sequence[Point]) -> s
         "",
         "![the same symbols, method by method](quality-sheet.png)",
         "",
+        f"Flat to 3D, from top to bottom: source, {', '.join(('lsb', *PEERS))} at {TUNED_AT} forwards, the 3D picture.",
+        "",
     ]
     return "\n".join(lines)
 
@@ -219,6 +221,8 @@ def plot(found: Found, file: Path) -> None:
         for place, label in ((0, "KID × 1000"), (1, "style accuracy, %")):
             axis = axes[place][column]
             axis.set(xscale="log", xlabel="network forwards a picture", ylabel=label)
+            axis.set_xticks(COSTS, [str(cost) for cost in COSTS])
+            axis.minorticks_off()
             axis.grid(alpha=0.3)
         axes[0][column].set(title=regime.title, yscale="log")
     axes[0][0].legend(fontsize=8)

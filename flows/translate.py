@@ -28,7 +28,7 @@ from lsb.jobs.job import (
 )
 from lsb.jobs.limits import refuse_beyond_model
 from lsb.jobs.lineage import RunOptions
-from lsb.jobs.measures import open_target, open_truth
+from lsb.jobs.measures import given_features, open_target, open_truth
 from lsb.jobs.rerun import Chosen, what_is_left
 from lsb.jobs.sizes import refuse_idle_area
 from lsb.jobs.work.loop import ShardsOutcome, raise_what_failed
@@ -104,8 +104,9 @@ def _translated(config: JobConfig, resume: str | None, options: RunOptions) -> J
         run = open_run(open_store(config.store), resume)
         check_resumed(run, config, identify(config.model, **config.model_options))
         config = as_frozen(config, run)
-    open_target(config)  # and so is a folder that is not there
+    open_target(config)  # and so is what is not there
     open_truth(config)
+    given_features(config)
     with observing(config), interruptible():
         dataset = ingest_source(config, options.reread, options.accept_vanished)
         source = optimise_prompt(config, "source", options.refit, options.reread)

@@ -29,6 +29,7 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.config.file import Place, SettingsFile, named, read_settings
 from lsb.errors import BridgeError, ConfigError
 from lsb.fields import Count, Fraction, Frozen, Hours, Location, ModelLocation, Name, Seconds
+from lsb.metrics.given import GivenWeights
 from lsb.pictures.choice import EXCLUDED, Choice
 from lsb.pictures.encoding import OutputSettings
 from lsb.pictures.geometry import Geometry
@@ -140,6 +141,7 @@ class EvaluateConfig(Frozen):
         "source would be, under the source's own name with any picture's suffix.",
     )
     sample: Count = Field(default=10_000, description="Images that are compared at most, and as many of the target's.")
+    features: GivenWeights = GivenWeights()
 
 
 class BudgetConfig(Frozen):

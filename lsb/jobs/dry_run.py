@@ -20,6 +20,7 @@ from lsb.jobs.job import (
 )
 from lsb.jobs.limits import refuse_beyond_model
 from lsb.jobs.lineage import RunOptions, negative_of_job, planned_as, prompt_of_job, restriction
+from lsb.jobs.measures import given_features
 from lsb.jobs.sizes import Sizes, refuse_idle_area, sizes_of
 from lsb.jobs.vanished import refuse_vanished
 from lsb.ledger.dataset import read_records
@@ -76,6 +77,7 @@ def dry_run(
     check_device(config)
     if resume is None:
         refuse_beyond_model(config)
+    given_features(config)
     store = ScratchStore(open_store(config.store) if _is_there(config.store) else None)
     identity = identify(config.model, **config.model_options)
     if resume is None:

@@ -15,7 +15,8 @@ from lsb.config.job import JobConfig, job_of, load_config
 from lsb.config.reference import about, in_yaml, model_of, settings_of
 from lsb.errors import ConfigError, UsageError
 from lsb.jobs.job import refuse_store_among_pictures
-from lsb.models.load import facts_of, is_hub_id
+from lsb.models.hub import is_hub_id
+from lsb.models.load import facts_of
 from lsb.pictures.ingest import refuse_empty
 from lsb.pictures.sources import list_sources, open_sources
 

@@ -9,8 +9,9 @@ import torch
 
 from lsb.config.job import JobConfig
 from lsb.jobs.job import device_of
+from lsb.jobs.measures import given_features
 from lsb.ledger.run import Run, open_run
-from lsb.metrics.features import EfficientNetLite0
+from lsb.metrics.features import EfficientNetLite0, FeatureExtractor
 from lsb.metrics.scores import Scorer
 from lsb.models.load import ModelOptions, load_backbone
 from lsb.models.protocol import Backbone
@@ -49,9 +50,14 @@ def _backbone(
     return load_backbone(model, device=device, dtype=dtype, channels_last=channels_last, **options)
 
 
-def extractor_for(config: JobConfig) -> EfficientNetLite0:
-    """The feature extractor of the metrics, loaded once per process."""
-    return _extractor(device_of(config))
+def extractor_for(config: JobConfig) -> FeatureExtractor:
+    """The feature extractor of the metrics, the embedded one loaded once per process."""
+    device, given = device_of(config), given_features(config)
+    if given is None:
+        return _extractor(device)
+    from lsb.metrics.tower import GivenFeatures
+
+    return GivenFeatures(given, device, _extractor(device))
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lsb.config.job import JobConfig
 from lsb.errors import SourceError, StoreError
+from lsb.metrics.given import GivenFiles, GivenWeights
 from lsb.metrics.table import SCHEMA, Measures
 from lsb.metrics.truths import Truths
 from lsb.pictures.optional import listed_pictures, listing_digest
@@ -16,8 +17,11 @@ from lsb.pictures.sources import Source, open_sources
 def evaluation_settings(config: JobConfig) -> Mapping[str, object]:
     """What the metrics were measured with, apart from the run. Kept in metrics.json."""
     settings: dict[str, object] = config.evaluate.model_dump(mode="json")
-    if settings["measure"]:  # as it was before there was a choice
+    # What stands at its default is left out, as it was before there was a choice.
+    if settings["measure"]:
         del settings["measure"]
+    if config.evaluate.features == GivenWeights():
+        del settings["features"]
     return settings
 
 
@@ -36,6 +40,12 @@ def open_truth(config: JobConfig) -> Source | None:
     return open_sources(config.evaluate.truth) if config.evaluate.truth else None
 
 
+def given_features(config: JobConfig) -> GivenFiles | None:
+    """The weights whose features sets are compared by, None for the embedded ones. Errors as for
+    `GivenWeights.located`."""
+    return config.evaluate.features.located() if config.evaluate.measure else None
+
+
 def still_hold(metrics: Mapping[str, Any], config: JobConfig, sources: Callable[[], Sequence[str]]) -> bool:
     """Whether measuring with this configuration, now, would compare the same pictures in the same way.
 
@@ -50,6 +60,9 @@ def still_hold(metrics: Mapping[str, Any], config: JobConfig, sources: Callable[
         return False
     if "unmeasured" in metrics:
         return not config.evaluate.measure
+    given = given_features(config)
+    if given is not None and metrics["extractor"]["digest"] != given.digest():
+        return False
     try:
         target, truth = open_target(config), open_truth(config)
         targets = [] if target is None else listed_pictures(target)

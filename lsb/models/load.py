@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,12 +16,10 @@ from lsb.models.canvas import stable_diffusion_canvas
 from lsb.models.device import usable_device
 from lsb.models.download import download
 from lsb.models.facts import Facts, stable_diffusion_facts
-from lsb.models.files import PARTS, PICKLES, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
+from lsb.models.files import PARTS, ModelFiles, check_lora, class_name, of_checkpoint, of_folder
+from lsb.models.hub import COMMIT, cached_or_fetched, is_hub_id
 from lsb.models.protocol import Backbone, ChannelsLast
 from lsb.pictures.geometry import Canvas
-from lsb.redaction import redact
-
-logger = logging.getLogger(__name__)
 
 
 class ModelOptions(TypedDict, total=False):
@@ -80,9 +76,6 @@ FAMILIES: dict[str, Family] = {
 
 # What takes long to import of loading a model.
 NETWORKS = ("lsb.models.stable_diffusion",)
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def load_backbone(
@@ -161,11 +154,6 @@ def locate(model: str, *, revision: str | None = None, strict: bool = False, lor
     return dataclasses.replace(files, loras=tuple(check_lora(_on_disk(lora)) for lora in loras))
 
 
-def is_hub_id(model: str) -> bool:
-    """Whether a name that is no path here may be a model of the hub."""
-    return bool(_HUB_ID.fullmatch(model)) and Path(model).suffix.lower() not in PICKLES | {".safetensors"}
-
-
 def _locate(model: str, revision: str | None, strict: bool) -> ModelFiles:
     path = _on_disk(model)
     if path.exists():
@@ -213,30 +201,14 @@ def _on_disk(uri: str) -> Path:
 
 
 def _from_hub(model: str, revision: str | None, strict: bool) -> ModelFiles:
-    pinned = bool(revision and _COMMIT.fullmatch(revision))
-    if strict and not pinned:
+    if strict and not (revision and COMMIT.fullmatch(revision)):
         raise UnsafeWeightsError(
             f"{model} at revision {revision or 'main'} can change; strict needs the full commit of 40 hex digits"
         )
-    # A commit never changes, so that the cache is as good as the hub.
-    folder = _snapshot(model, revision, cached=True) if pinned else None
-    folder = folder or _snapshot(model, revision, cached=False)
+    folder = cached_or_fetched(model, revision, _parts())
     if folder is None:
         raise ModelError(
             f"no model {model} at revision {revision or 'main'}: no such folder here, and the hub gives none "
             "(wrong name, no access, or no network)"
         )
     return dataclasses.replace(_checked(folder, (folder, model)), id=model, revision=folder.name)
-
-
-def _snapshot(model: str, revision: str | None, *, cached: bool) -> Path | None:
-    from httpx import HTTPError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(model, revision=revision, allow_patterns=_parts(), local_files_only=cached)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
-        logger.info("%s not found (%s): %s", model, "cache" if cached else "hub", redact(str(error)))
-        return None
-    return Path(found)

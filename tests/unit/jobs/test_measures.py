@@ -8,6 +8,7 @@ from PIL import Image
 
 from lsb.config.job import EvaluateConfig, JobConfig
 from lsb.jobs.measures import evaluation_settings, still_hold, unmeasured
+from lsb.records import sha256
 
 
 @pytest.fixture
@@ -73,3 +74,16 @@ def test_measures_hold_while_the_folders_are_away(folder: Path) -> None:
 def test_measuring_is_on_unless_it_is_switched_off_and_leaves_no_trace() -> None:
     assert EvaluateConfig().measure
     assert evaluation_settings(config(Path("x"))) == {"target": "x", "truth": "x", "sample": 10_000}
+
+
+def test_measures_by_other_weights_than_those_that_lie_there_now_do_not_hold(folder: Path) -> None:
+    weights = folder / "tower"
+    weights.mkdir()
+    (weights / "config.json").write_text('{"image_size": 32}')
+    (weights / "model.safetensors").write_bytes(b"one")
+    job = config(folder, features={"weights": str(weights)})
+    measured = {**old(job, 1, 1), "extractor": {"id": "tower", "digest": sha256(b"one")}}
+    assert still_hold(measured, job, list)
+    assert not still_hold(measured, config(folder), list)
+    (weights / "model.safetensors").write_bytes(b"two")
+    assert not still_hold(measured, job, list)
