@@ -193,7 +193,7 @@ def measure(
     for number, one in enumerate([*lost, *asleep]):
         # Each in the middle of a shard: it has made something that is not committed.
         mark = records * (number + 1) // 8
-        wait_until(lambda: sum(len(some.made) for some in fleet) >= mark and len(one.made) > 0)  # noqa: B023
+        wait_until(lambda: sum(len(some.made) for some in fleet) >= mark and len(one.made) % shard_size)  # noqa: B023
         if one in lost:
             one.kill()
         else:

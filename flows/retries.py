@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_run_logger
 from pydantic import Field
 
+from flows.watching.run_log import say
 from lsb.errors import LsbError, ShardsFailedError, StoreError
 from lsb.redaction import redact
 
@@ -33,7 +32,8 @@ def persistently(work: Callable[[], R], retries: int, wait: Callable[[float], No
             if not _may_pass(error):
                 raise
             reason = redact(f"{type(error).__name__}: {error.message}")
-            _say(f"{reason}; tried again in {WAIT_SECONDS:.0f} s, {retries - tried} tries are left")
+            left = f"{retries - tried} tries are left"
+            say(f"{reason}; tried again in {WAIT_SECONDS:.0f} s, {left}", logging.WARNING)
         wait(WAIT_SECONDS)
     return work()
 
@@ -41,11 +41,3 @@ def persistently(work: Callable[[], R], retries: int, wait: Callable[[float], No
 def _may_pass(error: LsbError) -> bool:
     of_the_store = isinstance(error, StoreError) and not error.details.get("key")
     return error.transient or isinstance(error, ShardsFailedError) or of_the_store
-
-
-def _say(text: str) -> None:
-    try:
-        logger = get_run_logger()
-    except MissingContextError:  # Prefect's server is lost, and the work goes on without it
-        logger = logging.getLogger(__name__)
-    logger.warning(text)

@@ -15,6 +15,7 @@ from flows.shards import translate_pending
 from flows.watching.artifacts import ArtifactProgress, show_failed_shards, show_report
 from flows.watching.display import ManyProgress
 from flows.watching.interruption import interruptible
+from flows.watching.run_log import LogProgress
 from lsb.config.job import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError, NotFoundError
 from lsb.jobs.budget import over_budget
@@ -198,6 +199,7 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int, s
 
 
 def observing(config: JobConfig) -> Any:
-    """Progress goes to the caller's display and to Prefect's pages."""
+    """Progress goes to the caller's display, to Prefect's pages and to the flow run's log."""
     outer = observer()
-    return observed_by(Observer(ManyProgress([outer.progress, ArtifactProgress(config.name)]), outer.stop))
+    shown = ManyProgress([outer.progress, ArtifactProgress(config.name), LogProgress()])
+    return observed_by(Observer(shown, outer.stop))

@@ -36,33 +36,37 @@ class _Line:
 class LineProgress(Progress):
     """A line when something starts, every ten seconds, and when it ends."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO, clock: Callable[[], float] = time.monotonic, *, every: float = SECONDS_BETWEEN_LINES
+    ) -> None:
+        """`every`: seconds."""
         self._stream = stream
         self._clock = clock
+        self._every = every
         self._lines: dict[str, _Line] = {}
 
     def start(self, name: str, total: int) -> None:
         now = self._clock()
         self._lines[name] = _Line(total, started=now, said=now)
-        self._say(f"{name}: 0/{total}")
+        self._say(f"{name}: 0 of {total}")
 
     def advance(self, name: str, n: int = 1, **figures: float) -> None:
         line = self._lines.setdefault(name, _Line(0, started=self._clock(), said=self._clock()))
         line.done += n
         _add(line.figures, figures)
         now = self._clock()
-        if now - line.said >= SECONDS_BETWEEN_LINES and line.done < line.total:
+        if now - line.said >= self._every and line.done < line.total:
             line.said = now
             rate = line.done / (now - line.started)
             pace = f", {rate:.1f}/s, {(line.total - line.done) / rate:.0f} s left" if rate else ""
-            self._say(f"{name}: {line.done}/{line.total}{_shown(line.figures)}{pace}")
+            self._say(f"{name}: {line.done} of {line.total}{_shown(line.figures)}{pace}")
 
     def finish(self, name: str) -> None:
         line = self._lines.pop(name, None)
         if line is not None:
             seconds = self._clock() - line.started
             ended = "done in" if line.done >= line.total else "left after"
-            self._say(f"{name}: {line.done}/{line.total}{_shown(line.figures)}, {ended} {seconds:.1f} s")
+            self._say(f"{name}: {line.done} of {line.total}{_shown(line.figures)}, {ended} {seconds:.1f} s")
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -23,9 +23,9 @@ def test_lines_say_start_pace_and_end() -> None:
     progress.advance("translate", 20, ok=20, failed=0, loss=0.25)
     progress.finish("translate")
     assert stream.getvalue().splitlines() == [
-        "translate: 0/40",
-        "translate: 20/40, ok 19, failed 1, loss 0.5, 2.0/s, 10 s left",
-        "translate: 40/40, ok 39, failed 1, loss 0.25, done in 10.0 s",
+        "translate: 0 of 40",
+        "translate: 20 of 40, ok 19, failed 1, loss 0.5, 2.0/s, 10 s left",
+        "translate: 40 of 40, ok 39, failed 1, loss 0.25, done in 10.0 s",
     ]
 
 
@@ -36,7 +36,11 @@ def test_nothing_is_said_of_a_pace_before_there_is_one_nor_of_an_end_that_was_no
     clock.now = 10.0
     progress.advance("translate", 0)
     progress.finish("translate")
-    assert stream.getvalue().splitlines() == ["translate: 0/2", "translate: 0/2", "translate: 0/2, left after 10.0 s"]
+    assert stream.getvalue().splitlines() == [
+        "translate: 0 of 2",
+        "translate: 0 of 2",
+        "translate: 0 of 2, left after 10.0 s",
+    ]
 
 
 def test_a_log_gets_lines_and_not_bars() -> None:
@@ -65,4 +69,4 @@ def test_parts_advance_the_whole_on_every_display() -> None:
         part.finish(shard)
     both.finish("translate")
     assert first.getvalue() == second.getvalue()
-    assert first.getvalue().startswith("translate: 0/2\ntranslate: 2/2, done")
+    assert first.getvalue().startswith("translate: 0 of 2\ntranslate: 2 of 2, done")

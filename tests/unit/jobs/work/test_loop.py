@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from lsb.audit import verify
 from lsb.errors import LsbError, ModelError, ShardsFailedError, StoreBusyError, StoreError, UnfinishedError
 from lsb.jobs import budget
 from lsb.jobs.work import loop
 from lsb.jobs.work.accounts import why_stopped
 from lsb.jobs.work.loop import ShardsOutcome, raise_what_failed
+from lsb.ledger import leases
 from lsb.ledger.layout import lease_file, leases_folder
 from lsb.ledger.leases import SCHEMA, newest
 from lsb.ledger.run import pending
@@ -144,6 +146,37 @@ def test_who_finds_all_in_others_hands_waits_until_it_is_committed(tmp_path: Pat
         second = fleet.work(stop=Asked())
         assert pending(fleet.store, fleet.run) == {}
         assert (second.translated, first.result().translated) == (0, 4)
+
+
+def test_one_that_was_stopped_past_its_lease_and_wakes_up_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "GONE_SECONDS", 0.3)
+    fleet = Fleet(tmp_path, 6)
+    asleep, woken = threading.Event(), threading.Event()
+
+    class Sleeper(Inverter):
+        def translate(self, *arguments: Any, **options: Any) -> list[Any]:
+            asleep.set()
+            assert woken.wait(600)
+            return super().translate(*arguments, **options)
+
+    def sleep(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+        return fleet.do(shard, records, Sleeper(2, fleet.log))
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fleet.work, sleep)
+        assert asleep.wait(600)
+        assert fleet.work().translated == 6
+        assert pending(fleet.store, fleet.run) == {}
+        before = {entry.key for entry in fleet.store.list() if "/log/" in entry.key}
+        woken.set()
+        outcome = first.result()
+    assert (outcome.failures, outcome.shards) == ({}, 1)
+    assert {entry.key for entry in fleet.store.list() if "/log/" in entry.key} == before
+    assert sorted(fleet.made().values()) == [1, 1, 1, 1, 2, 2]  # the batch that it had in hand
+    verdict = verify(fleet.store, fleet.run.id)
+    assert {finding.kind for finding in verdict.findings} == {"incomplete"}  # nothing is published
 
 
 def test_what_one_could_not_do_another_does_and_is_not_left_waiting(tmp_path: Path) -> None:
