@@ -21,11 +21,13 @@ class Choice:
         front: settings from the most faithful to the likest, of which none is both less like and less faithful than
             another; at most `COLUMNS`.
         best: the one that is recommended; None if all were vetoed or failed.
+        beyond: the nearest one that goes farther than that and was vetoed, if there is one.
         remarks: what somebody should know, a sentence each.
     """
 
     front: Sequence[Tried]
     best: Tried | None
+    beyond: Tried | None
     remarks: Sequence[str]
 
 
@@ -48,7 +50,10 @@ def choose(tried: Sequence[Tried], bench: Bench) -> Choice:
     others = [bench.nothing, *(one.figures for one in complete)]
     allowed = [one for one in complete if excess(one.figures, others, bench.gap) == 0]
     best = max(allowed, key=lambda one: one.figures.gain, default=None)
-    return Choice(_spread(_front(allowed), best), best, [*_remarks(best, bench)])
+    least = best.figures.likeness if best else 0.0
+    farther = [one for one in complete if one not in allowed and one.figures.likeness > least]
+    beyond = min(farther, key=lambda one: one.figures.likeness, default=None)
+    return Choice(_spread(_front(allowed), best), best, beyond, [*_remarks(best, bench)])
 
 
 def _front(tried: Sequence[Tried]) -> list[Tried]:

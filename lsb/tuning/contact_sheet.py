@@ -42,7 +42,9 @@ def sheet_of(
     for tried in columns:
         outputs = bench.outputs(space.method(tried.settings), range(len(sources)))
         is_best = tried is choice.best
-        title = "Recommended" if is_best else f"Setting {len(shown) - 1}"
+        title = f"Setting {len(shown) - 1}"
+        if is_best or tried is choice.beyond:
+            title = "Recommended" if is_best else "Farther, worse by KID"
         shown.append(Column(title, _pictures(outputs), [*_words(tried.settings)], _figures(tried.figures), is_best))
         progress.advance(NAME)
     progress.finish(NAME)

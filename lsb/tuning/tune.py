@@ -174,7 +174,9 @@ def _tune(
     given_up = sum(not one.is_complete and not one.failed for one in tried)
     failed = sum(bool(one.failed) for one in tried)
     command = f"lsb run {written} --dry-run" if written else f"lsb tune {path}"
-    columns = [one for one in tried if one.is_complete] if wanted else choice.front
+    columns = [one for one in tried if one.is_complete]
+    if not wanted:
+        columns = [*choice.front, *([choice.beyond] if choice.beyond else [])]
     sheet = sheet_of(
         job,
         bench,

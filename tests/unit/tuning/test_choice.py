@@ -34,6 +34,7 @@ def test_the_likest_is_recommended_that_kid_does_not_veto() -> None:
     )
     assert choice.best.settings == {"name": "w 10"}
     assert names(choice) == ["w 4", "w 10"]
+    assert choice.beyond.settings == {"name": "w 12"}
     assert not choice.remarks
 
 
