@@ -214,7 +214,8 @@ def status_of(store: Any, run: Any) -> dict[str, int]:
 
 
 def page(store: Any, run: Any) -> int:
-    from lsb.ledger.manifest import Gates, collect
+    from lsb.ledger.gates import Gates
+    from lsb.ledger.manifest import collect
     from lsb.store.scratch import ScratchStore
     from lsb.views.page_contents import page_of
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer, attest
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.seal import SEAL, seal
-from lsb.ledger.manifest import Gates, combine
+from lsb.ledger.manifest import combine
 from lsb.ledger.plan import read_plan
 from lsb.ledger.run import Run, open_log, open_run
 from lsb.ledger.schemas import MANIFEST, read_table, write_table
@@ -75,7 +76,12 @@ def fit_snapshots(store: Store, run: Run, signer: Signer | None = None) -> None:
             entries = log.entries()[: head["generation"] + 1]
             heads[shard] = {**head, "sha256": entries[-1].link.sha256}
             commits[shard] = [(entry, log.table(entry)) for entry in entries]
-        collected = combine(run, read_plan(store, run), commits, MANIFEST.empty(), Gates(**document["gates"]))
+        try:
+            metrics = json.loads(store.read(f"{place}/metrics.json"))
+        except ValueError:  # it was changed before
+            metrics = {}
+        gates = Gates.of(metrics, document["gates"])
+        collected = combine(run, read_plan(store, run), commits, MANIFEST.empty(), gates)
         store.write(f"{place}/manifest.parquet", write_table(collected.rows, MANIFEST))
         document |= {"counts": collected.counts(), "planned": collected.planned}
         document |= {"heads": heads, "run_sha256": run.sha256, "parent": parent}

@@ -19,8 +19,9 @@ from PIL import Image
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import REPLAY_DIFFERS, TAMPERED, UNVERIFIABLE, Finding, Replayed
 from lsb.errors import DecodingError, ImageError, LsbError, StoreError, TamperedError
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.commit_log import read_checked
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.manifest import collect
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow
 from lsb.pictures.decoder import shared_decoder

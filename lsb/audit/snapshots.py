@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -13,9 +14,10 @@ from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.ledger import layout
 from lsb.ledger.attestation import PAYLOAD_TYPE, Envelope, open_envelope, statement
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.commit_log import Commit
 from lsb.ledger.log.snapshots import Snapshot, SnapshotLog, job_chain
-from lsb.ledger.manifest import Collected, Gates, combine
+from lsb.ledger.manifest import Collected, combine
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import MANIFEST, read_table
 
@@ -74,13 +76,22 @@ def _inspect_snapshot(
     files = dict(seen.named_files(named, "snapshot files"))
     commits = _commits(seen, snapshot, shards)
     manifest, attestation = files.get(snapshot.manifest_key), files.get(snapshot.attestation_key)
-    if manifest is not None and plan is not None and commits is not None and shards.carried is not None:
+    gates = _gates(seen, snapshot, files.get(snapshot.metrics_key))
+    if manifest is not None and plan is not None and commits is not None and shards.carried is not None and gates:
         with seen.guard(snapshot.manifest_key):
             gone = {**shards.erased, **shards.erased_elsewhere}
             known = known_erasures(seen, snapshot.erasures, gone, f"snapshot {snapshot.number} of {run.id}")
-            collected = combine(run, plan, commits, shards.carried, Gates(**snapshot.gates), known)
+            collected = combine(run, plan, commits, shards.carried, gates, known)
             _inspect_manifest(seen, collected, snapshot, manifest)
     return _inspect_attestation(seen, run, snapshot, attestation) if attestation else None
+
+
+def _gates(seen: Inspection, snapshot: Snapshot, metrics: bytes | None) -> Gates | None:
+    """What raised the snapshot's flags; None if that cannot be read, which is then found."""
+    if metrics is not None:
+        with seen.guard(snapshot.metrics_key):
+            return Gates.of(json.loads(metrics), snapshot.gates)
+    return None
 
 
 def _commits(seen: Inspection, snapshot: Snapshot, shards: Shards) -> dict[str, list[Commit]] | None:

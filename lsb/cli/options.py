@@ -59,7 +59,7 @@ Match = Annotated[
     list[str], Option(metavar="PATTERN", help="Only source keys like 'cats/*'; `*` stands for slashes, too.")
 ]
 Codes = Annotated[list[str], Option(metavar="CODE", help="Only records with this error code.")]
-Flags = Annotated[list[str], Option(metavar="FLAG", help="Only records with this flag, such as flat_output.")]
+Flags = Annotated[list[str], Option(metavar="FLAG", help="Only records with this flag, such as no_op.")]
 Shards = Annotated[list[str], Option(metavar="SHARD", help="Only records of this shard, such as 00003.")]
 Statuses = Annotated[list[str], Option(metavar="STATUS", help="Only records that are `failed`, or `pending`.")]
 

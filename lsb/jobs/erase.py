@@ -21,9 +21,10 @@ from lsb.errors import LsbError, TamperedError, UsageError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import read_manifest
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.commit_log import Condemnation, Erasure, History, ShardLog, read_checked
 from lsb.ledger.log.snapshots import SnapshotHistory, SnapshotLog, current_run
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.manifest import collect
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, open_log, open_named_run, open_run
 from lsb.ledger.schemas import FEATURES, write_table
@@ -259,7 +260,7 @@ def _publish_again(
             metrics,
             page,
             partial=True,
-            gates=Gates(**last.gates),
+            gates=Gates.of(metrics, last.gates),
             signer=signer,
             named=current_run(store, run.job) == run_id,
         )

@@ -27,6 +27,7 @@ from lsb.jobs.parents import runs_of_job
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import Restriction, read_manifest, reference
 from lsb.ledger.dataset import Dataset
+from lsb.ledger.gates import Gates
 from lsb.ledger.layout import run_file
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.manifest import Collected
@@ -279,6 +280,7 @@ def current_snapshot(
             page,
             partial=partial,
             stopped=snapshot.stopped,
+            gates=Gates.of(metrics, snapshot.gates),
             named=named and not snapshot.missing,
             signer=signer,
         )

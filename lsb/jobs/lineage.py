@@ -114,7 +114,8 @@ def restriction(store: Store, options: RunOptions) -> Restriction | None:
     """What `run.json` says of a run over some records of another one; None if nothing restricts it.
 
     Raises:
-        UsageError: that run has no snapshot, or no record of the name or pattern that the selection asks for.
+        UsageError: that run has no snapshot, none judged by a flag of the selection, or no record of its name or
+            pattern.
     """
     if options.records_from is None:
         return None
@@ -122,6 +123,11 @@ def restriction(store: Store, options: RunOptions) -> Restriction | None:
     snapshot = latest_snapshot(store, other)
     if snapshot is None:
         raise UsageError(f"run {other.id} has published nothing to choose records from; finish it first")
+    if strangers := sorted(set(options.selection.flags) - snapshot.gates.keys()):
+        raise UsageError(
+            f"the newest snapshot of run {other.id} was not judged by the flag {strangers[0]!r}; "
+            f"its flags are {', '.join(sorted(snapshot.gates))}"
+        )
     named = reference(snapshot)
     chosen = options.selection.settled(read_manifest(store, named), f"record of run {other.id}")
     return {**named, "selection": chosen.model_dump(mode="json", exclude_defaults=True)}

@@ -19,9 +19,10 @@ from lsb.errors import LsbError, TamperedError, UnverifiableError, UsageError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer
 from lsb.ledger.carrying import FINAL, ParentReference, parent_reference, read_manifest, reference, unchanged
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.seal import well_formed
 from lsb.ledger.log.snapshots import Snapshot, current_run
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.manifest import collect
 from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import current_heads, latest_snapshot, publish
 from lsb.ledger.run import Run, RunSpec, open_named_run, open_run, read_records

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.ledger import layout
 from lsb.ledger.carrying import carried_pieces
+from lsb.ledger.gates import NUMBERS, Gates
 from lsb.ledger.log.commit_log import Commit, Condemnation, History, ShardLog, fold
 from lsb.ledger.log.snapshots import Head, head_of
 from lsb.ledger.pieces import PIECE_ROWS, Pieces
@@ -26,30 +26,6 @@ from lsb.store.store import Store
 
 
 @dataclass(frozen=True)
-class Gates:
-    """Scores that raise a flag. A flag rejects nothing: it says which outputs to look at first."""
-
-    structure_high: float = 0.3  # structure distance above this: the layout of the source is lost
-    flat_output: float = 0.02  # standard deviation of the output's pixels, in [0, 1], below this: nothing is drawn
-
-    def flags(self, scores: pa.ChunkedArray) -> pa.Array:
-        """For each image the names of the gates that its scores fire; `scores` is a column of the manifest."""
-        fired = {
-            "structure_high": pc.greater(pc.map_lookup(scores, "structure_distance", "last"), self.structure_high),
-            "flat_output": pc.less(pc.map_lookup(scores, "output_contrast", "last"), self.flat_output),
-        }
-        combinations: list[list[str]] = [[]]
-        chosen = np.zeros(len(scores), np.int64)
-        for place, (name, mask) in enumerate(fired.items()):
-            combinations += [[*names, name] for names in combinations]
-            chosen |= np.asarray(pc.fill_null(mask, False)).astype(np.int64) << place
-        return pa.array(combinations, pa.list_(pa.string())).take(pa.array(chosen))
-
-    def thresholds(self) -> dict[str, float]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Collected:
     """The rows of a run at one moment, and the log entries they come from."""
 
@@ -58,6 +34,7 @@ class Collected:
     planned: int
     counted: Mapping[str, int]  # rows by status
     erasures: dict[str, str]  # log entries that erased some of the images -> digest
+    gates: Gates  # what the flags come from
 
     @property
     def rows(self) -> pa.Table:
@@ -129,9 +106,7 @@ class _Gathered:
         self._erasures: dict[str, str] = {}
 
     def add(self, rows: pa.Table, erased: Mapping[str, Condemnation]) -> None:
-        rows = rows.select(self._columns)
-        if "flags" in self._columns:
-            rows = with_flags(rows, self._gates)
+        rows = self._gates.judged(rows.select(self._columns))
         rows, entries = _without_erased(rows, erased)
         self._erasures |= {entry.link.key: entry.link.sha256 for entry in entries}
         for count in pc.value_counts(rows["status"]).to_pylist():
@@ -149,7 +124,7 @@ class _Gathered:
             self.add(unusable_rows(run, unusable.slice(start, PIECE_ROWS)), {})
 
     def collected(self) -> Collected:
-        return Collected(self._pieces, self._heads, self._planned, self._counted, self._erasures)
+        return Collected(self._pieces, self._heads, self._planned, self._counted, self._erasures, self._gates)
 
 
 def erased_elsewhere(store: Store, rows: pa.Table) -> dict[str, Condemnation]:
@@ -192,7 +167,7 @@ def _without_erased(rows: pa.Table, erased: Mapping[str, Condemnation]) -> tuple
         ("status", Status.ERASED.value),
         ("error_code", Status.ERASED.value),
         ("error_detail", reasons),
-        ("flags", None),
+        *((name, None) for name in (*NUMBERS, "flags")),
     ):
         place = rows.schema.get_field_index(name)
         if place < 0:
@@ -228,7 +203,9 @@ def _wanted(columns: Sequence[str] | None) -> list[str]:
     names: list[str] = MANIFEST.arrow.names
     if columns is None:
         return names
-    needed = {*columns, "record_id", "status", "output_key", *(["scores"] if "flags" in columns else [])}
+    needed = {*columns, "record_id", "status", "output_key"}
+    if "flags" in columns:
+        needed |= {"scores", *NUMBERS}
     return [name for name in names if name in needed]
 
 
@@ -239,11 +216,3 @@ def _history_and_rows(log: ShardLog, columns: list[str]) -> tuple[History, list[
 
 def _features(log: ShardLog) -> list[pa.Table]:
     return [log.features(entry) for entry in log.entries()]
-
-
-def with_flags(rows: pa.Table, gates: Gates) -> pa.Table:
-    """`rows` with the flags that `gates` give: a list for `ok` rows, null for others."""
-    place = rows.schema.get_field_index("flags")
-    field = MANIFEST.arrow.field("flags")
-    flags = pc.if_else(pc.equal(rows["status"], Status.OK.value), gates.flags(rows["scores"]), None)
-    return rows.set_column(place, field, flags.cast(field.type))

@@ -11,6 +11,7 @@ import pyarrow as pa
 from lsb.errors import AlreadyExistsError, IncompleteError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer, attest, open_envelope
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.commit_log import ShardLog
 from lsb.ledger.log.snapshots import (
     ATTESTATION_NAME,
@@ -25,7 +26,7 @@ from lsb.ledger.log.snapshots import (
     point_job,
     snapshot_document,
 )
-from lsb.ledger.manifest import Collected, Gates, collect, collect_features
+from lsb.ledger.manifest import Collected, collect, collect_features
 from lsb.ledger.run import Run, read_logs
 from lsb.ledger.schemas import MANIFEST, write_tables
 from lsb.records import has_output, sha256
@@ -54,7 +55,7 @@ def publish(
     *,
     partial: bool = False,
     stopped: str | None = None,
-    gates: Gates = Gates(),
+    gates: Gates | None = None,
     signer: Signer | None = None,
     named: bool = True,
 ) -> Snapshot:
@@ -69,6 +70,7 @@ def publish(
             made anew should one of them be erased meanwhile.
         partial: publish although planned records lack rows.
         stopped: why they do, for those who read the snapshot; implies `partial`.
+        gates: what raises flags, by default what `metrics` say of it.
         signer: signs the attestation.
         named: let the job's name stand for this run. A run over some records of another one never takes it, nor one
             without a single picture.
@@ -79,6 +81,7 @@ def publish(
     """
     text = json.dumps(metrics, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     log = SnapshotLog(store, run.id, run.sha256)
+    gates = gates or Gates.of(metrics)
     while True:
         # In this order: whoever erases an image writes to the shard's log first and then to this one.
         history = log.history()
@@ -98,7 +101,7 @@ def publish(
             heads,
             collected.counts(),
             collected.planned,
-            gates.thresholds(),
+            gates.thresholds,
             collected.erasures,
             stopped,
         )
@@ -145,7 +148,7 @@ def _collected(store: Store, run: Run, partial: bool, gates: Gates) -> Collected
 
 def _same(last: Snapshot, heads: Mapping[str, Head], collected: Collected, metrics: str, gates: Gates) -> bool:
     rows = (last.heads, last.erasures) == (heads, collected.erasures)
-    return rows and last.files[METRICS_NAME] == metrics and last.gates == gates.thresholds()
+    return rows and last.files[METRICS_NAME] == metrics and last.gates == gates.thresholds
 
 
 def _signed(store: Store, last: Snapshot, signer: Signer | None) -> bool:

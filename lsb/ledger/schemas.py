@@ -174,9 +174,11 @@ class PlanRow(SourceColumns):
     error_detail: str | None
 
 
+_GATES = ("output_change", "source_distance")
+
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
-    "lsb.manifest/5",
+    "lsb.manifest/6",
     [
         ("record_id", pa.string(), False),
         ("shard", pa.string(), True),  # null for what ingest quarantined
@@ -234,7 +236,10 @@ MANIFEST = _schema(
         ("output_scale", pa.float64(), True),  # by what the network's picture was enlarged
         ("output_limited", pa.bool_(), True),  # smaller than the source for geometry.max_scale
         ("scores", pa.map_(pa.string(), pa.float64()), True),
-        ("flags", pa.list_(pa.string()), True),  # null until published
+        # These three are null until published, and the first two where nothing was measured.
+        ("output_change", pa.float64(), True),  # 1: no more than the VAE alone; see lsb.metrics.calibration
+        ("source_distance", pa.float64(), True),  # from the run's other sources, see there
+        ("flags", pa.list_(pa.string()), True),
         ("started", _TIME, True),
         ("finished", _TIME, True),
     ],
@@ -243,13 +248,14 @@ MANIFEST = _schema(
             {
                 *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
                 *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
-                *("joint", "channels_last"),
+                *("joint", "channels_last", *_GATES),
             }
         ),
-        "lsb.manifest/2": frozenset({"tiles", "joint", "channels_last"}),
+        "lsb.manifest/2": frozenset({"tiles", "joint", "channels_last", *_GATES}),
         # Of LSB alone, which has tau, t0 and guidance.
-        "lsb.manifest/3": frozenset({"joint", "channels_last"}),
-        "lsb.manifest/4": frozenset({"joint", "channels_last"}),
+        "lsb.manifest/3": frozenset({"joint", "channels_last", *_GATES}),
+        "lsb.manifest/4": frozenset({"joint", "channels_last", *_GATES}),
+        "lsb.manifest/5": frozenset(_GATES),
     },
 )
 
@@ -313,6 +319,8 @@ class ManifestRow(TypedDict, total=False):
     output_scale: float | None
     output_limited: bool | None
     scores: list[tuple[str, float]] | None
+    output_change: float | None
+    source_distance: float | None
     flags: list[str] | None
     started: datetime | None
     finished: datetime | None

@@ -37,7 +37,7 @@ class Selection(Frozen):
     )
     statuses: tuple[str, ...] = Field(default=(), description="Statuses of rows: `failed`, `pending`.")
     codes: tuple[str, ...] = Field(default=(), description="Error codes of rows.")
-    flags: tuple[str, ...] = Field(default=(), description="Flags of rows, such as flat_output.")
+    flags: tuple[str, ...] = Field(default=(), description="Flags of rows, such as no_op.")
     include_terminal: bool = Field(default=False, description="Failures that are not retryable, too.")
 
     def settled(self, rows: pa.Table, among: str) -> Selection:

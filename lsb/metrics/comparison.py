@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lsb.metrics.calibration import Calibration
 from lsb.metrics.colour import ColourMoments, colour_moments, match_colours
 from lsb.metrics.distances import LEVEL, RESAMPLES, Estimate, FrechetDistance, KernelDistance, MeanScore
 from lsb.metrics.features import FeatureExtractor, Features
 from lsb.metrics.picture import MEASURES
+from lsb.metrics.picture.structure_distance import STRUCTURE_DISTANCE
 from lsb.metrics.retrieval import hits
 from lsb.metrics.scores import OF_SOURCE, Scorer, Scores
-from lsb.metrics.table import COLUMNS, SCHEMA, Measures
+from lsb.metrics.table import COLUMNS, SCHEMA, GateMeasures, Measures
 from lsb.models.protocol import Backbone
 from lsb.models.tiled import Tiled
 from lsb.pictures.geometry import Geometry, Size, frame_of
@@ -101,6 +103,7 @@ class EvaluationResult:
     extractor: str
     extractor_digest: str
     rows: tuple[MeasuredRow, ...]
+    gates: GateMeasures
 
     def row(self, key: str) -> MeasuredRow:
         return next(row for row in self.rows if row.key == key)
@@ -118,6 +121,7 @@ class EvaluationResult:
             "extractor": {"id": self.extractor, "digest": self.extractor_digest},
             "interval": {"level": LEVEL, "resamples": RESAMPLES},
             "rows": [row.to_json() for row in self.rows],
+            "gates": self.gates,
         }
 
 
@@ -209,6 +213,7 @@ class _Table:
     ) -> None:
         self.comparison, self.backbone, self.geometry = comparison, backbone, geometry
         self.extractor, self.scorer = extractor, Scorer(extractor)
+        self.calibration = Calibration(backbone.canvas.side, comparison.target_ids or ())
         self.rows = {key: _Collected() for key in ("translation", "source", "source_vae")}
         self.floor = _Collected()  # truths through the VAE, under their records' ids
         self.moments: tuple[ColourMoments, ColourMoments] | None = None
@@ -251,7 +256,10 @@ class _Table:
         seen = self.extractor(sources)
         self.rows["source"].add(ids, self.scorer.compare(seen.maps, seen, sources, truths))
         blurred = through_vae(sources, self.backbone, self.geometry)
-        self.rows["source_vae"].add(ids, self.scorer.compare(seen.maps, self.extractor(blurred), blurred, truths))
+        untouched = self.scorer.compare(seen.maps, self.extractor(blurred), blurred, truths)
+        self.rows["source_vae"].add(ids, untouched)
+        own_structure = [score.values[STRUCTURE_DISTANCE.column.key] for score in untouched]
+        self.calibration.add_records(ids, sources, outputs, blurred, seen, own_structure)
         if self.moments is not None:
             matched = [match_colours(source, *self.moments) for source in sources]
             self.rows["source_colour"].add(
@@ -284,6 +292,7 @@ class _Table:
         if not true:
             return
         blurred = through_vae(true, self.backbone, self.geometry)
+        self.calibration.add_through_vae(true, blurred)
         scores = self.scorer.compare(seen.maps[known], self.extractor(blurred), blurred, true)
         self.floor.add([ids[place] for place in known], scores)
         for place, truth, score in zip(known, true, scores, strict=True):
@@ -304,13 +313,17 @@ class _Table:
     def _add_targets(self, ids: Sequence[str], targets: Images) -> None:
         self.target_ids += ids
         digests = [pixels_sha256(target) for target in targets]
-        features = self.extractor(targets).pooled
-        self.target_features.extend(features)
-        for digest, feature in zip(digests, features, strict=True):
+        features = self.extractor(targets)
+        self.calibration.add_targets(ids, targets, features)
+        self.target_features.extend(features.pooled)
+        for digest, feature in zip(digests, features.pooled, strict=True):
             self.gallery.setdefault(digest, feature)
         new = [place for place, digest in enumerate(digests) if digest not in self.vae_features]
-        blurred = self.extractor(through_vae([targets[place] for place in new], self.backbone, self.geometry)).pooled
-        self.vae_features |= {digests[place]: feature for place, feature in zip(new, blurred, strict=True)}
+        pictures = [targets[place] for place in new]
+        blurred = through_vae(pictures, self.backbone, self.geometry)
+        self.calibration.add_through_vae(pictures, blurred)
+        seen = self.extractor(blurred).pooled
+        self.vae_features |= {digests[place]: feature for place, feature in zip(new, seen, strict=True)}
         self.target_vae_features.extend(self.vae_features[digest] for digest in digests)
 
     def result(self) -> EvaluationResult:
@@ -330,6 +343,7 @@ class _Table:
             extractor=self.extractor.id,
             extractor_digest=self.extractor.digest,
             rows=_with_gap(rows),
+            gates=self.calibration.result(),
         )
 
     def _complete_gallery(self) -> None:

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.gates import Gates
+from lsb.ledger.manifest import collect
 from lsb.ledger.publish import read_features
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import MANIFEST

@@ -53,6 +53,16 @@ class ComparedWith(TypedDict):
     truth: str | None
 
 
+class GateMeasures(TypedDict):
+    """What raises flags: thresholds by gate, numbers by record id (see `lsb.ledger.gates`), from how many pictures."""
+
+    sources: int
+    targets: int
+    thresholds: dict[str, float]
+    untouched: NotRequired[list[float]]  # RMSE in [0, 1]: what the VAE alone does to many pictures, and to almost all
+    numbers: NotRequired[dict[str, list[float]]]
+
+
 class Measures(TypedDict):
     """The content of metrics.json. What was not measured, or not known to an older version, is missing."""
 
@@ -62,6 +72,7 @@ class Measures(TypedDict):
     interval: NotRequired[Interval]
     rows: Sequence[Mapping[str, Any]]  # `key`, `images`, and by each column's key an estimate as it is shown
     compared_with: NotRequired[ComparedWith]
+    gates: NotRequired[GateMeasures]
     unmeasured: NotRequired[str]  # why there are no rows, in a sentence without its end
     settings: NotRequired[Mapping[str, object]]  # what `lsb.jobs.measures.evaluation_settings` says
 

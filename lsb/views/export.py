@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lsb.errors import LsbError, StoreError, TamperedError, UsageError
+from lsb.ledger.gates import Gates
 from lsb.ledger.layout import SUFFIX_OF_FORMAT
 from lsb.ledger.log.commit_log import read_checked
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.manifest import collect
 from lsb.ledger.plan import read_plan
 from lsb.ledger.run import Run
 from lsb.pictures.encoding import OutputSettings

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import ResourceError
+from lsb.ledger.gates import Gates
 from lsb.ledger.layout import parse_run_uri
 from lsb.ledger.log.commit_log import ShardLog, read_checked
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.manifest import collect
 from lsb.ledger.plan import read_plan
-from lsb.ledger.publish import latest_snapshot
+from lsb.ledger.publish import Snapshot, latest_snapshot
 from lsb.ledger.run import Run, read_logs
 from lsb.ledger.run import open_run as open_in
 from lsb.metrics.table import COLUMNS
@@ -120,11 +121,10 @@ class OpenedRun:
     @cached_property
     def metrics_document(self) -> Mapping[str, Any]:
         """The newest snapshot's metrics.json as it stands; empty before the first snapshot."""
-        snapshot = latest_snapshot(self.store, self.run)
-        if snapshot is None:
+        if self._snapshot is None:
             return {}
-        key = snapshot.metrics_key
-        return dict(json.loads(read_checked(self.store, key, snapshot.digests()[key])))
+        key = self._snapshot.metrics_key
+        return dict(json.loads(read_checked(self.store, key, self._snapshot.digests()[key])))
 
     @cached_property
     def shards(self) -> pandas.DataFrame:
@@ -193,9 +193,13 @@ class OpenedRun:
                 yield answer()
 
     @cached_property
+    def _snapshot(self) -> Snapshot | None:
+        return latest_snapshot(self.store, self.run)
+
+    @cached_property
     def _rows(self) -> pa.Table:
-        snapshot = latest_snapshot(self.store, self.run)
-        return collect(self.store, self.run, gates=Gates(**snapshot.gates) if snapshot else Gates()).rows
+        thresholds = self._snapshot.gates if self._snapshot else None
+        return collect(self.store, self.run, gates=Gates.of(self.metrics_document, thresholds)).rows
 
 
 def _picture(folder: Source, key: str, digest: str, rules: int) -> Image.Image | None:

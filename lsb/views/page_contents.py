@@ -28,6 +28,7 @@ from lsb.pictures.optional import find_picture
 from lsb.pictures.sources import Source, described
 from lsb.records import Status
 from lsb.store.store import Store
+from lsb.views.flagged import Flagged, numbers_of
 from lsb.views.page_html import GRID, WORST, Command, Example, ReportInput, render_report, report_image
 from lsb.views.problems import Problems
 
@@ -70,7 +71,7 @@ def gather_report(
         truth: each source's truth under the source's own name, with any suffix.
         stopped: why some records have no row.
     """
-    seen = _Seen()
+    seen = _Seen(Flagged(collected.gates))
     for rows in collected.pieces:
         seen.add(rows)
     uri = f"{store.uri.rstrip('/')}/{run_folder(run.id)}"
@@ -80,6 +81,7 @@ def gather_report(
     truths = OptionalTruths(truth, rules)
     examples = tuple(_examples(seen.first, store, sources, truths))
     worst = tuple(_examples(seen.farthest, store, sources, truths))
+    flagged = tuple(seen.flagged.groups(uri, lambda rows: _examples(rows, store, sources, truths)))
     return ReportInput(
         job=run.job,
         run_id=run.id,
@@ -89,6 +91,7 @@ def gather_report(
         counts={status: count for status, count in counts.items() if count or status == Status.OK},
         examples=examples,
         worst=worst,
+        flagged=flagged,
         not_shown=(len(seen.first) - len(examples), len(seen.farthest) - len(worst)),
         metrics=metrics,
         problems=seen.problems.groups(uri),
@@ -115,7 +118,7 @@ def _examples(rows: Sequence[ManifestRow], store: Store, sources: Source, truths
         if source is None or output is None:
             continue
         truth = truths.find(row["source_key"])
-        scores = {name: value for name, value in row["scores"] or () if name != TONE}
+        scores = {name: value for name, value in row["scores"] or () if name != TONE} | numbers_of(row)
         if truth is not None:
             scores[TONE] = _tone(output, truth)  # the row's may be that of another truth
         shown = None if truth is None else report_image(truth)
@@ -162,6 +165,7 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
 class _Seen:
     """What the page says of a manifest's rows, gathered from one piece of them after another."""
 
+    flagged: Flagged
     first: list[ManifestRow] = field(default_factory=list)  # with an output, by record id
     farthest: list[ManifestRow] = field(default_factory=list)  # the worst first
     problems: Problems = field(default_factory=lambda: Problems(NAMED))
@@ -173,6 +177,7 @@ class _Seen:
 
     def add(self, rows: pa.Table) -> None:
         self.problems.add(rows)
+        self.flagged.add(rows)
         made = rows.filter(pc.equal(rows["status"], Status.OK.value))
         shown = made.filter(pc.is_valid(made["output_key"]))
         self.first += shown.slice(0, GRID - len(self.first)).to_pylist()

@@ -60,6 +60,25 @@ class Example:
 
 
 @dataclass(frozen=True)
+class FlagGroup:
+    """What one gate has flagged: how many of how many, what that means, and the farthest beyond its threshold.
+
+    `warning` says what it means for the run if they are many; `not_shown` counts those whose pictures cannot be read.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    remedy: str
+    count: int
+    judged: int
+    warning: str
+    command: str
+    examples: tuple[Example, ...]
+    not_shown: int = 0
+
+
+@dataclass(frozen=True)
 class Command:
     """Something to type, and what it does."""
 
@@ -72,8 +91,9 @@ class ReportInput:
     """Everything on the page, as plain data. Nothing in it is trusted: all text is escaped.
 
     `counts` are records by status, `stopped` says why some are pending; `examples` are the smallest record ids in
-    order, `worst` the largest structure distances, both without those that cannot be read; `metrics` is the content of
-    metrics.json; `settings` and `digests` are pairs of name and value.
+    order, `worst` the largest structure distances, both without those that cannot be read; `flagged` has a group for
+    each gate that judged; `metrics` is the content of metrics.json; `settings` and `digests` are pairs of name and
+    value.
     """
 
     job: str
@@ -84,6 +104,7 @@ class ReportInput:
     counts: dict[str, int]
     examples: tuple[Example, ...]
     worst: tuple[Example, ...] = ()
+    flagged: tuple[FlagGroup, ...] = ()
     metrics: Mapping[str, Any] | None = None
     problems: tuple[ProblemGroup, ...] = ()
     not_shown: tuple[int, int] = (0, 0)  # of the examples, and of the worst: their pictures cannot be read
@@ -99,6 +120,11 @@ class ReportInput:
     def unmeasured(self) -> str:
         """Why nothing was measured, if that is known."""
         return str((self.metrics or {}).get("unmeasured", ""))
+
+    @property
+    def shown(self) -> tuple[Example, ...]:
+        """Everything whose pictures are on the page."""
+        return (*self.examples, *self.worst, *(example for group in self.flagged for example in group.examples))
 
     @property
     def planned(self) -> int:
@@ -146,7 +172,8 @@ def render_report(report: ReportInput) -> str:
         reasons=_reasons(report.metrics),
         left_out=_left_out(report.metrics),
         has_truths=_truths(report.metrics),
-        has_truth=any(example.truth for example in (*report.examples, *report.worst)),
+        has_truth=any(example.truth for example in report.shown),
+        unjudged=_unjudged(report.metrics),
     )
 
 
@@ -199,6 +226,12 @@ def _left_out(metrics: Mapping[str, Any] | None) -> list[str]:
         "ambiguous": "with several truths of their name and other suffixes, of which the last one counts",
     }
     return [f"{counts[name]:,} {meaning}" for name, meaning in meanings.items() if counts.get(name)]
+
+
+def _unjudged(metrics: Mapping[str, Any] | None) -> int | None:
+    """How many sources were too few to judge by; None if they sufficed, or nobody tried."""
+    gates = (metrics or {}).get("gates")
+    return gates["sources"] if gates and "numbers" not in gates else None
 
 
 def _truths(metrics: Mapping[str, Any] | None) -> int | None:

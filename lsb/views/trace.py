@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from lsb.errors import DecodingError, ImageError, NotFoundError, TamperedError, UsageError
 from lsb.ledger.carrying import manifest_pieces, reference
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.commit_log import LogEntry, read_checked
 from lsb.ledger.log.snapshots import SnapshotLog
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.manifest import collect
 from lsb.ledger.pieces import Pieces
 from lsb.ledger.run import ModelReference, Run, open_log, open_named_run, open_run
 from lsb.ledger.schemas import MANIFEST, ManifestRow

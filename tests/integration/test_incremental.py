@@ -14,8 +14,9 @@ from lsb.audit import verify
 from lsb.errors import UsageError
 from lsb.jobs.lineage import RunOptions, planned_as, restriction
 from lsb.ledger.carrying import reference
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.snapshots import current_run
-from lsb.ledger.manifest import Gates, collect, collect_features
+from lsb.ledger.manifest import collect, collect_features
 from lsb.ledger.publish import latest_snapshot, publish
 from lsb.ledger.run import Run, open_run, pending
 from lsb.ledger.selection import Selection
@@ -191,6 +192,9 @@ def test_a_run_over_flagged_records_with_other_settings(job: Pipeline, first: Ru
     nothing = restriction(job.store, RunOptions(records_from=flat.id, selection=Selection(codes=("worker_died",))))
     with pytest.raises(UsageError, match="no record of run"):
         job.plan(only=nothing)
+    misspelt = RunOptions(records_from=flat.id, selection=Selection(flags=("no_opp",)))
+    with pytest.raises(UsageError, match="was not judged by the flag 'no_opp'; its flags are flat_output"):
+        restriction(job.store, misspelt)
 
 
 def test_a_restriction_frozen_with_a_pattern_keeps_its_id_and_its_meaning(job: Pipeline, first: Run) -> None:

@@ -30,11 +30,12 @@ from lsb.jobs.gc import clean_up
 from lsb.jobs.lineage import planned_as
 from lsb.ledger import layout
 from lsb.ledger.carrying import read_manifest, unchanged
+from lsb.ledger.gates import Gates
 from lsb.ledger.log import chain
 from lsb.ledger.log.chain import Chain, Link
 from lsb.ledger.log.commit_log import ShardLog
 from lsb.ledger.log.snapshots import SnapshotLog
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.manifest import collect
 from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, RunSpec, create_run, open_log, open_run, pending

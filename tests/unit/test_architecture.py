@@ -18,7 +18,8 @@ from lsb.bridge.settings import BridgeSettings
 from lsb.config.job import load_config
 from lsb.jobs.job import run_spec
 from lsb.jobs.lineage import prompts_of_job
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.gates import Gates
+from lsb.ledger.manifest import collect
 from lsb.ledger.run import create_run
 from lsb.metrics.features import EfficientNetLite0
 from lsb.metrics.scores import Scorer

@@ -5,12 +5,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from lsb.errors import AlreadyExistsError, IncompleteError
+from lsb.ledger.gates import Gates
 from lsb.ledger.log.snapshots import current_run
-from lsb.ledger.manifest import Gates
 from lsb.ledger.publish import latest_snapshot, manifest_table, publish
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import MANIFEST, read_table
@@ -103,9 +102,9 @@ def test_new_metrics_gates_or_rows_are_a_new_snapshot(store: LocalStore, begun: 
     run_shard(store, run, "00000", equipment(sources))
     numbers = [publish(store, run, METRICS, b"page", partial=True).number]
     numbers.append(publish(store, run, {"kid": 1.0}, b"page", partial=True).number)
-    numbers.append(publish(store, run, {"kid": 1.0}, b"page", partial=True, gates=Gates(flat_output=0.9)).number)
+    numbers.append(publish(store, run, {"kid": 1.0}, b"page", partial=True, gates=Gates({"flat_output": 0.9})).number)
     translate_all(store, run, sources)
-    last = publish(store, run, {"kid": 1.0}, b"page", gates=Gates(flat_output=0.9))
+    last = publish(store, run, {"kid": 1.0}, b"page", gates=Gates({"flat_output": 0.9}))
     assert [*numbers, last.number] == [0, 1, 2, 3]
     flags = {
         tuple(row["flags"]) for row in read_table(store.read(last.manifest_key), MANIFEST).to_pylist() if row["flags"]
@@ -193,29 +192,6 @@ def test_metrics_without_a_number_are_refused(store: LocalStore, begun: tuple[Ru
     translate_all(store, run, sources)
     with pytest.raises(ValueError, match="JSON compliant"):
         publish(store, run, {"kid": float("nan")}, b"page")
-
-
-def test_gates_fire_on_scores() -> None:
-    gates = Gates(structure_high=0.5, flat_output=0.1)
-    scores = [
-        {"structure_distance": 0.4, "output_contrast": 0.2},
-        {"structure_distance": 0.6, "output_contrast": 0.05},
-        {"output_contrast": 0.05},
-        {"structure_distance": 0.6},
-        {},
-        None,
-    ]
-    column = pa.chunked_array(
-        [pa.array([row and list(row.items()) for row in scores], MANIFEST.arrow.field("scores").type)]
-    )
-    assert gates.flags(column).to_pylist() == [
-        [],
-        ["structure_high", "flat_output"],
-        ["flat_output"],
-        ["structure_high"],
-        [],
-        [],
-    ]
 
 
 def test_publishing_reads_rows_and_plan_once_for_manifest_and_page(store: LocalStore, begun: tuple[Run, Store]) -> None:

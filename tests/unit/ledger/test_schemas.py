@@ -63,9 +63,10 @@ def test_another_schema_is_refused() -> None:
 NEW = {
     *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
     *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
-    *("joint", "channels_last"),
+    *("joint", "channels_last", "output_change", "source_distance"),
 }
-SINCE_FOUR = {"joint", "channels_last"}
+SINCE_FIVE = {"output_change", "source_distance"}
+SINCE_FOUR = {"joint", "channels_last", *SINCE_FIVE}
 
 
 def row_before() -> dict[str, object]:
@@ -90,6 +91,7 @@ def table_before(name: str = "lsb.manifest/1", new: Collection[str] = frozenset(
         ("lsb.manifest/2", {"tiles", *SINCE_FOUR}),
         ("lsb.manifest/3", SINCE_FOUR),
         ("lsb.manifest/4", SINCE_FOUR),
+        ("lsb.manifest/5", SINCE_FIVE),
     ],
 )
 def test_a_manifest_of_a_version_before_reads_as_one_of_today_s(name: str, new: set[str]) -> None:

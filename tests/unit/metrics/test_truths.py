@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from lsb.errors import StoreBusyError
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.gates import Gates
+from lsb.ledger.manifest import collect
 from lsb.metrics.truths import OptionalTruths, Truths
 from lsb.pictures.encoding import encode
 from lsb.store.local import LocalStore

@@ -16,7 +16,8 @@ import pytest
 
 from lsb.errors import NotFoundError, SourceError, StoreBusyError, StoreError
 from lsb.ledger.dataset import read_records
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.gates import Gates
+from lsb.ledger.manifest import collect
 from lsb.ledger.publish import manifest_table
 from lsb.pictures import sources as sources_module
 from lsb.pictures.choice import EXCLUDED, Choice

@@ -13,7 +13,8 @@ from PIL import Image
 
 from lsb.audit.replay import Bench, replay
 from lsb.errors import DecodingError
-from lsb.ledger.manifest import Gates, collect
+from lsb.ledger.gates import Gates
+from lsb.ledger.manifest import collect
 from lsb.ledger.publish import manifest_table
 from lsb.ledger.run import Run, open_run
 from lsb.pictures.decoder import Decoder
