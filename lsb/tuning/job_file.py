@@ -60,7 +60,7 @@ def write_tuned(path: Path, config: JobConfig, method: Method, out: Path | None 
     try:
         with partial.open("x", encoding="utf-8", newline="") as file:
             file.write(text)
-        _check(partial, path, config, method)
+        _check(partial, path, config, method, goal)
         if out is None:
             shutil.copymode(goal, partial)
         else:
@@ -88,7 +88,7 @@ def _set(method: Method, before: Method) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in method.dials or value != others[name]}
 
 
-def _check(partial: Path, path: Path, config: JobConfig, method: Method) -> None:
+def _check(partial: Path, path: Path, config: JobConfig, method: Method, goal: Path) -> None:
     """What was written must be read as what was meant."""
     try:
         is_right = load_config(partial) == with_method(config, method)
@@ -96,8 +96,11 @@ def _check(partial: Path, path: Path, config: JobConfig, method: Method) -> None
         is_right = False
     if not is_right:
         section = type(method).section
+        reason = "is written so that its settings cannot be changed from here"
+        if os.path.realpath(goal.parent) != os.path.realpath(path.parent):
+            reason = f"says other things from {goal.parent}; give a file beside it"
         raise ConfigError(
-            f"{path} is written so that its settings cannot be changed from here; write "
-            f"`{section}: {in_yaml(method.model_dump(mode='json', exclude_defaults=True))}` into it",
+            f"{path} {reason}, or write "
+            f"`{section}: {in_yaml(method.model_dump(mode='json', exclude_defaults=True))}` into it yourself",
             field=section,
         )
