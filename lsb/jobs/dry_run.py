@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from lsb.bridge.methods import name_of, untuned
 from lsb.config.job import JobConfig
 from lsb.errors import NotFoundError
+from lsb.jobs.estimate import last_rate
 from lsb.jobs.job import (
     as_frozen,
     check_device,
@@ -59,6 +60,8 @@ class DryRun:
     prompts_to_learn: tuple[str, ...]
     run: str | None
     transform_id: str | None
+    seconds: float | None  # that translating may take, at the rate of a run before; None where there is none
+    rate_of: str | None  # that run
 
 
 def dry_run(
@@ -117,6 +120,8 @@ def dry_run(
     plan = read_plan(store, run) if run else make_plan(records, config.execution.shard_size)
     sizes = sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options))
     each = config.method_settings.forwards
+    left = sum(map(len, pending(store, run).values())) if run else None
+    rate = last_rate(store, run) if run and left else None
     return DryRun(
         records=dataset.records,
         quarantined=dataset.quarantined,
@@ -126,7 +131,7 @@ def dry_run(
         carried=pc.sum(pc.equal(plan["action"], Action.CARRY.value)).as_py() or 0,
         parent=run.parent["run"] if run and run.parent else None,
         shards=pc.count_distinct(plan["shard"], mode="only_valid").as_py(),
-        pending=sum(map(len, pending(store, run).values())) if run else None,
+        pending=left,
         method=name_of(config.method_settings),
         untuned=untuned(config.method_settings),
         forwards_per_image=each,
@@ -136,6 +141,8 @@ def dry_run(
         prompts_to_learn=missing,
         run=run.id if run else None,
         transform_id=run.transform_id if run else None,
+        seconds=left / rate.records_per_second if left and rate else None,
+        rate_of=rate.run if rate else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.ledger.carrying import carried_rows
-from lsb.ledger.log.commit_log import Commit, History, ShardLog, fold
+from lsb.ledger.log.commit_log import Commit, History, LogEntry, ShardLog, fold
 from lsb.ledger.manifest import erased_elsewhere
 from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import latest_snapshot
@@ -51,7 +51,8 @@ class RunStatus:
 
 def counts_by_shard(store: Store, run: Run) -> dict[str | None, dict[str, int]]:
     """Rows by shard and status; under None those of records that no shard has."""
-    return {None: counts_apart(store, run), **dict(read_logs(store, run, counts_of))}
+    by_shard = read_logs(store, run, lambda log: counts_of(log, log.entries()))
+    return {None: counts_apart(store, run), **dict(by_shard)}
 
 
 def counts_apart(store: Store, run: Run) -> dict[str, int]:
@@ -63,9 +64,8 @@ def counts_apart(store: Store, run: Run) -> dict[str, int]:
     return dict(apart)
 
 
-def counts_of(log: ShardLog) -> dict[str, int]:
-    """A shard's rows by status."""
-    entries = log.entries()
+def counts_of(log: ShardLog, entries: Sequence[LogEntry]) -> dict[str, int]:
+    """A shard's rows by status, after these entries, which are all."""
     total = sum((Counter(entry.counts) for entry in entries), Counter())
     if len(entries) > 1 and total[Status.FAILED.value]:  # a failed row may have given way to a later one
         rows = log.rows(entries, columns=["record_id", "status"])

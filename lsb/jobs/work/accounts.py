@@ -10,14 +10,14 @@ deleted, and a run of an older version has none: a shard counts at least for the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lsb.config.job import BudgetConfig
 from lsb.jobs.budget import Tally
 from lsb.ledger import layout
 from lsb.ledger.leases import Lease, read_lease
-from lsb.ledger.log.commit_log import ShardLog
+from lsb.ledger.log.commit_log import LogEntry, ShardLog
 from lsb.ledger.run import Run, pending, read_logs
 from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
@@ -71,8 +71,10 @@ class Accounts:
         return self._account(log) if there else None
 
     def _account(self, log: ShardLog) -> _Account:
-        head = log.history().head
-        return _Account(counts_of(log), head.number + 1 if head else 0, _seconds(log) if self._timed else 0.0)
+        history = log.history()
+        head, commits = history.head, history.commits
+        seconds = _seconds(log, commits) if self._timed else 0.0
+        return _Account(counts_of(log, commits), head.number + 1 if head else 0, seconds)
 
     def _spend(self) -> None:
         if not self._timed:
@@ -96,10 +98,10 @@ def why_stopped(store: Store, run: Run, budget: BudgetConfig) -> str | None:
     return Accounts(store, run, budget, {}).tally.spent if pending(store, run) else None
 
 
-def _seconds(log: ShardLog) -> float:
+def _seconds(log: ShardLog, commits: Sequence[LogEntry]) -> float:
     """Those that the rows of a shard cover, each attempt by itself: it had a device of its own."""
     spans = defaultdict(list)
-    for entry in log.entries():
+    for entry in commits:
         rows = log.table(entry, columns=["started", "finished"])
         for started, finished in zip(rows["started"].to_pylist(), rows["finished"].to_pylist(), strict=True):
             if started is not None and finished is not None:
