@@ -18,6 +18,7 @@ from lsb.ledger import leases as module
 from lsb.ledger.layout import lease_file, leases_folder
 from lsb.ledger.leases import GONE_SECONDS, Lease, Leases, newest, read_lease
 from lsb.ledger.worker import Worker, at_work, worker_of
+from lsb.store.store import open_store
 from tests.interleaving import Fate, MemoryStore, View, World
 
 RUN = "flat-0123456789ab"
@@ -183,6 +184,22 @@ def test_it_is_renewed_while_it_is_kept_and_given_back_at_the_end(
     with pytest.raises(KeyboardInterrupt):  # whoever wants an end at once is not kept waiting
         work(KeyboardInterrupt)
     assert not ann.look()[SHARD].given_back
+
+
+def test_on_every_kind_of_store(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GONE_SECONDS", 1e9)
+    place = open_store(store_uri, create=True)
+    ann, bob = (Leases(place, RUN, Worker(name, None, 1, None)) for name in ("ann", "bob"))
+    assert ann.take(SHARD, None)
+    assert not bob.take(SHARD, None)
+    ann.renew()
+    lease = bob.look()[SHARD]
+    assert not bob.is_free(lease)
+    assert 0 <= ann.age(lease) < 1e6  # of a clock of its own
+    ann.give_back(SHARD)
+    assert bob.is_free(bob.look()[SHARD])
+    assert bob.take(SHARD, bob.look()[SHARD])
+    assert not ann.take(SHARD, lease)
 
 
 def test_the_newest_counts_in_whichever_order_they_are_listed(store: Clocked) -> None:
