@@ -50,8 +50,8 @@ def scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The largest part of that aspect from its middle, at that size."""
     scale = min(image.width / size[0], image.height / size[1])
     width, height = scale * size[0], scale * size[1]
-    left, top = (image.width - width) / 2, (image.height - height) / 2
-    box = (left, top, left + width, top + height)
+    left, top = max(0.0, (image.width - width) / 2), max(0.0, (image.height - height) / 2)  # a rounding below 0
+    box = (left, top, min(left + width, image.width), min(top + height, image.height))
     return image.resize(size, Image.Resampling.LANCZOS, box)
 
 

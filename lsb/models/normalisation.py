@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -64,10 +65,7 @@ def common_moments(
 def normalised_by(common: Common) -> Iterator[None]:
     """Inside, these layers normalise by these moments, whatever they are given."""
 
-    def normalise(norm: Any, given: tuple[Tensor], _: Tensor) -> Tensor:
-        return _normalised(norm, given[0], common[norm])
-
-    with _hooked(common, normalise):
+    with _in_place_of(common, lambda norm, x: _normalised(norm, x, common[norm])):
         yield
 
 
@@ -76,16 +74,16 @@ def _sampled(norms: Sequence[nn.GroupNorm], lacking: Common, sample: Callable[[]
     own: dict[nn.GroupNorm, Moments] = {}
     used: dict[nn.GroupNorm, Moments] = {}
 
-    def normalise(norm: Any, given: tuple[Tensor], _: Tensor) -> Tensor:
-        (x,) = given[0].flatten(2)
+    def normalise(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+        (places,) = x.flatten(2)
         sums = _Sums()
-        sums.add(norm, x, torch.ones(x.shape[1], device=x.device))
+        sums.add(norm, places, torch.ones(places.shape[1], device=x.device))
         mean, spread = own[norm] = sums.moments(norm)
         shift, factor = lacking.get(norm, (0.0, 1.0))
         used[norm] = Moments(mean + shift * spread, spread * factor)
-        return _normalised(norm, given[0], used[norm])
+        return _normalised(norm, x, used[norm])
 
-    with _hooked(norms, normalise):
+    with _in_place_of(norms, normalise):
         sample()
     return own, used
 
@@ -94,14 +92,13 @@ def _measured(norms: Sequence[nn.GroupNorm], used: Common, parts: Parts, whole: 
     """The moments of the whole where all tiles are normalised by `used`."""
     sums: dict[Any, _Sums] = {norm: _Sums() for norm in used}
 
-    def normalise(norm: Any, given: tuple[Tensor], _: Tensor) -> Tensor:
-        (x,) = given
+    def normalise(norm: nn.GroupNorm, x: Tensor) -> Tensor:
         places = x.flatten(2)  # attention has a picture's places in one row
         for row, share in parts(places.shape[2]):
             sums[norm].add(norm, places[row], share)
         return _normalised(norm, x, used[norm])
 
-    with _hooked(used, normalise):
+    with _in_place_of(used, normalise):
         whole()
     return {norm: of_layer.moments(norm) for norm, of_layer in sums.items()}
 
@@ -115,23 +112,30 @@ class _Sums:
         self._square: Any = 0.0
 
     def add(self, norm: nn.GroupNorm, x: Tensor, share: Tensor) -> None:
-        """`x` (C, h w), and what its places count (h w,)."""
-        groups, weight = norm.num_groups, share.sum(dtype=torch.float64).cpu()
-
-        def mean_of(values: Tensor) -> Tensor:  # of each group
-            return (values * share).sum(1).double().cpu().reshape(groups, -1).mean(1) / weight
-
-        mean = mean_of(x.float())
-        # Around the part's own mean, since in 32 bits little is left of a difference of large squares.
-        around = x.float() - mean.to(x.device, torch.float32).repeat_interleave(len(x) // groups)[:, None]
+        """`x` (C, h w), and what its places count (h w,). Group by group: a layer may be as large as all else."""
+        weight = share.sum(dtype=torch.float64).cpu()
+        found = [_mean_and_square(channels.float(), share, weight) for channels in x.chunk(norm.num_groups)]
+        mean, square = (torch.stack(values) for values in zip(*found, strict=True))
         self._weight = self._weight + weight
         self._mean = self._mean + weight * mean
-        self._square = self._square + weight * (mean_of(around.square()) + mean**2)
+        self._square = self._square + weight * square
 
     def moments(self, norm: nn.GroupNorm) -> Moments:
         mean = self._mean / self._weight
         variance = (self._square / self._weight - mean**2).clamp_min(0)
         return Moments(mean, (variance + norm.eps).sqrt())
+
+
+def _mean_and_square(x: Tensor, share: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one group's channels (C, h w), both 0-dimensional float64 on the CPU."""
+
+    def mean_of(values: Tensor) -> Tensor:
+        return (values * share).sum(1).double().cpu().mean() / weight
+
+    mean = mean_of(x)
+    # Around the part's own mean, since in 32 bits little is left of a difference of large squares.
+    around = x - mean.to(x.device, torch.float32)
+    return mean, mean_of(around.square_()) + mean**2
 
 
 def _normalised(norm: nn.GroupNorm, x: Tensor, by: Moments) -> Tensor:
@@ -144,10 +148,13 @@ def _normalised(norm: nn.GroupNorm, x: Tensor, by: Moments) -> Tensor:
 
 
 @contextmanager
-def _hooked(norms: Iterable[nn.GroupNorm], hook: Callable[[Any, tuple[Tensor], Tensor], Tensor]) -> Iterator[None]:
-    handles = [norm.register_forward_hook(hook) for norm in norms]
+def _in_place_of(norms: Iterable[nn.GroupNorm], normalise: Callable[[nn.GroupNorm, Tensor], Tensor]) -> Iterator[None]:
+    """Inside, these layers do that instead of what they do; a hook would have both, and twice the memory."""
+    replaced = list(norms)
+    for norm in replaced:
+        vars(norm)["forward"] = partial(normalise, norm)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for norm in replaced:
+            del vars(norm)["forward"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lsb.models.load import load_backbone
 from lsb.models.normalisation import Part, common_moments, normalised_by
@@ -137,3 +138,31 @@ def test_the_sample_is_of_all_parts_of_the_picture() -> None:
     assert len(taken) == 64
     assert {max(one) for one in zip(*taken, strict=True)} == {88, 120}  # to the last stride of 96 x 128
     assert {goal[0].stop for _, goal in pairs} == {goal[1].stop for _, goal in pairs} == {*range(8, 65, 8)}
+
+
+class Counting(TorchDispatchMode):
+    """How many tensors of at least so many numbers are made inside."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers, self.made = numbers, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        is_view = any(out.alias_info is not None for out in func._schema.returns)
+        self.made += isinstance(result, Tensor) and result.numel() >= self.numbers and not is_view
+        return result
+
+
+def test_a_layer_that_is_normalised_by_others_moments_needs_no_more_than_its_result() -> None:
+    layer = nn.GroupNorm(8, 32)
+    x = torch.randn(1, 32, 16, 16)
+    counting = Counting(x.numel())
+    one_part = [Part(0, torch.ones(256))]
+    with torch.no_grad(), counting:
+        common = common_moments([layer], lambda places: one_part, lambda: layer(x), lambda: layer(x))
+    passes = 2 * 3 + 1
+    assert counting.made == passes
+    with torch.no_grad(), normalised_by(common):
+        assert torch.allclose(layer(x), torch.nn.functional.group_norm(x, 8), atol=1e-5)
+    assert "forward" not in vars(layer)
