@@ -7,11 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from tests.prefect_parts import (
     deployment_file,
     wait_until,
 )
+from tests.webhook import Told
 
 pytestmark = pytest.mark.xdist_group("deployments")  # one server for all
 
@@ -97,38 +96,6 @@ def deployed(server: PrefectServer, job: Job, cron: str | None, entrypoint: str 
         yield made
     finally:
         server.delete(f"deployments/{made}")
-
-
-class Told:
-    """A web hook on this machine, and what it was told. Usable as a context manager."""
-
-    def __init__(self) -> None:
-        said: list[dict[str, str]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                said.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.said = said
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/"
-
-    def about(self, state: str) -> list[str]:
-        """The texts about runs in a state."""
-        return [one["body"] for one in self.said if one["subject"].endswith(f" {state}")]
-
-    def __enter__(self) -> Told:
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
 
 @pytest.fixture
