@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
@@ -23,6 +24,8 @@ from lsb.progress import Progress
 from lsb.redaction import redact, shortened, visible
 from lsb.views.problems import ProblemGroup
 from tasks.guarded.connection import lose, lost
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_UPDATES = 2.0
 UNREACHABLE = (httpx.HTTPError, PrefectException, OSError)
@@ -118,11 +121,15 @@ def artifact_key(*parts: str) -> str:
 
 
 def _tell(make: Callable[[], object]) -> object:
-    """Tell Prefect's server, unless it is lost, and never again after it did not take it."""
+    """Tell Prefect's server, unless it is lost, and never again after it did not answer."""
     if lost():
         return None
     try:
         return make()
+    except httpx.HTTPStatusError as error:
+        # It is there, and may have had too much to do: a page that lacks this is no reason to tell it nothing more.
+        logger.info("Prefect's server did not take an artifact: %s", redact(str(error)))
+        return None
     except UNREACHABLE as error:
         lose(error)
         return None

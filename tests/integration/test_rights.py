@@ -18,8 +18,10 @@ from lsb.audit import verify
 from lsb.errors import StoreError
 from lsb.jobs.gc import clean_up
 from lsb.ledger import layout
+from lsb.ledger.leases import Leases
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run
+from lsb.ledger.worker import at_work
 from lsb.store.store import Store, open_store
 from lsb.views.status import status
 from tests.ledger import make_images, start, translate_all
@@ -123,7 +125,12 @@ def test_a_worker_plans_and_publishes_nothing(
         for key in (layout.run_file(run.id), some(store, run, "manifest.parquet"), "jobs/a/log/00000000.json"):
             with pytest.raises(StoreError):
                 store.write(key, b"")
-        store.write(f"runs/{run.id}/leases/a", b"")
+        with at_work() as worker:
+            leases = Leases(store, run.id, worker)
+            assert leases.take("00000", leases.look().get("00000"))
+            leases.renew()
+            leases.give_back("00000")
+            assert leases.is_free(leases.look()["00000"])
         store.write(layout.doubt_file("a", "b", "c"), b"")
     assert verify(store, run.id).exit_code == 0
 

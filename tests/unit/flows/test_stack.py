@@ -20,7 +20,10 @@ import yaml
 from jsonschema import Draft202012Validator
 from prefect.utilities.templating import apply_values
 from prefect.workers.base import BaseJobConfiguration
+from typer.main import get_command
 
+from lsb import errors
+from lsb.cli.main import app
 from tests.compose import defaults, environment, filled_in
 from tests.prefect_parts import REPOSITORY
 
@@ -133,6 +136,18 @@ class TestKubernetes:
         assert name == "lsb-pool" or spec["automountServiceAccountToken"] is False
         for variable in container.get("env", []):
             assert "valueFrom" in variable or not re.search("PASSWORD|AUTH_STRING$|SECRET$", variable["name"])
+
+    def test_a_worker_is_called_as_the_command_is(self) -> None:
+        """By its options, and it ends as one that another try can help, or not."""
+        (job,) = documents(KUBERNETES / "work" / "work.yaml")
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        command, run, *options = container["args"]
+        assert (command, run) == ("work", "$(RUN)")
+        named = {option for parameter in get_command(app).commands[command].params for option in parameter.opts}
+        assert {word for word in options if word.startswith("--")} <= named
+        (*_, rule) = job["spec"]["podFailurePolicy"]["rules"]
+        hopeless = (errors.UsageError, errors.BudgetExceededError, errors.TamperedError)
+        assert set(rule["onExitCodes"]["values"]) == {kind.exit_code for kind in hopeless}
 
     def test_what_works_on_devices_asks_for_them_and_may_go_where_they_are(self) -> None:
         devices = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}

@@ -5,10 +5,14 @@ from itertools import count
 from threading import Event
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 
 from flows.watching import artifacts
-from flows.watching.artifacts import ArtifactProgress, artifact_key
+from flows.watching.artifacts import ArtifactProgress, artifact_key, show_table
+from tasks.guarded import connection
+
+REQUEST = httpx.Request("POST", "http://127.0.0.1:9/api/artifacts/")
 
 
 @pytest.mark.parametrize("parts", [("flat-to-3d", "translate"), ("Ünï", "shard 00001"), ("a", "optimise <3d>")])
@@ -49,3 +53,25 @@ def test_work_does_not_wait_for_updates(monkeypatch: pytest.MonkeyPatch) -> None
     answered.set()
     progress.finish("translate")
     assert told == [25.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (httpx.HTTPStatusError("500", request=REQUEST, response=httpx.Response(500, request=REQUEST)), False),
+        (httpx.ConnectError("refused"), True),
+        (httpx.ReadTimeout("hangs"), True),
+    ],
+    ids=["answers 500", "refuses", "hangs"],
+)
+def test_a_server_is_lost_by_silence_and_not_by_an_answer(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, gone: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    connection.connect(lambda said: None)
+    monkeypatch.setattr(artifacts, "create_table_artifact", fail)
+    show_table("left-alone", [{"run": "a", "reason": "b"}])
+    assert connection.lost() == gone
+    connection.connect()
