@@ -132,10 +132,10 @@ def test_a_data_set_kept_up_to_date(folder: Path, told: Told) -> None:
     for name, hue in (("flat-train", 0.2), ("3d-train", 0.5)):
         make_pictures(folder / name, hue)
         Image.new("RGB", (32, 32), "teal").save(folder / name / f"{name}.png")
-    with PrefectServer(folder / "port") as reserved:
-        port = reserved.url.rsplit(":", 1)[1].split("/")[0]
-        reserved.stop()
-        said = Reader(folder, PREFECT_SERVER_API_PORT=port, HOOK=told.url).follows("nightly")
+    reserved = PrefectServer(folder / "port")  # never started: it keeps a port that nobody else gets
+    port = reserved.url.rsplit(":", 1)[1].split("/")[0]
+    said = Reader(folder, PREFECT_SERVER_API_PORT=port, HOOK=told.url).follows("nightly")
+    reserved.__exit__()
     assert said.count("Completed") >= 5
     store = open_store(str(folder / "store"))
     run = open_run(store, str(current_run(store, "icons")))
