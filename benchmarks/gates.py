@@ -38,7 +38,7 @@ from sizes_models import EMBEDDED, photographs
 from examples.emoji.unpack import HERE, unpack
 from lsb import BridgeSettings, Prompt, Translator, load_backbone
 from lsb.ledger.gates import Gates
-from lsb.metrics.calibration import changes, relative_changes, source_distances
+from lsb.metrics.calibration import changes, fence, relative_changes, source_distances
 from lsb.metrics.comparison import Comparison, evaluate_images, through_vae
 from lsb.metrics.features import EfficientNetLite0, Features
 from lsb.metrics.picture.structure_distance import structure_distance
@@ -54,6 +54,7 @@ EXPECTED = {
     "photograph": "out_of_domain",
     "noise": "out_of_domain",
 }
+SHARES = (0.05, 0.1, 0.2)
 Images = list[Image.Image]
 
 
@@ -172,6 +173,7 @@ def measure(emoji: Path, count: int, run_count: int) -> dict[str, Any]:
         "noise": (noises, bench.translated(noises)),
     }
     flags = {name: bench.flags(run, *pictures) for name, pictures in classes.items()}
+    strange = {"photographs": bench.extractor(photos).pooled, "noise": bench.extractor(noises).pooled}
     return {
         "pictures": count,
         "run": run_count,
@@ -186,7 +188,25 @@ def measure(emoji: Path, count: int, run_count: int) -> dict[str, Any]:
             "noto to twemoji": bench.run("noto", "twemoji", "validation", run_count).share(),
             "twemoji to 3d": bench.run("twemoji", "3d", "validation", run_count).share(),
         },
+        "mixed": [mixed(run.seen.pooled, kind, of, share) for kind, of in strange.items() for share in SHARES],
         "cpu_seconds": round(time.process_time() - began),
+    }
+
+
+def mixed(own: np.ndarray, kind: str, others: np.ndarray, share: float) -> dict[str, Any]:
+    """A run of which such a share of the sources is of another kind: how many of these and of its own are flagged."""
+    count = round(share / (1 - share) * len(own))
+    features = np.concatenate([own, others[:count]])
+    order = np.random.default_rng(0).permutation(len(features))  # record ids are hashes
+    distances = np.empty(len(features))
+    distances[order] = source_distances(features[order])
+    flagged = distances > fence(distances)
+    return {
+        "kind": kind,
+        "share": share,
+        "count": count,
+        "flagged": int(flagged[len(own) :].sum()),
+        "own": int(flagged[: len(own)].sum()),
     }
 
 
@@ -234,7 +254,18 @@ def markdown(found: dict[str, Any]) -> str:
     lines += ["", f"| run | {head} | any |", rule]
     for name, shares in found["runs"].items():
         lines.append(f"| {name} | " + " | ".join(f"{100 * shares[gate]:.0f} %" for gate in (*gates, "any")) + " |")
-    return "\n".join([*lines, "", *NOTES]) + "\n"
+    lines += ["", *NOTES, "", "## Folders that hold several looks", "", MIXED, ""]
+    lines += ["| of the sources | flagged of these | flagged of the others |", "|---|---:|---:|"]
+    for one in found["mixed"]:
+        share = f"{100 * one['share']:.0f} % {one['kind']}"
+        lines.append(f"| {share} | {one['flagged']} of {one['count']} | {one['own']} of {found['run']} |")
+    return "\n".join(lines) + "\n"
+
+
+MIXED = (
+    "The flat emoji of the run with some of the photographs or of the noise among them, judged by thresholds that\n"
+    "these have had a part in. `out_of_domain`:"
+)
 
 
 PRECISION = (

@@ -7,9 +7,9 @@ output_change    how far an output is from its source through the VAE (RMSE, bot
 structure        (score `structure_distance`, of every picture) Threshold of `over_changed`: 0.7 times what unrelated
                  pictures of both domains usually differ by; but at least twice what the VAE alone does to 95 of 100
                  sources, where all pictures of the domains have one layout.
-source_distance  how far a source's features, of length 1, are from the fifth nearest of 256 other sources. Threshold of
-                 `out_of_domain`: Tukey's fence, the third quartile and 1.5 times the distance to the first. So what
-                 makes up more than a few of a hundred sources is part of their domain.
+source_distance  how far a source's features, of length 1, are from the nearest 15 of 100 other sources (of 256).
+                 Threshold of `out_of_domain`: Tukey's fence, the third quartile and 1.5 times the distance to the
+                 first. So what makes up more than a tenth of the sources may well be part of their domain.
 output_contrast  (a score of every picture) Threshold of `flat_output`: 0.02, but at most half of what the flattest of
                  100 target pictures have.
 
@@ -37,7 +37,7 @@ LEAST = 20  # sources; from fewer nothing is to be learned of a domain
 UNTOUCHED, UNCHANGED = (0.75, 0.95), 1.05  # of the pictures that the VAE alone has changed; of an output's change
 UNRELATED, OWN, OF_OWN = 0.7, 2.0, 0.95  # of structure distances
 LAYOUTS, APART = 64, (1, 2, 3)  # pictures of a domain whose layouts are compared, each with those so far behind it
-REFERENCE, NEIGHBOUR, FENCE = 256, 5, 1.5
+REFERENCE, NEAR, FENCE = 256, 0.15, 1.5
 FLATTEST, HALF = 0.01, 0.5
 BLOCK = 512
 DIGITS, SMALLEST = 6, 1e-4
@@ -102,13 +102,12 @@ class Calibration:
         if len(self._ids) < LEAST:
             return found
         distances = source_distances(np.stack(self._features))
-        first, third = np.quantile(distances, (0.25, 0.75))
         thresholds["no_op"] = UNCHANGED
         thresholds["over_changed"] = max(
             UNRELATED * float(np.median(self._unrelated())),
             OWN * float(np.quantile(self._own_structure, OF_OWN)),
         )
-        thresholds["out_of_domain"] = float(third + FENCE * (third - first))
+        thresholds["out_of_domain"] = fence(distances)
         found["thresholds"] = {name: _rounded(value) for name, value in thresholds.items()}
         found["untouched"] = usual = [_rounded(value) for value in self._usual()]
         relative = relative_changes(self._changes, self._untouched["sources"], usual)
@@ -139,10 +138,11 @@ class Calibration:
 
 
 def source_distances(features: np.ndarray) -> np.ndarray:
-    """Of each of N pictures (N, D) the distance of its direction to the fifth nearest of the first 256 others."""
+    """Of each of N pictures (N, D) the distance of its direction within which 15 % of the first 256 others lie."""
     directions = features.astype(np.float64)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True).clip(min=1e-12)
     reference = directions[:REFERENCE]
+    near = max(1, round(NEAR * len(reference)))
     found = []
     for start in range(0, len(directions), BLOCK):
         rows = directions[start : start + BLOCK]
@@ -150,8 +150,14 @@ def source_distances(features: np.ndarray) -> np.ndarray:
         for row in range(len(rows)):  # itself is no other
             if start + row < len(reference):
                 squares[row, start + row] = np.inf
-        found.append(np.sqrt(np.partition(squares, NEIGHBOUR - 1, axis=1)[:, NEIGHBOUR - 1]))
+        found.append(np.sqrt(np.partition(squares, near - 1, axis=1)[:, near - 1]))
     return np.concatenate(found)
+
+
+def fence(values: np.ndarray) -> float:
+    """Tukey's: above it lies what is unlike the rest."""
+    first, third = np.quantile(values, (0.25, 0.75))
+    return float(third + FENCE * (third - first))
 
 
 def changes(pictures: Images, others: Images, side: int) -> list[float]:

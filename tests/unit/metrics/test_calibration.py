@@ -68,10 +68,18 @@ def test_a_source_unlike_the_others_is_far_from_them() -> None:
 
 
 def test_distances_by_hand() -> None:
-    """Eight directions in a plane, ten degrees apart: the fifth nearest of the first is fifty degrees away."""
-    angles = np.deg2rad(10 * np.arange(8))
+    """Twenty directions in a plane, two degrees apart: of twenty three lie within six degrees of the first."""
+    angles = np.deg2rad(2 * np.arange(20))
     features = np.stack([np.cos(angles), np.sin(angles)], 1)
-    assert source_distances(features)[0] == pytest.approx(2 * np.sin(np.deg2rad(25)))
+    assert source_distances(features)[0] == pytest.approx(2 * np.sin(np.deg2rad(3)))
+
+
+def test_a_few_that_are_alike_do_not_hide_each_other() -> None:
+    generator = np.random.default_rng(0)
+    features = np.abs(generator.normal(size=(100, 16))) + 4
+    features[:8] = np.eye(16)[0] + 0.01 * generator.normal(size=(8, 16))
+    distances = source_distances(features)
+    assert distances[:8].min() > distances[8:].max()
 
 
 def test_an_outlier_among_the_sources_is_flagged() -> None:
