@@ -19,6 +19,7 @@ import hashlib
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,6 +50,7 @@ Result = TypeVar("Result")
 
 MAX_MISHAPS = 3
 _VALIDATION_DRAWS = 16
+_FORWARDS_OF_A_STEP, _LONG = 3, 120.0  # of each picture; seconds that are worth a word before
 _BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8  # Adam
 _TENSORS = ("vectors", "mean", "square", "best_vectors")
 
@@ -214,11 +216,15 @@ class _Course:
             for some in losses:
                 yield some.sum() / count
 
+    @property
+    def looked_at(self) -> int:
+        """How many rows the network is asked for in a look at the held-out images."""
+        return math.ceil(_VALIDATION_DRAWS / len(self.validation)) * len(self.validation)
+
     @torch.no_grad()
     def validation_loss(self, vectors: Tensor, rows: int) -> float:
         """The loss over the held-out images, at the same noise and sigmas each time, in the template to be used."""
-        repeats = math.ceil(_VALIDATION_DRAWS / len(self.validation))
-        latents = [*self.validation] * repeats
+        latents = [*self.validation] * (self.looked_at // len(self.validation))
         strata = (_generator(self.seed, "validation", 0).permutation(len(latents)) + 0.5) / len(latents)
         size = self.learning.batch
         losses = [
@@ -278,12 +284,13 @@ def _train(course: _Course, state: _State, save: Callable[[], None], progress: P
     """Run until the steps are done or patience is at its end; `state` is left at the best."""
     learning, name = course.learning, f"learn {course.prompts[0].token}"
     if state.step:
-        name += f", resumed at step {state.step}"
-    progress.start(name, learning.steps)
-    progress.advance(name, state.step)
+        name += f", going on at step {state.step}"
+    progress.start(name, learning.steps - state.step)
     fitting = _Fitting(learning.batch)
     if not state.history:
+        began = time.monotonic()
         fitting.call(partial(_validate, course, state, None))
+        _announce(course, time.monotonic() - began)
         save()
     losses: list[float] = []
     while state.step < learning.steps and state.stale < learning.patience:
@@ -297,6 +304,27 @@ def _train(course: _Course, state: _State, save: Callable[[], None], progress: P
             save()
     progress.finish(name)
     return "patience" if state.stale >= learning.patience else "steps"
+
+
+def expected_seconds(look: float, pictures: int, learning: LearningConfig) -> float:
+    """How long all steps take, by what one look at `pictures` held-out ones took: a network forward for each.
+
+    A step goes forward and back, which costs about three forwards.
+    """
+    looks = math.ceil(learning.steps / learning.validate_every)
+    return looks * look + learning.steps * learning.batch * _FORWARDS_OF_A_STEP * look / pictures
+
+
+def _announce(course: _Course, look: float) -> None:
+    """Say that it takes long, where it does."""
+    seconds = expected_seconds(look, course.looked_at, course.learning)
+    if seconds >= _LONG:
+        logger.warning(
+            "learning %s takes about %.0f minutes at most, for %d steps; a prompt of words (`text`) takes none",
+            course.prompts[0].token,
+            seconds / 60,
+            course.learning.steps,
+        )
 
 
 @dataclass

@@ -84,6 +84,14 @@ class LearningConfig(Frozen):
             raise ValueError("at least one template is needed")
         return self
 
+    @model_validator(mode="after")
+    def _sigmas_in_order(self) -> LearningConfig:
+        if self.sigma_min > self.sigma_max:
+            raise ValueError(
+                f"sigma_min {self.sigma_min:g} is above sigma_max {self.sigma_max:g}; noise is drawn between them"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class PromptRequest:

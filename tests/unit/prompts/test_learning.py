@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from lsb.ledger.transform import ModelIdentity
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.pictures.geometry import Canvas
-from lsb.prompts.learning import LearnedPrompt, learn_prompt
+from lsb.prompts.learning import LearnedPrompt, expected_seconds, learn_prompt
 
 QUICK = LearningConfig(steps=12, batch=4, validate_every=4, learning_rate=0.02, patience=100, sigma_max=3.0)
 
@@ -237,10 +239,27 @@ def test_learning_that_goes_on_says_where(tiny_backbone: StableDiffusion) -> Non
     with pytest.raises(KeyboardInterrupt):
         learn(tiny_backbone, pictures(), checkpoint=memory)
     learn(tiny_backbone, pictures(), checkpoint=memory, progress=bars)
-    name, _ = bars.calls[0][1]
-    assert re.fullmatch(r"learn <new>, resumed at step [1-9]\d*", name)
-    assert bars.calls[1] == ("advance", int(name.split()[-1]))
+    name, left = bars.calls[0][1]
+    assert re.fullmatch(r"learn <new>, going on at step [1-9]\d*", name)
+    assert left == sum(value for call, value in bars.calls if call == "advance")  # so that the pace is that of today
     assert bars.calls[-1] == ("finish", name)
+
+
+def test_how_long_it_takes_is_reckoned_from_the_first_look() -> None:
+    learning = LearningConfig(steps=100, batch=4, validate_every=50)
+    assert expected_seconds(8.0, 16, learning) == 2 * 8 + 100 * 4 * 3 * 0.5
+
+
+def test_learning_that_takes_long_says_so_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    learn(Line(), flat_colour((0.5, -0.3, 0.8)))
+    assert "minutes" not in caplog.text
+    minutes = count(0, 60)
+    monkeypatch.setattr("lsb.prompts.learning.time", SimpleNamespace(monotonic=lambda: next(minutes)))
+    learn(Line(), flat_colour((0.5, -0.3, 0.8)))
+    assert "learning <new> takes about" in caplog.text
+    assert f"minutes at most, for {QUICK.steps} steps" in caplog.text
 
 
 def test_bad_requests(tiny_backbone: StableDiffusion) -> None:
