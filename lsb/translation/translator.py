@@ -11,13 +11,16 @@ from PIL import Image
 
 from lsb.bridge.method import Method
 from lsb.bridge.settings import BridgeSettings
-from lsb.errors import ModelError
+from lsb.errors import BridgeError, ModelError
 from lsb.models.prompt import NULL, Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.geometry import Frame, Geometry, Size, frame_of, sigma_scale
 from lsb.pictures.images import pixels_sha256, to_rgb
 from lsb.pictures.tiles import Tiles
+from lsb.progress import NoProgress, Progress
 from lsb.translation.engine import Engine
+
+NAME = "translate"
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,22 @@ class Translator:
 
     @overload
     def translate(
-        self, images: Image.Image, digests: str | None = None, *, batch: int | None = None
+        self,
+        images: Image.Image,
+        digests: str | None = None,
+        *,
+        batch: int | None = None,
+        progress: Progress = ...,
     ) -> Image.Image: ...
 
     @overload
     def translate(
-        self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, *, batch: int | None = None
+        self,
+        images: Sequence[Image.Image],
+        digests: Sequence[str] | None = None,
+        *,
+        batch: int | None = None,
+        progress: Progress = ...,
     ) -> list[Image.Image]: ...
 
     def translate(
@@ -73,6 +86,7 @@ class Translator:
         digests: str | Sequence[str] | None = None,
         *,
         batch: int | None = None,
+        progress: Progress = NoProgress(),
     ) -> Image.Image | list[Image.Image]:
         """Translate images of any sizes; results in the same order, or one for one.
 
@@ -81,6 +95,7 @@ class Translator:
                 to sRGB exactly as `lsb.decode` does it.
             digests: SHA-256 of each source file, from which its noise is made; by default of its pixels.
             batch: images at a time, by default the translator's own.
+            progress: told of one bar, `translate`, which each batch advances by its images.
 
         Returns:
             RGB images of the sources' sizes, or as `geometry` says.
@@ -90,7 +105,8 @@ class Translator:
             ImageError: an image that Pillow has opened cannot be used; `code` says why.
         """
         if isinstance(images, Image.Image):
-            return self.translate([images], None if digests is None else [str(digests)], batch=batch)[0]
+            named = None if digests is None else [str(digests)]
+            return self.translate([images], named, batch=batch, progress=progress)[0]
         images = [to_rgb(image) for image in images]
         if digests is None:
             digests = [pixels_sha256(image) for image in images]
@@ -100,10 +116,17 @@ class Translator:
         alike: dict[tuple[Size, Tiles | None], list[int]] = {}
         for place, frame in enumerate(frames):
             alike.setdefault((frame.working, frame.tiles), []).append(place)
-        results = list(images)
+        results, size = list(images), batch or self.batch
+        if size < 1:
+            raise BridgeError(f"batch is {size}; it must be at least 1", field="batch")
+        progress.start(NAME, len(images))
         for places in alike.values():
-            for place, made in zip(places, self._alike(places, images, frames, digests, batch), strict=True):
-                results[place] = frames[place].finish(made)
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
+                for place, made in zip(some, self._alike(some, images, frames, digests, batch), strict=True):
+                    results[place] = frames[place].finish(made)
+                progress.advance(NAME, len(some))
+        progress.finish(NAME)
         return results
 
     def _alike(
@@ -114,7 +137,7 @@ class Translator:
         digests: Sequence[str],
         batch: int | None,
     ) -> list[Image.Image]:
-        """Those images that are translated at one size, as the network gives them."""
+        """A batch of images that are translated at one size, as the network gives them."""
         prepared = [frames[place].prepare(images[place]) for place in places]
         try:
             named = [digests[place] for place in places]

@@ -171,6 +171,34 @@ def test_what_cannot_be_an_image_is_refused_in_one_line(translator: Translator) 
             translator.translate(wrong)  # type: ignore[call-overload]
 
 
+class Seen:
+    """Progress as it is reported."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, int]] = []
+
+    def start(self, name: str, total: int) -> None:
+        self.said.append((f"start {name}", total))
+
+    def advance(self, name: str, n: int = 1, **figures: float) -> None:
+        self.said.append((name, n))
+
+    def finish(self, name: str) -> None:
+        self.said.append((f"finish {name}", 0))
+
+
+def test_progress_is_reported_batch_by_batch(translator: Translator) -> None:
+    pictures = [picture(number) for number in range(5)] + [picture(5, (64, 32))]
+    seen = Seen()
+    made = translator.translate(pictures, batch=2, progress=seen)
+    assert seen.said[0] == ("start translate", 6)
+    assert seen.said[1:-1] == [("translate", 2), ("translate", 2), ("translate", 1), ("translate", 1)]
+    assert seen.said[-1] == ("finish translate", 0)
+    assert pixels(made) == pixels(translator.translate(pictures, batch=2))
+    with pytest.raises(BridgeError, match="batch is -1; it must be at least 1"):
+        translator.translate(pictures, batch=-1)
+
+
 def test_splitting_the_work_changes_no_pixel(
     translator: Translator, sources: list[Image.Image], results: list[Image.Image]
 ) -> None:
