@@ -43,7 +43,7 @@ START_SECONDS = 1800.0  # for loading the model, which may come over a network
 
 
 class ModelProcess:
-    """Translates and scores in a process that is started when it is needed. For one thread at a time."""
+    """Translates and scores in a process that is started when it is needed. One question at a time, whoever asks."""
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class ModelProcess:
         self._connection: Connection | None = None
         self._pixels: SharedPixels | None = None
         self._closed = False
+        self._asking = threading.Lock()  # whoever gave up before its answer came may still wait for it in a thread
 
     def make(self, tasks: Tasks, *, batch: int | None = None, alive: Callable[[], None] = lambda: None) -> list[Made]:
         """As `Model.make`, in one question. If `alive` raises, the process is gone.
@@ -82,19 +83,20 @@ class ModelProcess:
             CannotStartError: the model cannot be loaded.
             UnfinishedError: closed meanwhile.
         """
-        if self._process is None:
-            self._start_or_say_why()
-        try:
-            assert self._pixels is not None
-            placed = self._pixels.put(image for task in tasks for image in (task.image, task.source, task.truth))
-            question = ([(task.digest, task.frame) for task in tasks], placed, batch)
-            outputs = self._pixels.get(self._exchange(question, self.limit, alive))
-            return joined(outputs, self._scores(len(tasks)))
-        except LsbError:
-            raise
-        except BaseException:  # the second answer may still come, and must not be taken for that to the next question
-            self._forget()
-            raise
+        with self._asking:
+            if self._process is None:
+                self._start_or_say_why()
+            try:
+                assert self._pixels is not None
+                placed = self._pixels.put(image for task in tasks for image in (task.image, task.source, task.truth))
+                question = ([(task.digest, task.frame) for task in tasks], placed, batch)
+                outputs = self._pixels.get(self._exchange(question, self.limit, alive))
+                return joined(outputs, self._scores(len(tasks)))
+            except LsbError:
+                raise
+            except BaseException:  # the second answer may still come, and must not be taken for that to the next
+                self._forget()
+                raise
 
     def close(self) -> None:
         """End the process at once, for good. May be called from any thread."""

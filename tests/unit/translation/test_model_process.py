@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ class Obedient:
         if order == "signals":
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
+        if order == "slow":
+            time.sleep(0.01)
         if order == "pid":
             return [os.getpid()]
         if order == "batch":
@@ -129,6 +132,14 @@ def test_a_batch_is_one_question_without_pixels_and_each_picture_lies_in_memory_
     assert len(said) == 3  # the question, the outputs, the scores
     assert len(pickle.dumps(said)) < 2500
     assert sizes == [2 * 200 * 100 * 3]
+
+
+def test_each_of_two_who_ask_at_once_gets_its_own_answer(model: ModelProcess) -> None:
+    """As where somebody gave up a shard while the model had its batch, and the shard is tried again."""
+    images = [[picture(index, (400, 300))] for index in range(12)]
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda batch: model.make(tasks(batch, ["slow"])), images))
+    assert [one.image.tobytes() for (one,) in made] == [image.tobytes() for (image,) in images]
 
 
 def test_pictures_of_any_number_and_size_come_back_as_they_were(model: ModelProcess) -> None:
