@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from lsb.config.job import JobConfig
@@ -22,28 +23,48 @@ from lsb.translation.model_process import START_SECONDS, ModelProcess
 
 
 class Stock:
-    """The equipment of a run's workers: as many as translate at once, each with a process of the model."""
+    """The equipment of a run's workers: as many as translate at once, each with a process of the model.
+
+    A worker's equipment is lent to the next shard once the one before has read all its pictures: while the model has
+    the last of these, the next shard's first are read.
+    """
 
     def __init__(self, config: JobConfig, run: Run) -> None:
         self._config = config
         self._run = run
         self._lock = threading.Lock()
         self._closed = False
+        self._readers = threading.Semaphore(config.execution.workers)
         self._models: list[ModelProcess] = []
         self._idle: list[Equipment] = []
 
     @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one who does a shard, who gets it when nobody else reads with some worker's equipment."""
+        self._readers.acquire()
+        with ExitStack() as reading:
+            reading.callback(self._readers.release)
+            token = _PLACE.set(_Place(self, reading))
+            try:
+                yield
+            finally:
+                _PLACE.reset(token)
+
+    @contextmanager
     def lend(self) -> Iterator[Equipment]:
-        """Equipment that nobody else has meanwhile; UnfinishedError once it is closed."""
+        """The equipment of the context's place, or of one that is waited for; UnfinishedError once it is closed."""
+        with ExitStack() as alone:
+            if _PLACE.get(None) is None:
+                alone.enter_context(self.place())
+            yield _PLACE.get().equipment
+
+    def _take(self, reading: ExitStack) -> Equipment:
         with self._lock:
             if self._closed:
                 raise UnfinishedError("the run is being ended; run again to go on")
-            equipment = self._idle.pop() if self._idle else self._make()
-        try:
-            yield equipment
-        finally:
-            with self._lock:
-                self._idle.append(equipment)
+            equipment = self._idle.pop(0) if self._idle else self._make()
+        reading.callback(self._idle.append, equipment)
+        return replace(equipment, all_read=reading.close)
 
     def close(self) -> None:
         """End all processes at once."""
@@ -91,7 +112,20 @@ class Stock:
         )
 
 
+@dataclass
+class _Place:
+    """Of one who reads, until all is read."""
+
+    stock: Stock
+    reading: ExitStack
+
+    @cached_property
+    def equipment(self) -> Equipment:
+        return self.stock._take(self.reading)
+
+
 _STOCK: ContextVar[Stock] = ContextVar("stock")
+_PLACE: ContextVar[_Place] = ContextVar("place")
 
 
 @contextmanager
@@ -109,3 +143,8 @@ def equipped_for(config: JobConfig, run: Run) -> Iterator[None]:
 def lent() -> AbstractContextManager[Equipment]:
     """Equipment for one worker of the run that the current context is equipped for."""
     return _STOCK.get().lend()
+
+
+def place() -> AbstractContextManager[None]:
+    """Waits until a worker of that run reads nothing; what is `lent` inside is its."""
+    return _STOCK.get().place()

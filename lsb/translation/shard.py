@@ -5,6 +5,8 @@
 The stages overlap: while one batch is with the model, the outputs of the one before are encoded and written, and the
 pictures of the next are read. All that is known of the work changes in the caller's thread alone. Pictures wait, at the
 size that the network works at, until a batch of that size is full; none waits beyond its shard.
+Two shards may have the same equipment: the second begins to read when the first has read all, and gives the model its
+first batch when that has finished the first one's last.
 An image's fault becomes its row; whatever else goes wrong is raised and leaves the committed parts as they are.
 
 In flight are at most, each of them less where files are large:
@@ -140,6 +142,7 @@ class _ShardJob:
     hints: Hints = field(init=False)
     model: Batches = field(init=False)
     reader: Reader = field(init=False)
+    in_turn: bool = False  # to ask the model
     trouble: StoreError | None = None  # the source cannot be read any more
     asked: _Asked | None = None  # the batch that the model has
     writing: list[_Writing] = field(default_factory=list)  # the batch before it
@@ -161,6 +164,7 @@ class _ShardJob:
     ) -> None:
         for threads in (self._device, self._writers):  # what still runs may take as long as a store is waited for
             threads.shutdown(wait=False, cancel_futures=True)
+        self._pass_on()
 
     def work(self, planned: list[PlanRow]) -> None:
         """Make the rows of what is due, or of as much as there is time for.
@@ -208,6 +212,9 @@ class _ShardJob:
                 self.ended = (self.asked is not None or not batch) and self.stop()
                 if self.ended:
                     break
+                if batch and self._waits_for_the_model() and self.stop():
+                    self.ended = True
+                    break
                 pictures = self._still_due(batch)
                 if not pictures:
                     continue
@@ -219,18 +226,35 @@ class _ShardJob:
         self._settle()
         self.settled()
         self._collect()
+        self._pass_on()
         self._settle()
         self.settled()
+
+    def _waits_for_the_model(self) -> bool:
+        """Return when it is this shard's turn to ask the model; whether that took any waiting."""
+        turn = self.equipment.turn
+        waits = not (self.in_turn or turn.acquire(blocking=False))
+        if waits:
+            turn.acquire()
+        self.in_turn = True
+        return waits
+
+    def _pass_on(self) -> None:
+        if self.in_turn:
+            self.in_turn = False
+            self.equipment.turn.release()
 
     def _alone(self, group: Group) -> None:
         members = [row for row in group if self.attempt.due(row["record_id"])]
         if not members:
             return
+        self._waits_for_the_model()
         self.hints.write([row["record_id"] for row in members], self.attempt.tries)
         if picture := self._taken(self.reader.read(members)):
             self._start([picture])
             self._collect()
             self._settle()
+        self._pass_on()
 
     def _batches(self, groups: Iterable[Group]) -> Generator[list[Picture]]:
         """Readable pictures of what is due, of one size, as many as the model takes at a time, or fewer.
@@ -255,6 +279,7 @@ class _ShardJob:
                 if taken >= self.model.size:
                     taken = 0
                     yield []
+        self.equipment.all_read()
         yield from waiting.rest(self.model.size)
 
     def _due(self, groups: Iterable[Group]) -> Iterator[Group]:

@@ -6,8 +6,11 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from tests.ledger import Inverter, equipment, make_images, start
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__])
 IMAGES, BATCH, KILLED_AT = 12, 2, 7  # the seventh picture, so that some are committed
+STAGES = ("read", "decode", "hint", "model", "encode", "write")
 
 
 class Killer:
@@ -80,35 +84,45 @@ def work(root: Path, folder: Path, run: Run, stage: str) -> None:
 
         Attempt.write = encode  # type: ignore[method-assign]
     here = equipment(Sources(folder), Translating(batch=BATCH), decoder=Decoding())
-    run_shard(Writing(root), run, "00000", here, commit_seconds=1e-9)
+    with ThreadPoolExecutor(len(run.shards())) as threads:
+        for shard in run.shards():
+            read = threading.Event()  # then the next one is begun
+            lent = replace(here, all_read=read.set)
+            threads.submit(run_shard, Writing(root), run, shard, lent, commit_seconds=1e-9)
+            read.wait()
 
 
-@pytest.mark.parametrize("stage", ["read", "decode", "hint", "model", "encode", "write"])
-def test_a_kill_in_any_stage_costs_what_is_not_committed_and_no_more(tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "shards"), [(stage, 1) for stage in STAGES] + [(stage, 2) for stage in ("model", "write")]
+)
+def test_a_kill_in_any_stage_costs_what_is_not_committed_and_no_more(tmp_path: Path, stage: str, shards: int) -> None:
+    """With two shards it falls where the second has been begun and the first has not come to its end."""
     store, folder = LocalStore(tmp_path / "store"), make_images(tmp_path / "images", IMAGES)
-    run, sources = start(store, folder, shard_size=IMAGES)
+    run, sources = start(store, folder, shard_size=IMAGES // shards)
     process = FORKS.Process(target=work, args=(store.root, folder, run, stage))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
 
-    committed = sum(sum(entry.counts.values()) for entry in open_log(store, run, "00000").entries())
-    left = pending(store, run)["00000"]
-    assert len(left) == IMAGES - committed
+    committed = sum(
+        sum(entry.counts.values()) for shard in run.shards() for entry in open_log(store, run, shard).entries()
+    )
+    left = pending(store, run)
+    assert sum(map(len, left.values())) == IMAGES - committed
     assert not [found for found in verify(store, run.id).findings if found.kind != "incomplete"]
-    hints = [json.loads(store.read(entry.key))["records"] for entry in store.list(hints_folder(run.id, "00000"))]
-    assert all(len(records) <= 2 * BATCH for records in hints)
+    for shard, records in left.items():
+        hints = [json.loads(store.read(entry.key))["records"] for entry in store.list(hints_folder(run.id, shard))]
+        assert all(len(names) <= 2 * BATCH for names in hints)
+        batches: list[int] = []
 
-    batches: list[int] = []
+        class Watching(Inverter):
+            def translate(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Image.Image]:
+                batches.append(len(images))  # noqa: B023
+                return super().translate(images, *rest, **options)
 
-    class Watching(Inverter):
-        def translate(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Image.Image]:
-            batches.append(len(images))
-            return super().translate(images, *rest, **options)
-
-    assert run_shard(store, run, "00000", equipment(sources, Watching(batch=BATCH))).translated == len(left)
-    suspects = {record for records in hints for record in records} & {*left}
-    assert sorted(batches) == sorted([BATCH] * ((len(left) - len(suspects)) // BATCH) + [1] * len(suspects))
+        assert run_shard(store, run, shard, equipment(sources, Watching(batch=BATCH))).translated == len(records)
+        suspects = {record for names in hints for record in names} & {*records}
+        assert sorted(batches) == sorted([BATCH] * ((len(records) - len(suspects)) // BATCH) + [1] * len(suspects))
     publish(store, run, {}, b"page")
     assert verify(store, run.id).exit_code == 0
     assert Counter(row["status"] for row in manifest_table(store, run).to_pylist()) == {"ok": IMAGES}

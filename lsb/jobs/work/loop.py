@@ -18,7 +18,7 @@ from lsb.errors import BudgetExceededError, LsbError, ShardsFailedError, Unfinis
 from lsb.jobs.job import object_uri
 from lsb.jobs.rerun import Todo, still_left, what_is_left
 from lsb.jobs.retries import retried
-from lsb.jobs.stock import equipped_for, lent
+from lsb.jobs.stock import equipped_for, lent, place
 from lsb.jobs.work.accounts import Accounts
 from lsb.jobs.work.shares import Shares, Taken
 from lsb.jobs.work.sight import refuse_blindness
@@ -125,7 +125,8 @@ def translate_shares(
     stop: Callable[[], bool],
     watched: bool = True,
 ) -> ShardsOutcome:
-    """Take shards of what is to do, `execution.workers` at a time, and do them, until no more are to be had.
+    """Take shards of what is to do, `execution.workers` at a time, and do them, until no more are to be had. While a
+    worker ends its shard, it takes the next one and reads the first pictures of that.
 
     Args:
         translate: does one of them; what passes by itself it has tried again.
@@ -157,7 +158,7 @@ def translate_shares(
         shares = Shares(todo, leases, left=left, stop=ended, look=look, elsewhere=elsewhere)
         told = accounts.tally.commit if accounts else outer.committed
         with observed_by(Observer(progress, ended, told)), leases.kept(_now_and_then(shares.watch)):
-            outcome = _collect(_turns(shares, translate, config.execution.workers))
+            outcome = _collect(_at_once(shares, translate, config.execution.workers))
         outcome.over_budget = spent()
     outer.progress.finish(STAGE)
     return outcome
@@ -223,36 +224,29 @@ def _collect(results: Iterator[Result]) -> ShardsOutcome:
     return outcome
 
 
-def _turns(shares: Shares, translate: Translate, workers: int) -> Iterator[Result]:
-    return _one_by_one(shares, translate) if workers == 1 else _at_once(shares, translate, workers)
-
-
 def _turn(shares: Shares, translate: Translate) -> Result | None:
-    """Take a shard and do it; None if there is none to take."""
-    taken: Taken | None = shares.take()
-    if taken is None:
-        return None
-    try:
-        result: ShardOutcome | Exception = translate(*taken)
-    except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
-        result = error
-    shares.give_back(taken.shard)
-    return taken.shard, result
-
-
-def _one_by_one(shares: Shares, translate: Translate) -> Iterator[Result]:
-    # Called, not submitted: the main thread waits for each batch, so a second Ctrl-C ends it.
-    while result := _turn(shares, translate):
-        yield result
+    """Take a shard and do it, once there is a place for it; None if there is none to take."""
+    with place():
+        taken: Taken | None = shares.take()
+        if taken is None:
+            return None
+        try:
+            result: ShardOutcome | Exception = translate(*taken)
+        except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
+            result = error
+        shares.give_back(taken.shard)
+        return taken.shard, result
 
 
 def _at_once(shares: Shares, translate: Translate, workers: int) -> Iterator[Result]:
-    pool = ThreadPoolExecutor(workers)
+    most = 2 * workers  # a shard that ends and one that begins have the same worker
+    # In threads even where there is one of them: what the main thread waits for is then ended by a second Ctrl-C.
+    pool = ThreadPoolExecutor(most)
     try:
         live: set[Future[Result | None]] = set()
         more = True
         while True:
-            while more and len(live) < workers:
+            while more and len(live) < most:
                 context = copy_context()  # the observer, the equipment and Prefect's flow run
                 live.add(pool.submit(context.run, _turn, shares, translate))
             if not live:

@@ -141,7 +141,8 @@ def test_the_workers_of_a_run_share_its_truths(
     tmp_path: Path, tiny_folder: Path, planned: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "truths").mkdir()
-    stock = Stock(settings(tmp_path, tiny_folder, evaluate__truth=str(tmp_path / "truths")), planned)
+    truth = str(tmp_path / "truths")
+    stock = Stock(settings(tmp_path, tiny_folder, evaluate__truth=truth, execution__workers=2), planned)
     with stock.lend() as one, stock.lend() as other:
         (tmp_path / "truths").rmdir()
         assert one.truths.find("a.png") is other.truths.find("a.png") is None

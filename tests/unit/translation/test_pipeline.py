@@ -6,15 +6,18 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image, ImageOps
 
+from lsb.jobs.stock import Stock
 from lsb.ledger.layout import hints_folder
 from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import manifest_table, publish
@@ -26,6 +29,7 @@ from lsb.pictures.sources import open_sources
 from lsb.records import sha256
 from lsb.store.local import LocalStore
 from lsb.store.read_ahead import REQUESTS
+from lsb.translation.equipment import Equipment
 from lsb.translation.shard import WRITES, run_shard
 from tests.ledger import Inverter, equipment, make_images, marked, picture, run_spec, start
 
@@ -153,6 +157,74 @@ def test_the_next_batch_is_with_the_model_while_the_outputs_of_the_last_are_writ
 
     here = equipment(sources, Counted(batch=BATCH))
     assert run_shard(Slow(store.root), run, "00000", here).counts == {"ok": 3 * BATCH}
+
+
+class Lent(Stock):
+    """One worker, whose equipment is this."""
+
+    def __init__(self, here: Equipment) -> None:
+        super().__init__(SimpleNamespace(execution=SimpleNamespace(workers=1)), None)  # type: ignore[arg-type]
+        self.here = here
+
+    def _make(self) -> Equipment:
+        return self.here
+
+
+def test_the_next_shard_is_read_while_the_model_has_the_last_batch_of_the_one_before(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    run, plain = start(store, make_images(tmp_path / "images", 4 * BATCH), shard_size=2 * BATCH)
+    sources, first = CountingStore(plain), {row["sha256"] for row in read_plan(store, run).to_pylist()[: 2 * BATCH]}
+    order: list[str] = []
+
+    class Watching(Inverter):
+        def translate(
+            self, images: Sequence[Image.Image], digests: Sequence[str] | None = None, **options: Any
+        ) -> list[Image.Image]:
+            assert digests is not None
+            order.append("first" if {*digests} <= first else "second")
+            if len(order) == 2:
+                sources.reads.wait_for(3 * BATCH)
+                assert not store.list(hints_folder(run.id, "00001"))  # named when the model is about to have it
+            return super().translate(images, digests, **options)
+
+    stock = Lent(equipment(sources, Watching(batch=BATCH)))
+    begun = threading.Event()
+
+    def work(shard: str) -> dict[str, int]:
+        with stock.lend() as here:
+            begun.set()
+            return run_shard(store, run, shard, here).counts
+
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(work, "00000")
+        assert begun.wait(PATIENCE)
+        other = threads.submit(work, "00001")
+        assert one.result() == other.result() == {"ok": 2 * BATCH}
+    assert order == ["first", "first", "second", "second"]
+
+
+def test_who_waits_for_another_shards_last_batch_begins_nothing_once_it_is_to_stop(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    run, sources = start(store, make_images(tmp_path / "images", 4), shard_size=20)
+    stopped = threading.Event()
+
+    class Taken:
+        """Another shard has the model, and gives it back when there is a wish to stop."""
+
+        def acquire(self, blocking: bool = True) -> bool:
+            if blocking:
+                stopped.set()
+            return blocking
+
+        def release(self) -> None:
+            pass
+
+    here = equipment(sources, Inverter(batch=2), turn=Taken())
+    outcome = run_shard(store, run, "00000", here, stop=stopped.is_set)
+    assert (outcome.finished, outcome.translated) == (False, 0)
+    assert not store.list(hints_folder(run.id, "00000"))
 
 
 def test_one_that_is_tried_alone_has_the_hint_to_itself_and_nothing_else_at_work(
