@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from lsb.pictures.sources import open_sources
 from lsb.records import digest_of, sha256
 from lsb.store.store import Store
 from lsb.translation.equipment import Equipment
-from lsb.translation.model import Model, Task
+from lsb.translation.model import Made, Model, Task
 from lsb.translation.shard import run_shard
 
 FILES = {"unet/model.safetensors": "0" * 64, "vae/model.safetensors": "1" * 64}
@@ -96,6 +97,21 @@ class Inverter:
     def line(self, digest: str) -> str:
         """What the side log gets."""
         return digest
+
+
+class Ahead:
+    """A model that is at work on what it is asked whether or not anybody waits for it, as one in its own process is."""
+
+    def __init__(self, translator: Any) -> None:
+        self.batch = translator.batch
+        self._model = Model(translator)
+        self._thread = ThreadPoolExecutor(1)
+
+    def make(self, tasks: Sequence[Task], **options: Any) -> list[Made]:
+        return self.begin(tasks, **options)()
+
+    def begin(self, tasks: Sequence[Task], **options: Any) -> Callable[[], list[Made]]:
+        return self._thread.submit(self._model.make, tasks, **options).result
 
 
 def own_size(size: Size) -> Frame:

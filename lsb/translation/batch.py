@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from lsb.errors import CannotStartError, LsbError, ModelDiedError, OutOfMemoryError, TranslationError, UnfinishedError
@@ -20,7 +21,7 @@ from lsb.memory import is_out_of_memory
 from lsb.pictures.output import Kept
 from lsb.redaction import redact
 from lsb.translation.hints import Hints
-from lsb.translation.model import Made, MakesImages, Task
+from lsb.translation.model import AsksAhead, Made, MakesImages, Task
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Batches:
     deaths: Counter[str] = field(default_factory=Counter)  # by record, as far as known
     size: int = 0
     alive: Callable[[], None] = lambda: None  # called after each batch of tiles
+    quiet: Callable[[], None] = lambda: None  # returns once the model has nothing else; called where a batch failed
 
     def __post_init__(self) -> None:
         self.size = self.size or self.model.batch
@@ -82,6 +84,14 @@ class Batches:
         while left := pictures[len(results) :]:  # more than one batch if they were put together before it was halved
             results += self._call(left[: self.size], self.size)
         return results
+
+    def begin(self, pictures: Sequence[Picture]) -> Callable[[], list[Result]] | None:
+        """Ask the model while it has another batch: what gives what `ask` would. None where it is to be asked later, as
+        for tiles, which may take hours of which whoever waits for the other batch knows nothing."""
+        alone = len(pictures) > self.size or self.tried_alone(pictures) or pictures[0].task.frame.tiles is not None
+        if alone or not isinstance(self.model, AsksAhead):
+            return None
+        return self._call_ahead(self.model, pictures)
 
     def translate(self, pictures: Sequence[Picture], asked: Callable[[], list[Result]] | None = None) -> list[Result]:
         """One result for each, in order.
@@ -105,6 +115,7 @@ class Batches:
                 return [self._again(pictures[0])]
             return self._call(pictures, size)
         except TranslationError as problem:
+            self.quiet()
             if len(pictures) > size:  # which of its batches failed shows when they are asked for one by one
                 return self.translate(pictures)
             if isinstance(problem, OutOfMemoryError):
@@ -155,11 +166,20 @@ class Batches:
         self.hints.died(picture.records)
 
     def _call(self, pictures: Sequence[Picture], size: int) -> list[Result]:
+        tasks, options = self._question(pictures, size)
+        return self._results(tasks, size, partial(self.model.make, tasks, **options))
+
+    def _call_ahead(self, model: AsksAhead, pictures: Sequence[Picture]) -> Callable[[], list[Result]]:
+        tasks, options = self._question(pictures, self.size)
+        return partial(self._results, tasks, self.size, model.begin(tasks, **options))
+
+    def _question(self, pictures: Sequence[Picture], size: int) -> tuple[list[Task], dict[str, Any]]:
         tasks = [picture.task for picture in pictures]
-        tiles = tasks[0].frame.tiles
-        options: dict[str, Any] = {} if tiles is None else {"alive": self.alive}
+        return tasks, {"batch": size} | ({} if tasks[0].frame.tiles is None else {"alive": self.alive})
+
+    def _results(self, tasks: Sequence[Task], size: int, answer: Callable[[], list[Made]]) -> list[Result]:
         try:
-            made = self.model.make(tasks, batch=size, **options)
+            made = answer()
             if [one.image.size for one in made] != [task.image.size for task in tasks]:
                 raise ValueError("an output has another size than its image")
         except CannotStartError as error:
@@ -171,5 +191,6 @@ class Batches:
                 raise
             kind = OutOfMemoryError if is_out_of_memory(error) else TranslationError
             raise kind(f"{type(error).__name__}: {error}") from error
+        tiles = tasks[0].frame.tiles
         padding = size - len(tasks) if tiles is None else -tiles.count % size
         return [Result(one, None, size, padding) for one in made]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -86,6 +86,17 @@ class MakesImages(Protocol):
     def batch(self) -> int: ...
 
     def make(self, tasks: Tasks, *, batch: int | None = None, alive: Callable[[], None] = ...) -> list[Made]: ...
+
+
+@runtime_checkable
+class AsksAhead(MakesImages, Protocol):
+    """One that takes a question while it works on another."""
+
+    def begin(
+        self, tasks: Tasks, *, batch: int | None = None, alive: Callable[[], None] = ...
+    ) -> Callable[[], list[Made]]:
+        """Ask without waiting: what gives what `make` would give, or raises what that would raise."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,27 @@
 """A model in a process of its own, so that an image that kills or hangs it costs that process and nothing else.
 
     model = ModelProcess(partial(build, "settings"), batch=8, limit=1800)
-    model.make(tasks)   # starts the process; after ModelDiedError or ModelHungError another one
+    model.make(tasks)             # starts the process; after ModelDiedError or ModelHungError another one
+    answer = model.begin(others)  # asks while the process may still be at work
+    answer()                      # what `make` would have given
     model.close()
 
 Processes are forked off a server that has imported what `build` needs, so that a new one only has to load
-the model. On CUDA, which does not survive a fork, they are spawned.
+the model. On CUDA, which does not survive a fork, they are spawned. A process has two questions at most, so that it
+need not wait for the next one while the answer to the last is taken.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -34,16 +39,28 @@ from lsb.errors import (
 )
 from lsb.isolation import isolate_children
 from lsb.memory import free_memory
+from lsb.redaction import redact
 from lsb.translation.model import Made, Model, Task, Tasks, joined, portable
 from lsb.translation.shared_pixels import SharedPixels
+
+logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ALIVE = (None, None)  # a reply between answers: the work goes on
 START_SECONDS = 1800.0  # for loading the model, which may come over a network
+QUESTIONS = 2  # that a process has at most, each with pixels of its own
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """One that the process has."""
+
+    count: int  # of its tasks
+    place: int  # which of the shared memories has its pictures, and then those of the answer
 
 
 class ModelProcess:
-    """Translates and scores in a process that is started when it is needed. One question at a time, whoever asks."""
+    """Translates and scores in a process that is started when it is needed."""
 
     def __init__(
         self,
@@ -69,9 +86,12 @@ class ModelProcess:
         self._context = multiprocessing.get_context(method)
         self._process: Any = None
         self._connection: Connection | None = None
-        self._pixels: SharedPixels | None = None
+        self._pixels: list[SharedPixels] = []
+        self._asked: tuple[_Question, ...] = ()  # whose answers have not been taken, in their order
+        self._state = threading.Lock()  # held while any of these changes
+        self._taking = threading.Lock()  # held by whoever waits for an answer
+        self._loaded = False
         self._closed = False
-        self._asking = threading.Lock()  # whoever gave up before its answer came may still wait for it in a thread
 
     def make(self, tasks: Tasks, *, batch: int | None = None, alive: Callable[[], None] = lambda: None) -> list[Made]:
         """As `Model.make`, in one question. If `alive` raises, the process is gone.
@@ -83,20 +103,17 @@ class ModelProcess:
             CannotStartError: the model cannot be loaded.
             UnfinishedError: closed meanwhile.
         """
-        with self._asking:
-            if self._process is None:
-                self._start_or_say_why()
-            try:
-                assert self._pixels is not None
-                placed = self._pixels.put(image for task in tasks for image in (task.image, task.source, task.truth))
-                question = ([(task.digest, task.frame) for task in tasks], placed, batch)
-                outputs = self._pixels.get(self._exchange(question, self.limit, alive))
-                return joined(outputs, self._scores(len(tasks)))
-            except LsbError:
-                raise
-            except BaseException:  # the second answer may still come, and must not be taken for that to the next
-                self._forget()
-                raise
+        return self.begin(tasks, batch=batch, alive=alive)()
+
+    def begin(
+        self, tasks: Tasks, *, batch: int | None = None, alive: Callable[[], None] = lambda: None
+    ) -> Callable[[], list[Made]]:
+        """Ask without waiting: what gives what `make` would give, or raises what that would raise.
+
+        Answers are taken in the order of their questions; those before one that is taken are passed over. What cannot
+        be asked now, or is lost together with a process that another question has ended, is asked when it is taken.
+        """
+        return partial(self._answer, self._ask(tasks, batch), tasks, batch, alive)
 
     def close(self) -> None:
         """End the process at once, for good. May be called from any thread."""
@@ -113,9 +130,58 @@ class ModelProcess:
         self.close()
         self._forget()
 
+    def _ask(self, tasks: Tasks, batch: int | None) -> _Question | None:
+        """Give the process a question, if there is one that has room for it."""
+        with self._state:
+            free = {*range(QUESTIONS)} - {one.place for one in self._asked}
+            if not (self._loaded and free):
+                return None
+            assert self._connection is not None
+            question = _Question(len(tasks), min(free))
+            pictures = (image for task in tasks for image in (task.image, task.source, task.truth))
+            placed = self._pixels[question.place].put(pictures)
+            with suppress(OSError):  # it is gone, as whoever takes the answer finds out
+                asked = [(task.digest, task.frame) for task in tasks]
+                self._connection.send((asked, question.place, placed, batch))
+            self._asked += (question,)
+            return question
+
+    def _answer(
+        self, question: _Question | None, tasks: Tasks, batch: int | None, alive: Callable[[], None]
+    ) -> list[Made]:
+        with self._taking:
+            while True:
+                if question not in self._asked:
+                    if not self._loaded:
+                        self._start_or_say_why()
+                    question = self._ask(tasks, batch)
+                first = self._asked[0]
+                if first is question:
+                    return self._take(question, alive)
+                try:
+                    self._take(first)  # nobody waits for it any more, or its taker will ask again
+                except UnfinishedError:
+                    raise
+                except LsbError as error:
+                    logger.info("an answer that nobody took: %s", redact(str(error)))
+
+    def _take(self, question: _Question, alive: Callable[[], None] = lambda: None) -> list[Made]:
+        """The answer to the first of the questions."""
+        try:
+            outputs = self._pixels[question.place].get(self._receive(self.limit, alive))
+            return joined(outputs, self._scores(question.count))
+        except LsbError:
+            raise
+        except BaseException:  # the second answer may still come, and must not be taken for that to the next question
+            self._forget()
+            raise
+        finally:
+            with self._state:
+                self._asked = tuple(one for one in self._asked if one is not question)
+
     def _scores(self, count: int) -> list[Any]:
         try:
-            scores: list[Any] = self._exchange(None, self.limit)
+            scores: list[Any] = self._receive(self.limit)
         except (ModelDiedError, ModelHungError) as error:
             if count > 1:  # whose fault it is shows when they are asked for one by one
                 raise
@@ -148,13 +214,18 @@ class ModelProcess:
                 raise ModelDiedError(f"the model's process could not be started ({type(error).__name__})") from error
         # At our end multiprocessing would wait for it, after a SIGTERM that it does not listen to.
         atexit.register(self.close)
-        self._exchange(None, START_SECONDS)
+        try:
+            self._receive(START_SECONDS)
+        except LsbError:
+            self._forget()
+            raise
+        self._loaded = True
 
     def _fork(self) -> None:
         self._connection, far = self._context.Pipe()
-        self._pixels = pixels = SharedPixels()
+        self._pixels = [SharedPixels() for _ in range(QUESTIONS)]
         try:
-            arguments = far, pixels, self._build, dict(os.environ)
+            arguments = far, self._pixels, self._build, dict(os.environ)
             process = self._context.Process(target=_serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
             # No signal that was meant for us, such as Ctrl-C, ends it, nor the server that forks it, while they begin.
             # Starting multiprocessing's tracker would let them in again.
@@ -165,8 +236,8 @@ class ModelProcess:
             far.close()
         self._process = process
 
-    def _exchange(self, question: Any, limit: float, alive: Callable[[], None] = lambda: None) -> Any:
-        """Ask and wait. A process that gives no answer is gone afterwards, whatever the reason."""
+    def _receive(self, limit: float, alive: Callable[[], None] = lambda: None) -> Any:
+        """Wait for what the process says next. One that says nothing is gone afterwards, whatever the reason."""
         assert self._connection is not None
         hung = threading.Event()
 
@@ -179,8 +250,6 @@ class ModelProcess:
         try:
             if self._closed:
                 raise EOFError
-            if question is not None:
-                self._connection.send(question)
             good, answer = self._connection.recv()
             while good is None:
                 watchdog.cancel()
@@ -206,13 +275,15 @@ class ModelProcess:
         return answer
 
     def _forget(self) -> int | None:
-        """End the process; its exit code."""
-        process, self._process = self._process, None
-        pixels, self._pixels = self._pixels, None
-        if self._connection is not None:
-            self._connection.close()
-        if pixels is not None:
-            pixels.close()
+        """End the process, and with it all questions that it has; its exit code."""
+        with self._state:
+            process, self._process, self._loaded = self._process, None, False
+            self._asked = ()
+            if self._connection is not None:
+                self._connection.close()
+            for pixels in self._pixels:
+                pixels.close()
+            self._pixels = []
         if process is None:
             return None
         atexit.unregister(self.close)
@@ -224,7 +295,7 @@ class ModelProcess:
 
 
 def _serve(
-    connection: Connection, pixels: SharedPixels, build: Callable[[], Model], environment: Mapping[str, str]
+    connection: Connection, pixels: Sequence[SharedPixels], build: Callable[[], Model], environment: Mapping[str, str]
 ) -> None:
     """The process: load, then answer until nobody asks any more."""
     os.environ.update(environment)  # the server that forked it may have an older one
@@ -246,16 +317,18 @@ def _serve(
                 connection.send(reply)
 
 
-def _answers(model: Model, question: Any, pixels: SharedPixels, alive: Callable[[], None]) -> Iterator[list[Any]]:
+def _answers(
+    model: Model, question: Any, pixels: Sequence[SharedPixels], alive: Callable[[], None]
+) -> Iterator[list[Any]]:
     """Those of `Model.answers`, the outputs by where they lie."""
-    asked, placed, batch = question
-    images = iter(pixels.get(placed))
+    asked, place, placed, batch = question
+    images = iter(pixels[place].get(placed))
     tasks = [
         Task(image, digest, frame, source, truth)
         for (digest, frame), image, source, truth in zip(asked, images, images, images, strict=True)
     ]
     answers = model.answers((tasks, batch), alive)
-    yield pixels.put(next(answers))
+    yield pixels[place].put(next(answers))
     yield from answers
 
 

@@ -23,7 +23,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -145,12 +145,13 @@ class _ShardJob:
     in_turn: bool = False  # to ask the model
     trouble: StoreError | None = None  # the source cannot be read any more
     asked: _Asked | None = None  # the batch that the model has
+    begun: Future[list[Result]] | None = None  # the one after it, where the model takes it before it has finished
     writing: list[_Writing] = field(default_factory=list)  # the batch before it
 
     def __post_init__(self) -> None:
         attempt = self.attempt
         self.hints = Hints(attempt.store, attempt.run.id, attempt.shard, attempt.id)
-        self.model = Batches(self.equipment.model, self.hints, alive=self._between_tiles)
+        self.model = Batches(self.equipment.model, self.hints, alive=self._between_tiles, quiet=self._let_it_end)
         self._renewed = time.monotonic()
         self.reader = Reader(attempt.store, attempt.run, self.equipment)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -219,6 +220,8 @@ class _ShardJob:
                 if not pictures:
                     continue
                 self._name(pictures)
+                if self.asked is not None and (answer := self.model.begin(pictures)) is not None:
+                    self.begun = self._device.submit(answer)
                 if self._collect() and self.stop():
                     self.ended = True
                     break
@@ -313,10 +316,12 @@ class _ShardJob:
             self.hints.write(names, self.attempt.tries)
 
     def _start(self, pictures: list[Picture]) -> None:
-        """Give a batch to the model, which has none."""
+        """Give a batch to the model, which has none, or has this one already."""
         self._name(pictures)  # again where pictures of the batch before were tried alone
         started = datetime.now(UTC)
-        ask = None if self.model.tried_alone(pictures) else self._device.submit(self.model.ask, pictures)
+        ask, self.begun = self.begun, None
+        if ask is None and not self.model.tried_alone(pictures):
+            ask = self._device.submit(self.model.ask, pictures)
         self.asked = _Asked(pictures, started, ask)
 
     def _collect(self) -> bool:
@@ -338,6 +343,11 @@ class _ShardJob:
                 made = self._writers.submit(self.attempt.write, *arguments)
             self.writing.append(_Writing(picture, result, made))
         return True
+
+    def _let_it_end(self) -> None:
+        """What was begun meanwhile is no part of what is found out about a batch that failed."""
+        if self.begun is not None:
+            wait([self.begun])
 
     def _between_tiles(self) -> None:
         """After each batch of them, in whichever thread asks the model."""

@@ -26,7 +26,7 @@ from lsb.pictures.images import RULES, ImageInfo
 from lsb.store.local import LocalStore
 from lsb.translation.attempt import Attempt
 from lsb.translation.shard import run_shard
-from tests.ledger import Inverter, equipment, make_images, start
+from tests.ledger import Ahead, Inverter, equipment, make_images, start
 
 # A server without threads does the forking: this process may have some from other tests.
 FORKS = multiprocessing.get_context("forkserver")
@@ -83,7 +83,7 @@ def work(root: Path, folder: Path, run: Run, stage: str) -> None:
             return written(self, *arguments)
 
         Attempt.write = encode  # type: ignore[method-assign]
-    here = equipment(Sources(folder), Translating(batch=BATCH), decoder=Decoding())
+    here = equipment(Sources(folder), Ahead(Translating(batch=BATCH)), decoder=Decoding())
     with ThreadPoolExecutor(len(run.shards())) as threads:
         for shard in run.shards():
             read = threading.Event()  # then the next one is begun

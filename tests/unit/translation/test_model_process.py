@@ -59,6 +59,8 @@ class Obedient:
         if order == "signals":
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
+        if order.startswith("touch "):
+            Path(order.removeprefix("touch ")).touch()
         if order == "slow":
             time.sleep(0.01)
         if order == "pid":
@@ -113,25 +115,29 @@ def test_a_batch_is_one_question_without_pixels_and_each_picture_lies_in_memory_
 ) -> None:
     ask(model, "pid")
     said: list[Any] = []
-    sizes: list[int] = []
-    exchange = model._exchange
+    receive, connection = model._receive, model._connection
+    assert connection is not None
 
-    def listening(question: Any, *more: Any) -> Any:
-        if question is not None:
-            assert model._pixels is not None
-            sizes.append(os.fstat(model._pixels._descriptor).st_size)
+    def listening(*limits: Any) -> Any:
+        said.append(receive(*limits))
+        return said[-1]
+
+    class Telling:
+        def send(self, question: Any) -> None:
             said.append(question)
-        answer = exchange(question, *more)
-        said.append(answer)
-        return answer
+            connection.send(question)
 
-    monkeypatch.setattr(model, "_exchange", listening)
+        def __getattr__(self, name: str) -> Any:
+            return getattr(connection, name)
+
+    monkeypatch.setattr(model, "_receive", listening)
+    monkeypatch.setattr(model, "_connection", Telling())
     images = [picture(0, (200, 100)), picture(1, (200, 100))]  # each is its own source as well
     made = model.make(tasks(images, ["a", "b"]))
     assert [one.image.tobytes() for one in made] == [image.tobytes() for image in images]
     assert len(said) == 3  # the question, the outputs, the scores
     assert len(pickle.dumps(said)) < 2500
-    assert sizes == [2 * 200 * 100 * 3]
+    assert os.fstat(model._pixels[0]._descriptor).st_size == 2 * 200 * 100 * 3
 
 
 def test_each_of_two_who_ask_at_once_gets_its_own_answer(model: ModelProcess) -> None:
@@ -140,6 +146,40 @@ def test_each_of_two_who_ask_at_once_gets_its_own_answer(model: ModelProcess) ->
     with ThreadPoolExecutor(4) as threads:
         made = list(threads.map(lambda batch: model.make(tasks(batch, ["slow"])), images))
     assert [one.image.tobytes() for (one,) in made] == [image.tobytes() for (image,) in images]
+
+
+def test_the_process_has_the_next_question_while_the_answer_to_the_last_is_not_taken(
+    model: ModelProcess, tmp_path: Path
+) -> None:
+    images = [picture(index, (100, 70)) for index in range(3)]
+    model.make(tasks(images, ["a", "b", "c"]))
+    first = model.begin(tasks(images[:1], ["a"]))
+    second = model.begin(tasks(images[1:2], [f"touch {tmp_path / 'there'}"]))
+    while not (tmp_path / "there").exists():
+        time.sleep(0.01)
+    third = model.begin(tasks(images[2:], [f"touch {tmp_path / 'too-many'}"]))
+    assert [one.image.tobytes() for one in first()] == [images[0].tobytes()]
+    assert [one.image.tobytes() for one in second()] == [images[1].tobytes()]
+    assert not (tmp_path / "too-many").exists()
+    assert [one.image.tobytes() for one in third()] == [images[2].tobytes()]
+
+
+def test_an_answer_that_nobody_takes_is_passed_over(model: ModelProcess) -> None:
+    images = [picture(index, (100, 70)) for index in range(3)]
+    model.make(tasks(images, ["a", "b", "c"]))
+    model.begin(tasks(images[:1], ["break"]))
+    model.begin(tasks(images[1:2], ["b"]))
+    assert [one.image.tobytes() for one in model.make(tasks(images[2:], ["c"]))] == [images[2].tobytes()]
+
+
+@pytest.mark.parametrize("order", ["die", "memory"])
+def test_what_one_question_ends_with_is_not_the_answer_to_the_next(model: ModelProcess, order: str) -> None:
+    before = ask(model, "pid")
+    first, second = model.begin(tasks([picture(0)], [order])), model.begin(tasks([picture(1)], ["pid"]))
+    with pytest.raises(ModelDiedError if order == "die" else OutOfMemoryError):
+        first()
+    (answer,) = second()
+    assert (answer.image == before) == (order == "memory")
 
 
 def test_pictures_of_any_number_and_size_come_back_as_they_were(model: ModelProcess) -> None:

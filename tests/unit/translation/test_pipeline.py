@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,9 @@ from lsb.records import sha256
 from lsb.store.local import LocalStore
 from lsb.store.read_ahead import REQUESTS
 from lsb.translation.equipment import Equipment
+from lsb.translation.model import Model
 from lsb.translation.shard import WRITES, run_shard
-from tests.ledger import Inverter, equipment, make_images, marked, picture, run_spec, start
+from tests.ledger import Ahead, Inverter, equipment, make_images, marked, picture, run_spec, start
 
 BATCH = 2
 PATIENCE = 300.0  # seconds until a test is given up
@@ -159,6 +161,57 @@ def test_the_next_batch_is_with_the_model_while_the_outputs_of_the_last_are_writ
     assert run_shard(Slow(store.root), run, "00000", here).counts == {"ok": 3 * BATCH}
 
 
+def test_the_model_is_given_the_next_batch_before_it_has_ended_the_last(store: LocalStore, tmp_path: Path) -> None:
+    run, sources = start(store, make_images(tmp_path / "images", 4 * BATCH), shard_size=20)
+    begun, named = Count(), []
+
+    class Asked(Ahead):
+        def begin(self, *arguments: Any, **options: Any) -> Any:
+            with begun.one():
+                return super().begin(*arguments, **options)
+
+    class Waiting(Inverter):
+        def translate(self, *arguments: Any, **options: Any) -> list[Image.Image]:
+            (hint,) = store.list(hints_folder(run.id, "00000"))
+            named.append(len(json.loads(store.read(hint.key))["records"]))
+            begun.wait_for(min(len(named) + 1, 4))
+            return super().translate(*arguments, **options)
+
+    here = equipment(sources, Asked(Waiting(batch=BATCH)))
+    assert run_shard(store, run, "00000", here).counts == {"ok": 4 * BATCH}
+    assert begun.all == 4
+    assert max(named) == 2 * BATCH
+
+
+def test_pictures_of_a_batch_that_failed_wait_for_the_batch_that_the_model_has_meanwhile(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    run, sources = start(store, make_images(tmp_path / "images", 2 * BATCH), shard_size=20)
+    order: list[str] = []
+
+    class Telling(LocalStore):
+        def write(self, key: str, data: bytes) -> None:
+            super().write(key, data)
+            if "/hints/" in key:
+                order.append(f"{len(json.loads(data)['records'])} named")
+
+    class Failing(Inverter):
+        def translate(self, images: Sequence[Image.Image], *rest: Any, **options: Any) -> list[Image.Image]:
+            if "failed" not in order:
+                while "4 named" not in order:  # then the next batch is about to be here as well
+                    time.sleep(0.01)
+                time.sleep(0.2)
+                order.append("failed")
+                raise RuntimeError("cannot bear it")
+            time.sleep(0.2)
+            order.append(f"made {len(images)}")
+            return super().translate(images, *rest, **options)
+
+    here = equipment(sources, Ahead(Failing(batch=BATCH)))
+    assert run_shard(Telling(store.root), run, "00000", here).counts == {"ok": 2 * BATCH}
+    assert order[: order.index("1 named")][-2:] == ["failed", "made 2"]
+
+
 class Lent(Stock):
     """One worker, whose equipment is this."""
 
@@ -227,8 +280,9 @@ def test_who_waits_for_another_shards_last_batch_begins_nothing_once_it_is_to_st
     assert not store.list(hints_folder(run.id, "00000"))
 
 
+@pytest.mark.parametrize("model", [Model, Ahead])
 def test_one_that_is_tried_alone_has_the_hint_to_itself_and_nothing_else_at_work(
-    store: LocalStore, tmp_path: Path
+    store: LocalStore, tmp_path: Path, model: Any
 ) -> None:
     folder = make_images(tmp_path / "images", 6)
     (folder / "bad.png").write_bytes(encode(marked(60, (1, 2, 3)), "png"))
@@ -237,6 +291,7 @@ def test_one_that_is_tried_alone_has_the_hint_to_itself_and_nothing_else_at_work
     counting = CountingStore(store)
     alone: list[tuple[str, list[str], int]] = []
     named: list[int] = []
+    unnamed: list[str] = []
 
     class Looking(Inverter):
         def translate(
@@ -245,14 +300,18 @@ def test_one_that_is_tried_alone_has_the_hint_to_itself_and_nothing_else_at_work
             (hint,) = store.list(hints_folder(run.id, "00000"))
             records = json.loads(store.read(hint.key))["records"]
             named.append(len(records))
-            assert {by_digest[digest] for digest in digests or ()} <= {*records}
+            unnamed.extend({by_digest[digest] for digest in digests or ()} - {*records})
             if len(images) == 1:
                 alone.append((by_digest[(digests or [""])[0]], records, counting.writes.now))
             if any(image.getpixel((0, 0)) == (1, 2, 3) for image in images):
                 raise RuntimeError("cannot bear it")
             return super().translate(images, digests, **options)
 
-    assert run_shard(counting, run, "00000", equipment(sources, Looking(batch=3))).counts == {"ok": 6, "failed": 1}  # type: ignore[arg-type]
+    assert run_shard(counting, run, "00000", equipment(sources, model(Looking(batch=3)))).counts == {
+        "ok": 6,
+        "failed": 1,
+    }  # type: ignore[arg-type]
+    assert not unnamed
     assert len(alone) >= 3
     in_its_batch = [one for one in alone if one[1] == [one[0]]]
     assert len(in_its_batch) >= 3
