@@ -6,6 +6,7 @@ The version of a data set is a digest over its records, so the same files give t
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -74,7 +75,7 @@ def ingest(
     known = Knowledge.of(store, name, sources.uri, listing, decoding_version(rules), anew=read == "anew")
     progress.start(_STEP, len(listing.files))
     records = _Records()
-    unread: list[int] = []
+    unread = array("q")
     for start in range(0, len(listing.files), AT_ONCE):
         files = listing.files[start : start + AT_ONCE]
         known.turn_to(files)

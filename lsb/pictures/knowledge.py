@@ -16,8 +16,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import pyarrow as pa
@@ -49,7 +51,7 @@ class Knowledge:
     listing: Listing
     decoding: str  # today's version
     before: pa.Table = field(default_factory=KNOWN.empty)
-    kept: list[int] = field(default_factory=list)  # where in `before` those rows are that still hold
+    kept: array[int] = field(default_factory=partial(array, "q"))  # where in `before` those rows are that still hold
     now: list[pa.Table] = field(default_factory=list)  # what holds instead; of several rows of one key the last
     new: list[KnownRow] = field(default_factory=list)  # that are in no table yet
     at_hand: dict[str, KnownRow] = field(default_factory=dict)  # what was known of the files that are looked at
