@@ -57,6 +57,7 @@ class _Question:
 
     count: int  # of its tasks
     place: int  # which of the shared memories has its pictures, and then those of the answer
+    limit: float  # seconds after which it counts as hanging
 
 
 class ModelProcess:
@@ -137,7 +138,7 @@ class ModelProcess:
             if not (self._loaded and free):
                 return None
             assert self._connection is not None
-            question = _Question(len(tasks), min(free))
+            question = _Question(len(tasks), min(free), self.limit)
             pictures = (image for task in tasks for image in (task.image, task.source, task.truth))
             placed = self._pixels[question.place].put(pictures)
             with suppress(OSError):  # it is gone, as whoever takes the answer finds out
@@ -168,8 +169,8 @@ class ModelProcess:
     def _take(self, question: _Question, alive: Callable[[], None] = lambda: None) -> list[Made]:
         """The answer to the first of the questions."""
         try:
-            outputs = self._pixels[question.place].get(self._receive(self.limit, alive))
-            return joined(outputs, self._scores(question.count))
+            outputs = self._pixels[question.place].get(self._receive(question.limit, alive))
+            return joined(outputs, self._scores(question))
         except LsbError:
             raise
         except BaseException:  # the second answer may still come, and must not be taken for that to the next question
@@ -179,11 +180,11 @@ class ModelProcess:
             with self._state:
                 self._asked = tuple(one for one in self._asked if one is not question)
 
-    def _scores(self, count: int) -> list[Any]:
+    def _scores(self, question: _Question) -> list[Any]:
         try:
-            scores: list[Any] = self._receive(self.limit)
+            scores: list[Any] = self._receive(question.limit)
         except (ModelDiedError, ModelHungError) as error:
-            if count > 1:  # whose fault it is shows when they are asked for one by one
+            if question.count > 1:  # whose fault it is shows when they are asked for one by one
                 raise
             return [error]
         return scores

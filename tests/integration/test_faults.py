@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,9 +74,9 @@ def model(tmp_path: Path, *, fits: int = 99) -> ModelProcess:
 class Impatient(ModelProcess):
     """Gives up soon, but only where it hangs: on a busy machine any batch may take long."""
 
-    def make(self, tasks: Sequence[Task], **options: Any) -> list[Made]:
+    def _ask(self, tasks: Sequence[Task], batch: int | None) -> Any:
         self.limit = 0.2 if HANGING in marks([task.image for task in tasks]) else LONG
-        return super().make(tasks, **options)
+        return super()._ask(tasks, batch)
 
 
 def rows_of(store: Store, run: Run) -> dict[str, dict[str, Any]]:
@@ -124,10 +124,10 @@ class Gone(BaseException):
 class Fatal(ModelProcess):
     """Whoever translates with it dies, together with the process that has the model, of the deadly picture."""
 
-    def make(self, tasks: Sequence[Task], **options: Any) -> list[Made]:
+    def begin(self, tasks: Sequence[Task], **options: Any) -> Callable[[], list[Made]]:
         if DEADLY in marks([task.image for task in tasks]):
             raise Gone
-        return super().make(tasks, **options)
+        return super().begin(tasks, **options)
 
 
 def test_a_record_that_takes_everything_along_is_found_over_several_attempts(store: LocalStore, tmp_path: Path) -> None:
