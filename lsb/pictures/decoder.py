@@ -12,11 +12,14 @@ import from the working folder, and it ends with whoever started it. A file may 
     CPU_SECONDS   of processor time, so that a busy machine fails no picture; and WALL_SECONDS, should it stand still
     MEMORY        bytes of address space, the file and Python included. JPEGs of more than 100
                   megapixels are read smaller, see lsb.pictures.images.reduction
+
+One for which memory does not suffice beside others is decoded once more, with nothing beside it.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -26,7 +29,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, fields
 from functools import cache
@@ -41,6 +44,8 @@ from lsb.pictures.images import ERROR_CODES as IMAGE_CODES
 from lsb.pictures.images import RULES, ImageInfo, announced_pixels, decode, decode_transparent, metadata_of
 from lsb.pictures.metadata import Metadata
 
+logger = logging.getLogger(__name__)
+
 CPU_SECONDS = 120.0
 WALL_SECONDS = 1200.0
 MEMORY = 4 << 30
@@ -51,6 +56,7 @@ ERROR_CODES = {
     "decoder_died": "the process that decodes ended",
 }
 
+_SHORT = ("decode_out_of_memory", "decoder_died")  # what becomes of a file where memory does not suffice
 _START_SECONDS = 300.0
 _THREADS = 4
 _BYTES_A_PIXEL = 28  # the most that decoding takes, rounded up
@@ -83,6 +89,7 @@ class Decoder:
         self._limits = {"cpu_seconds": cpu_seconds, "memory": memory}
         self._wall_seconds = wall_seconds
         self._idle: list[_Process] = []
+        self._company = _Company()
         self._end = weakref.finalize(self, _end_all, self._idle)
 
     def decode(self, data: bytes, rules: int = RULES) -> tuple[Image.Image, ImageInfo]:
@@ -124,6 +131,18 @@ class Decoder:
         self.close()
 
     def _ask(self, what: bytes, data: bytes, rules: int = RULES) -> tuple[Answer, bytes]:
+        try:
+            with self._company.beside_others() as had_company:
+                return self._ask_once(what, data, rules)
+        except DecodingError as error:
+            if error.code not in _SHORT or not had_company():
+                raise
+            logger.info("a picture is decoded once more, with nothing beside it: %s", error)
+        with self._company.alone():
+            self.close()
+            return self._ask_once(what, data, rules)
+
+    def _ask_once(self, what: bytes, data: bytes, rules: int) -> tuple[Answer, bytes]:
         process = self._take()
         try:
             answer, pixels = process.ask(what, data, rules, self._wall_seconds)
@@ -143,6 +162,52 @@ class Decoder:
                     return process
                 process.end()
         return _Process(self._limits)
+
+
+class _Company:
+    """Who is at work at the same time."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._at_work = 0
+        self._begun = 0  # ever
+        self._wanting = 0  # to be alone: nobody else begins
+
+    @contextmanager
+    def beside_others(self) -> Iterator[Callable[[], bool]]:
+        """Gives what tells, at the end, whether anybody else was at work since the beginning."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._wanting)
+            company = self._at_work > 0
+            self._at_work += 1
+            begun = self._begun = self._begun + 1
+        try:
+            yield lambda: company or self._begun > begun
+        finally:
+            self._leave()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits until nobody is at work, and lets nobody begin."""
+        with self._changed:
+            self._wanting += 1
+            try:
+                self._changed.wait_for(lambda: not self._at_work)
+            except BaseException:
+                self._wanting -= 1
+                raise
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._wanting -= 1
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._at_work -= 1
+            self._changed.notify_all()
 
 
 @cache

@@ -26,6 +26,7 @@ from lsb.pictures.listed import Files, SourceFile
 from lsb.redaction import holds_secret
 from lsb.store.kinds import STORES
 from lsb.store.store import Entries, Entry, open_store, scheme_of
+from lsb.store.untouched import unread
 
 MAX_BYTES = 1 << 30
 NO_SUFFIX, OTHER_SUFFIXES = "without a suffix", "of other suffixes"
@@ -77,7 +78,8 @@ class ShowsBeginnings(Source, Protocol):
 
 
 def _in_store(uri: str) -> Source:
-    return open_store(uri, largest=MAX_BYTES)
+    sources: Source = unread(open_store(uri, largest=MAX_BYTES))
+    return sources
 
 
 # By the scheme of a URI.

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -329,3 +331,55 @@ def test_the_version_names_what_decides() -> None:
     assert f"pillow={Image.__version__}" in version
     assert "libjpeg_turbo=" in version
     assert "\n" not in version
+
+
+class Cramped(Decoder):
+    """Has no memory for two pictures at a time, and none at all for one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_work: list[bytes] = []
+        self.tried: list[bytes] = []
+        self.together = threading.Barrier(2)
+
+    def _ask_once(self, what: bytes, data: bytes, rules: int) -> Any:
+        first = data not in self.tried
+        self.tried.append(data)
+        self.at_work.append(data)
+        try:
+            if first and data != b"alone":
+                self.together.wait()
+            if first or len(self.at_work) > 1 or data == b"too large":
+                raise DecodingError("no memory", code="decode_out_of_memory")
+            return {}, b""
+        finally:
+            self.at_work.remove(data)
+
+
+def test_a_picture_for_which_memory_does_not_suffice_beside_others_is_decoded_alone() -> None:
+    cramped = Cramped()
+    with ThreadPoolExecutor(2) as threads:
+        one, other = (threads.submit(cramped._ask, b"d", data) for data in (b"one", b"too large"))
+        assert one.result() == ({}, b"")
+        with pytest.raises(DecodingError) as caught:
+            other.result()
+    assert caught.value.code == "decode_out_of_memory"
+    assert sorted(cramped.tried) == [b"one", b"one", b"too large", b"too large"]
+    with pytest.raises(DecodingError):
+        cramped._ask(b"d", b"alone")  # a second try would be like the first
+    assert cramped.tried.count(b"alone") == 1
+
+
+def test_nobody_begins_while_one_is_decoded_alone() -> None:
+    company, began = module._Company(), threading.Event()
+
+    def beside() -> bool:
+        with company.beside_others() as had:
+            began.set()
+            return had()
+
+    with ThreadPoolExecutor(1) as threads:
+        with company.alone():
+            waiting = threads.submit(beside)
+            assert not began.wait(0.05)
+        assert waiting.result() is False
