@@ -41,6 +41,7 @@ from lsb.ledger.run import Run, open_run
 from lsb.models.load import canvas_of, identify
 from lsb.observation import Observer, observed_by, observer
 from lsb.store.store import open_store
+from lsb.store.untouched import about_to_work
 from lsb.views.problems import COLUMNS, Problems
 from tasks.evaluate import evaluate_run
 from tasks.guarded.flow import observed
@@ -137,6 +138,7 @@ def translate_all(config: JobConfig, run: Run, chosen: Chosen | None = None) -> 
     left = partial(what_is_left, store, run, chosen)
     if not left():
         return ShardsOutcome()
+    about_to_work()
     outcome = translate_pending(config, run.id, left, watched=chosen is None)
     if outcome.failures:
         show_failed_shards(run.id, {shard: str(error) for shard, error in outcome.failures.items()})
@@ -153,6 +155,8 @@ def measured_snapshot(
 ) -> Snapshot:
     """The snapshot that says all there is to say, see `lsb.ledger.publish`; measured if there is none yet."""
     found: Snapshot | None = find_snapshot(config, run.id, partial, named)
+    if found is None:
+        about_to_work()
     return found or publish_run(config, run.id, evaluate_run(config, run.id, or_say_why=True), partial, named, stopped)
 
 

@@ -11,6 +11,7 @@ from lsb.models.load import identify
 from lsb.observation import observer
 from lsb.prompts.finding import StoredPrompt
 from lsb.store.store import open_store
+from lsb.store.untouched import about_to_work
 from tasks.guarded.step import step
 
 
@@ -30,6 +31,7 @@ def optimise_prompt(
     found = prompt_of_job(store, config, side, identity, refit=refit, reread=reread, progress=progress)
     if isinstance(found, StoredPrompt):
         return found
+    about_to_work()
     from lsb.jobs.loading import backbone_for  # with it comes torch
 
     return found.learn(backbone_for(config), progress)

@@ -137,6 +137,7 @@ def open_store(uri: str, *, create: bool = False, largest: int | None = None) ->
         UsageError: a scheme that is not supported, or a URI with credentials or a signed query in it.
     """
     from lsb.store.kinds import STORES
+    from lsb.store.untouched import looking, unchanged
 
     if holds_secret(uri):
         raise UsageError("a store's URI must not hold credentials or a signed query; they come from the environment")
@@ -144,7 +145,8 @@ def open_store(uri: str, *, create: bool = False, largest: int | None = None) ->
     if scheme not in STORES:
         allowed = " or ".join(f"{name}://" for name in STORES if name)
         raise UsageError(f"{scheme}:// is an unsupported scheme of a store; use a path, {allowed}")
-    return STORES[scheme](uri, create=create, largest=largest)
+    store: Store = unchanged(STORES[scheme](uri, create=create and not looking(), largest=largest))
+    return store
 
 
 def open_s3(uri: str, *, create: bool = False, largest: int | None = None) -> S3Store:

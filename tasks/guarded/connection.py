@@ -10,7 +10,8 @@ import ipaddress
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -62,6 +63,16 @@ def guard() -> None:
     worker.PrefectEventsClient = _EventsClient  # type: ignore[misc, assignment]
     # Events of a client that is not known there are dropped.
     utilities.PrefectEventsClient = _EventsClient  # type: ignore[misc, assignment]
+
+
+@contextmanager
+def unconnected() -> Iterator[None]:
+    """Inside, flows and tasks do their work without Prefect, as they do once its server is lost."""
+    before, _CONNECTION.lost = _CONNECTION.lost, True
+    try:
+        yield
+    finally:
+        _CONNECTION.lost = before
 
 
 def lost() -> bool:

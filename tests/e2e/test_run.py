@@ -9,6 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from flows.looking import result_of_nothing
+from lsb.cli.commands import making
+from lsb.config.job import load_config
+from lsb.jobs.lineage import RunOptions
 from tests.e2e.jobs import PICTURES, Job, lsb, make_job
 from tests.keys import key_pair
 from tests.tiny import tiny_model
@@ -37,6 +41,43 @@ def test_a_second_run_does_nothing_new(finished: Job, capsys: pytest.CaptureFixt
     assert answer.json["counts"]["ok"] == PICTURES - 1
     assert Path(answer.json["report"]).read_text().lower().startswith("<!doctype html")
     assert finished.files() == before
+
+
+def everything_in(store: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+
+
+def test_without_a_named_server_none_is_started_where_nothing_is_to_do(
+    finished: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = lsb(capsys, "run", finished.config, "--json").json  # also reads what was listed as soon as it was made
+    before = everything_in(finished.store)
+    monkeypatch.setattr(making, "_server_is_named", lambda verbose: False)
+    monkeypatch.setattr("lsb.cli.local_server.prefect_server", None)
+    answer = lsb(capsys, "run", finished.config, "--json")
+    assert (answer.code, answer.json, answer.err) == (0, said, "")
+    assert everything_in(finished.store) == before
+
+
+def test_where_something_is_to_do_nothing_is_done_to_find_that_out(
+    finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lsb(capsys, "run", finished.config).code == 0
+    before = everything_in(finished.store)
+    more = shutil.copytree(finished.source, tmp_path / "more")
+    (more / "new.png").write_bytes((more / "copy.png").read_bytes())
+    jobs = {
+        "as it is": finished,
+        "pictures": finished.changed("pictures", source__path=str(more)),
+        "transform": finished.changed("transform", bridge__tau=0.7),
+        "measures": finished.changed("measures", evaluate__sample=2),
+        "store": finished.changed("store", store=str(tmp_path / "store")),
+    }
+    found = {name: result_of_nothing(load_config(job.config), None, RunOptions()) for name, job in jobs.items()}
+    assert [name for name, result in found.items() if result is not None] == ["as it is"]
+    assert result_of_nothing(load_config(finished.config), None, RunOptions(reread=True)) is None
+    assert everything_in(finished.store) == before
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_dry_run_of_a_finished_job_names_its_run(finished: Job, capsys: pytest.CaptureFixture[str]) -> None:

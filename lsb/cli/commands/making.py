@@ -87,10 +87,17 @@ def run(
 
         render.show(asdict(resolve(job, options, resume=run_in(job, resume))), as_json=json)
         return
-    with _prefect(verbose, "flows.translate"):
-        from flows.translate import translate_dataset
+    run_id = run_in(job, resume)
+    result = None
+    if not _server_is_named(verbose):
+        from flows.looking import result_of_nothing
 
-        result = translate_dataset(job, run_in(job, resume), options)
+        result = result_of_nothing(job, run_id, options)
+    if result is None:
+        with _prefect(verbose, "flows.translate"):
+            from flows.translate import translate_dataset
+
+            result = translate_dataset(job, run_id, options)
     render.show(asdict(result), as_json=json)
 
 
@@ -348,6 +355,21 @@ def _values(given: list[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def _server_is_named(verbose: bool) -> bool:
+    """Whether there is a server of Prefect's that is to see what is done, be it nothing."""
+    _prepare(verbose)
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
+
+
+def _prepare(verbose: bool) -> None:
+    prepare(verbose=verbose)
+    from lsb.cli.working_folder import ignore_working_folder
+
+    ignore_working_folder()
+
+
 @contextmanager
 def _prefect(verbose: bool, flows: str) -> Iterator[None]:
     """Prefect ready to run flows in this process, with our progress in the terminal.
@@ -355,10 +377,7 @@ def _prefect(verbose: bool, flows: str) -> Iterator[None]:
     Args:
         flows: the module that has them, imported while a server starts.
     """
-    prepare(verbose=verbose)
-    from lsb.cli.working_folder import ignore_working_folder
-
-    ignore_working_folder()
+    _prepare(verbose)
     from flows.watching.display import terminal_progress
     from lsb.cli.local_server import prefect_server
     from lsb.observation import Observer, observed_by
