@@ -15,6 +15,7 @@ from lsb.config.job import JobConfig, job_of, load_config
 from lsb.config.reference import about, in_yaml, model_of, settings_of
 from lsb.errors import ConfigError, UsageError
 from lsb.jobs.job import refuse_store_among_pictures
+from lsb.models.device import usable_device
 from lsb.models.hub import is_hub_id
 from lsb.models.load import facts_of
 from lsb.pictures.ingest import refuse_empty
@@ -31,6 +32,9 @@ _LONGEST = 18  # characters of a look's name: two and " to " are a job's name
 
 def write_job(path: Path, source: str, target: str, model: str, store: str | None = None) -> JobConfig:
     """Write a job that translates the pictures of one folder to the look of another's, and read it.
+
+    Where this machine has CUDA the network is to calculate in bfloat16. That is written down, since the default of a
+    setting that fixes pixels must not depend on which machine plans.
 
     Args:
         path: the file, which must not exist.
@@ -72,6 +76,8 @@ def write_job(path: Path, source: str, target: str, model: str, store: str | Non
     facts = facts_of(config.model) if "://" not in config.model and os.path.isabs(config.model) else None
     if facts is not None:
         settings["bridge"] = {"tau": BridgeSettings.tau_for(facts.latent_side)}
+    if usable_device("auto").startswith("cuda"):
+        settings["execution"] = {"dtype": "bfloat16"}
     text = _HEAD.format(name=path.name) + "\n".join(_lines(JobConfig, settings)) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,6 +51,16 @@ def test_it_names_two_folders_and_a_model(tmp_path: Path, cats: str, dogs: str, 
     assert (job.prompts.target.domain, job.prompts.target.images, job.evaluate.target) == ("dogs", dogs, dogs)
 
 
+def test_bfloat16_is_written_where_there_is_cuda(
+    tmp_path: Path, cats: str, dogs: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = write_job(tmp_path / "here.yaml", cats, dogs, model)
+    monkeypatch.setattr("lsb.models.device._accelerator", lambda: ("cuda", 1))
+    there = write_job(tmp_path / "there.yaml", cats, dogs, model)
+    assert (here.execution.dtype, there.execution.dtype) == ("float32", "bfloat16")
+    assert "\n  dtype: bfloat16" in (tmp_path / "there.yaml").read_text()
+
+
 def test_its_comments_are_the_defaults(tmp_path: Path, cats: str, dogs: str, model: str) -> None:
     job = write_job(tmp_path / "job.yaml", cats, dogs, model)
     text = (tmp_path / "job.yaml").read_text()
