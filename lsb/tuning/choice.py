@@ -9,7 +9,7 @@ from lsb.tuning.bench import Bench, Figures
 from lsb.tuning.book import Tried
 
 SLACK = 0.025  # of the KID that lies between the two looks: worse by more than that is worse
-COLUMNS = 6  # settings on a sheet
+COLUMNS = 5  # settings of the front on a sheet
 _ERRORS = 2.0  # standard errors that a gain must exceed
 
 

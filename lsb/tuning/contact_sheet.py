@@ -74,5 +74,5 @@ def _figures(figures: Figures) -> list[tuple[str, str]]:
     return [
         ("likeness", f"{figures.likeness:.2f}"),
         ("change", f"{figures.change:.2f}"),
-        ("KID", f"{figures.kid:.1f}"),
+        ("KID", f"{round(figures.kid, 1) + 0.0:.1f}"),  # not -0.0
     ]
