@@ -122,8 +122,14 @@ class Worker:
     def made(self) -> list[str]:
         return self.notes.read_text().split()
 
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
     def kill(self) -> None:
         """The command alone: the process with its model finds that out by itself, as it would anywhere."""
+        if self.ended:  # it was too fast to be met
+            return
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait()
@@ -193,7 +199,7 @@ def measure(
     for number, one in enumerate([*lost, *asleep]):
         # Each in the middle of a shard: it has made something that is not committed.
         mark = records * (number + 1) // 8
-        wait_until(lambda: sum(len(some.made) for some in fleet) >= mark and len(one.made) % shard_size)  # noqa: B023
+        wait_until(lambda: one.ended or (made_by(fleet) >= mark and len(one.made) % shard_size > 0))  # noqa: B023
         if one in lost:
             one.kill()
         else:
@@ -238,6 +244,11 @@ def pixels(config: JobConfig) -> dict[str, str]:
     (folder,) = store.folders("runs/")
     rows = manifest_table(store, open_run(store, folder.removeprefix("runs/"))).to_pylist()
     return {row["source_key"]: row["pixels_sha256"] for row in rows}
+
+
+def made_by(fleet: Sequence[Worker]) -> int:
+    """Pictures."""
+    return sum(len(one.made) for one in fleet)
 
 
 def wait_until(what: Callable[[], bool]) -> None:
