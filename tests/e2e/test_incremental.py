@@ -87,6 +87,7 @@ def test_a_source_that_is_half_there_is_refused_and_its_account_is_shown(
     assert lsb(capsys, "ingest", job.config, "--json").json["left_out"] == left_out
 
 
+@pytest.mark.long  # its parts: tests/integration/test_incremental.py
 @pytest.mark.usefixtures("server")
 def test_chosen_records_with_other_settings_are_a_run_of_their_own(
     finished: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ def rows(run: Path) -> dict[str, dict[str, Any]]:
     return {row["record_id"]: row for row in pq.read_table(manifest).to_pylist()}
 
 
+@pytest.mark.long  # its parts: unit/jobs/test_rerun.py
 @pytest.mark.usefixtures("server")
 def test_a_dry_run_prints_exactly_what_then_runs(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     few = job.changed("few", evaluate={"sample": 2}, budget={"max_failed_fraction": 0.2})
