@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError
+from lsb.errors import AlreadyExistsError, LsbError, NotFoundError, StoreBusyError, StoreError
 from lsb.ledger import layout
 from lsb.ledger.worker import Worker, worker_of
 from lsb.records import canonical_json
@@ -181,9 +181,12 @@ class Leases:
                 self._written[key] = self._clock()
 
     def give_back(self, shard: str) -> None:
-        """Let others take a shard. If that cannot be written they wait until the lease is old."""
+        """Let others take a shard that is held. If that cannot be written they wait until the lease is old."""
         with self._lock:
-            key, since = self._held.pop(shard)
+            held = self._held.pop(shard, None)
+        if held is None:  # at the end of all, another thread has just done it
+            return
+        key, since = held
         place = layout.lease_of(key)
         assert place is not None
         try:
@@ -206,7 +209,7 @@ class Leases:
                 self.renew()
                 try:
                     beat()
-                except StoreError as error:
+                except LsbError as error:  # such as a damaged log, which whoever takes the next shard reports
                     logger.info("others were not looked at: %s", redact(str(error)))
 
         thread = threading.Thread(target=renew, name="leases", daemon=True)

@@ -9,6 +9,7 @@ deleted, and a run of an older version has none: a shard counts at least for the
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Accounts:
         self._run = run
         self._timed = budget.max_device_hours is not None
         self._seen = dict(leases)
+        self._looking = threading.Lock()
         self._accounts = dict(read_logs(store, run, self._account))
         self._leased: dict[tuple[str, int], float] = {}  # shard and number of a lease -> seconds
         self._read: dict[str, float] = {}  # a lease's key -> when what was read of it had been written
@@ -51,19 +53,24 @@ class Accounts:
         self._spend()
 
     def look(self, leases: Mapping[str, Lease], own: Iterable[str]) -> None:
-        """Count what others have done since the last look.
+        """Count what others have done since the last look. Of several threads that look at once one does.
 
         Args:
             leases: each shard's newest.
             own: shards whose commits are told to the tally by whoever makes them.
         """
-        changed = {shard for shard, lease in leases.items() if lease != self._seen.get(shard)}
-        self._seen |= leases
-        for shard, account in read_logs(self._store, self._run, self._news, sorted(changed.difference(own))):
-            if account is not None:
-                self._accounts[shard] = account
-                self.tally.commit(shard, account.counts)
-        self._spend()
+        if not self._looking.acquire(blocking=False):
+            return
+        try:
+            changed = {shard for shard, lease in leases.items() if lease != self._seen.get(shard)}
+            for shard, account in read_logs(self._store, self._run, self._news, sorted(changed.difference(own))):
+                if account is not None:
+                    self._accounts[shard] = account
+                    self.tally.commit(shard, account.counts)
+            self._seen |= leases
+            self._spend()
+        finally:
+            self._looking.release()
 
     def _news(self, log: ShardLog) -> _Account | None:
         known = self._accounts[log.shard].next

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsb.errors import StoreBusyError
+from lsb.errors import StoreBusyError, TamperedError
 from lsb.ledger import leases as module
 from lsb.ledger.layout import lease_file, leases_folder
 from lsb.ledger.leases import GONE_SECONDS, Lease, Leases, newest, read_lease
@@ -184,6 +184,28 @@ def test_it_is_renewed_while_it_is_kept_and_given_back_at_the_end(
     with pytest.raises(KeyboardInterrupt):  # whoever wants an end at once is not kept waiting
         work(KeyboardInterrupt)
     assert not ann.look()[SHARD].given_back
+
+
+def test_what_others_have_damaged_ends_no_renewal(store: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEWED_SECONDS", 0.001)
+    ann, beats = somebody(store, "ann"), threading.Semaphore(0)
+
+    def look() -> None:
+        beats.release()
+        raise TamperedError("a log is not what was written")
+
+    with ann.kept(look):
+        assert ann.take(SHARD, None)
+        assert [beats.acquire(timeout=600) for _ in range(3)] == [True] * 3
+
+
+def test_what_two_threads_give_back_at_the_end_is_given_back_once(store: Clocked) -> None:
+    ann = somebody(store, "ann")
+    assert ann.take(SHARD, None)
+    ann.give_back(SHARD)
+    store.now += 1
+    ann.give_back(SHARD)
+    assert ann.look()[SHARD].renewed == store.now - 1
 
 
 def test_on_every_kind_of_store(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

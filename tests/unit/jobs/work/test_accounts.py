@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsb.errors import StoreBusyError
+from lsb.jobs.work.accounts import Accounts
+from lsb.ledger.layout import leases_folder
+from lsb.ledger.leases import newest
+from lsb.store.local import LocalStore
+from tests.unit.jobs.work.fleet import Fleet
+
+
+def accounts_of(fleet: Fleet) -> Accounts:
+    """As somebody sees them who has just begun."""
+    budget = fleet.config(budget={"max_device_hours": 1.0}).budget
+    return Accounts(fleet.store, fleet.run, budget, newest(fleet.store.list(leases_folder(fleet.run.id))))
+
+
+def test_of_two_threads_that_look_at_once_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that renews the leases looks as well, and must not be kept waiting."""
+    accounts = accounts_of(Fleet(tmp_path, 2))
+    inside, may = threading.Event(), threading.Event()
+    listed = LocalStore.list
+
+    def slow(store: LocalStore, prefix: str = "") -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        inside.set()
+        assert may.wait(600)
+        return listed(store, prefix)
+
+    monkeypatch.setattr(LocalStore, "list", slow)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(accounts.look, {}, [])
+        try:
+            assert inside.wait(600)
+            accounts.look({}, [])
+        finally:
+            may.set()
+        other.result()
+
+
+def test_what_could_not_be_read_of_others_is_read_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, 4)
+    accounts = accounts_of(fleet)
+    assert fleet.work().translated == 4
+    found = newest(fleet.store.list(leases_folder(fleet.run.id)))
+
+    def busy(*_: object) -> bool:
+        raise StoreBusyError("slow down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "exists", busy)
+        with pytest.raises(StoreBusyError):
+            accounts.look(found, [])
+    accounts.look(found, [])
+    assert {shard: dict(account.counts) for shard, account in accounts._accounts.items()} == {
+        shard: {"ok": 2} for shard in fleet.run.shards()
+    }
