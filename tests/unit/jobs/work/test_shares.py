@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -143,7 +144,8 @@ def test_what_is_given_back_undone_is_done_by_another_and_not_tried_again_by_the
 
 
 def test_eight_workers_do_not_knock_at_the_same_shard() -> None:
-    orders = [[*Fleet(1).worker(fleet.leases[0])._todo] for fleet in [Fleet(1)] for _ in range(8)]
+    fleet = Fleet(1)
+    orders = [[*fleet.worker(fleet.leases[0])._todo] for _ in range(8)]
     assert len({tuple(order) for order in orders}) > 4
     assert all(sorted(order) == [*TODO] for order in orders)
 
@@ -153,10 +155,19 @@ def test_it_waits_longer_and_longer_and_hears_a_wish_to_stop_meanwhile() -> None
     for shard in TODO:
         assert fleet.leases[0].take(shard, None)
     pauses: list[float] = []
-    waiting = fleet.worker(fleet.leases[1], pause=pauses.append, stop=lambda: len(pauses) >= 100)
+    looks: list[int] = []  # after how many pauses
+    waiting = fleet.worker(
+        fleet.leases[1],
+        pause=pauses.append,
+        stop=lambda: len(pauses) >= 100,
+        look=lambda leases: looks.append(len(pauses)),
+    )
     assert waiting.take() is None
     assert len(pauses) == 100
     assert max(pauses) <= 0.25
+    between = [later - earlier for earlier, later in pairwise(looks)]
+    assert between == sorted(between)
+    assert (between[0], between[-1]) == (1, 20)
 
 
 def test_a_store_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
