@@ -100,7 +100,9 @@ class GivenFiles:
         """SHA-256 of the weights; of several files that of their names and digests."""
         if self.script is not None:
             return sha256(self.script)
-        known = {file.name: sha256(file.read_bytes()) for file in sorted(self.path.glob("*.safetensors"))}
+        from lsb.models.files import file_sha256
+
+        known = {file.name: file_sha256(file) for file in sorted(self.path.glob("*.safetensors"))}
         return next(iter(known.values())) if len(known) == 1 else digest_of(known)
 
 

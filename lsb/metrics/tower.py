@@ -1,7 +1,7 @@
 """Features of a network whose weights the user gives, see `lsb.metrics.given`.
 
-They take the place of the embedded network's where sets of pictures are compared: KID, FID, truth retrieval. What is
-measured picture by picture stays the embedded network's.
+They take the place of the embedded network's where pictures are compared with a set of others: KID, FID, truth
+retrieval, `source_distance`. What is measured of a picture and its translation stays the embedded network's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lsb.metrics.features import FeatureExtractor, Features
 from lsb.metrics.given import GivenFiles
 from lsb.metrics.pixels import unit_pixels
 from lsb.models.tower import load_tower
+from lsb.redaction import redact
 
 BATCH = 8  # pictures at a time
 INCEPTION_SIDE = 299
@@ -75,12 +76,11 @@ def _tower(files: GivenFiles, device: str) -> Network:
 def _inception(files: GivenFiles, device: str) -> Network:
     assert files.script is not None
     try:
-        with warnings.catch_warnings(
-            category=DeprecationWarning, action="ignore"
-        ):  # the published Inception is no other
+        # TorchScript is deprecated, and the published Inception is nothing else.
+        with warnings.catch_warnings(category=DeprecationWarning, action="ignore"):
             module = torch.jit.load(io.BytesIO(files.script), map_location=device).eval()
     except RuntimeError as error:
-        raise ModelError(f"feature network {files.name} is no TorchScript: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"feature network {files.name} is no TorchScript: {redact(str(error))}") from error
     takes = {argument.name for argument in module.forward.schema.arguments}
     more = {"return_features": True} if "return_features" in takes else {}
 

@@ -82,7 +82,7 @@ class ModelFiles:
 
     def identity(self) -> ModelIdentity:
         """Name and digests. Reads every byte of the weights, once per process unless they change."""
-        files = {name: _file_sha256(path) for name, path in sorted(self.files().items())}
+        files = {name: file_sha256(path) for name, path in sorted(self.files().items())}
         return ModelIdentity(self.id, self.revision, digest_of(files), files)
 
     def files(self) -> dict[str, Path]:
@@ -227,8 +227,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _file_sha256(path: Path) -> str:
-    """Read once per process, and again whenever the file may be another one."""
+def file_sha256(path: Path) -> str:
+    """The digest of a file, which is read once per process, and again whenever it may be another one."""
     found = path.stat()
     stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     # Right after a change another one may bear the same times.

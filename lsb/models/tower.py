@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from lsb.errors import ModelError
+from lsb.redaction import redact
 
 
 def load_tower(name: str, folder: Path, device: str) -> Callable[[Tensor], Tensor]:
@@ -36,7 +37,7 @@ def load_tower(name: str, folder: Path, device: str) -> Callable[[Tensor], Tenso
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"feature network {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"feature network {name} cannot be loaded: {redact(str(error))}") from error
     model, how = loaded
     if missing := sorted(how["missing_keys"]):  # which would be filled in by chance
         raise ModelError(f"feature network {name} has no weights for {missing[0]} and {len(missing) - 1} more")
