@@ -1,6 +1,6 @@
 """How well flags tell what to look at: good translations among things that have gone wrong, on the embedded model.
 
-    PYTHONPATH=. python benchmarks/gates.py --json                     some ten minutes on two cores
+    PYTHONPATH=. python benchmarks/gates.py --json                     some minutes on two cores
     PYTHONPATH=. python benchmarks/gates.py --out docs/benchmarks/gates.md
 
 Thresholds come from a run over flat emoji of the validation split with the settings of the embedded job, as they do
@@ -228,7 +228,8 @@ def markdown(found: dict[str, Any]) -> str:
     gates = list(found["thresholds"])
     lines = ["# Flags: how well they tell", ""]
     lines.append(
-        f"Made by `python benchmarks/gates.py` on {found['date']}, on {found['machine']}, torch {found['torch']}: "
+        f"Made by `python benchmarks/gates.py --pictures {found['pictures']} --run {found['run']}` on {found['date']}, "
+        f"on {found['machine']}, torch {found['torch']}: "
         f"{found['cpu_seconds']} CPU seconds.\nThe embedded emoji model with the settings of its job and the looks' "
         "words for prompts; nobody chose the pictures."
     )

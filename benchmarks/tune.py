@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -35,7 +34,7 @@ from lsb.bridge.settings import BridgeSettings  # noqa: E402
 from lsb.config.edit import with_settings  # noqa: E402
 from lsb.config.job import JobConfig, load_config  # noqa: E402
 from lsb.jobs.lineage import prompts_of_job  # noqa: E402
-from lsb.metrics.distances import KID_SCALE, RESAMPLES, interval, kernel_distance, resampling_weights  # noqa: E402
+from lsb.metrics.distances import interval, kernel_samples  # noqa: E402
 from lsb.metrics.features import EfficientNetLite0  # noqa: E402
 from lsb.metrics.picture.tone_distance import tone_distance  # noqa: E402
 from lsb.metrics.pixels import unit_pixels  # noqa: E402
@@ -119,8 +118,7 @@ class Bench:
 
     def measure(self, seed: int, minutes: float, tuned: Any, config: JobConfig, own: BridgeSettings) -> Result:
         outputs, others = self.outputs(config, config.bridge), self.outputs(config, own)
-        features, other = self.features(outputs), self.features(others)
-        difference = kid_samples(features, self.real) - kid_samples(other, self.real)
+        kids, own_kids = (kernel_samples(self.features(pictures), self.real) for pictures in (outputs, others))
         return Result(
             seed=seed,
             minutes=minutes,
@@ -129,26 +127,11 @@ class Bench:
             judged=self.judge.accuracy(outputs, MAIN[1]),
             tone=self.tone(outputs),
             tone_limit=self.tone(softened(self.sources.images, load_backbone(config.model, device="cpu"))),
-            kid=kernel_distance(features, self.real, resamples=2).value or 0.0,
-            kid_own=kernel_distance(other, self.real, resamples=2).value or 0.0,
-            kid_bound=interval(difference)[1],
+            kid=float(kids[0]),
+            kid_own=float(own_kids[0]),
+            kid_bound=interval((kids - own_kids)[1:])[1],
             remarks=list(tuned.remarks),
         )
-
-
-def kid_samples(x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
-    """KID × 1000 of bootstrap resamples, the same ones for sets of the same sizes, so that differences are paired."""
-    w_x, w_y = (resampling_weights(len(part), RESAMPLES, seed=seed) for part, seed in ((x, 1), (y, 2)))
-
-    def mean(one: torch.Tensor, other: torch.Tensor, w: np.ndarray, v: np.ndarray, *, same: bool) -> np.ndarray:
-        kernel = ((one.double() @ other.double().T / one.shape[1] + 1) ** 3).numpy()
-        if same:
-            np.fill_diagonal(kernel, 0)
-        count = w.sum(1) * v.sum(1) - ((w * v).sum(1) if same else 0)
-        return ((w @ kernel) * v).sum(1) / count
-
-    within = mean(x, x, w_x, w_x, same=True) + mean(y, y, w_y, w_y, same=True)
-    return KID_SCALE * (within - 2 * mean(x, y, w_x, w_y, same=False))
 
 
 def run(seed: int, work: Path, seconds: float, clock: Callable[[], float]) -> tuple[Any, JobConfig, float]:
