@@ -65,10 +65,8 @@ class Method(Frozen, ABC):
 
     section: ClassVar[str] = "method"  # of a job, where its settings stand
     strength: ClassVar[str] = "sigma"  # the setting to which all noise levels are proportional
-    dials: ClassVar[tuple[str, ...]] = (
-        "sigma",
-        "guidance",
-    )  # the settings that are to be chosen for model and pictures
+    # The settings that are to be chosen for model and pictures.
+    dials: ClassVar[tuple[str, ...]] = ("sigma", "guidance")
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.ledger.gates import GATES, Gates
+from lsb.ledger.gates import GATES, NUMBERS, Gates
 from lsb.ledger.schemas import ManifestRow
 from lsb.records import Status
 from lsb.views.page_html import Example, FlagGroup
@@ -31,8 +31,8 @@ class _Words(NamedTuple):
 WORDS = {
     "no_op": _Words(
         "Hardly changed",
-        "Hardly farther from the source through the model's VAE than the source itself, or most pictures of these "
-        "looks: change below {}, where 1 is what the VAE does alone.",
+        "Hardly farther from the source through the model's VAE than the source itself is: change below {}, where 1 is "
+        "what the VAE does alone.",
         "They want more: a larger tau or guidance.",
         "hardly changed their source: settings, prompts or model do not fit this task",
     ),
@@ -118,4 +118,4 @@ class Flagged:
 
 def numbers_of(row: Mapping[str, object]) -> dict[str, float]:
     """What the measuring found of a row beside its scores."""
-    return {name: value for name in ("output_change", "source_distance") if isinstance(value := row.get(name), float)}
+    return {name: value for name in NUMBERS if isinstance(value := row.get(name), float)}

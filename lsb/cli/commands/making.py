@@ -116,10 +116,7 @@ def tune(
 
     Example: lsb tune examples/emoji/job.yaml --settings tau=0.05,0.1 --settings guidance=8,10
     """
-    prepare(verbose=verbose)
-    from lsb.cli.working_folder import ignore_working_folder
-
-    ignore_working_folder()
+    _prepare(verbose)
     from flows.watching.display import terminal_progress
     from lsb.tuning.tune import Asked
     from lsb.tuning.tune import tune as search
@@ -260,10 +257,7 @@ def work(
 
     Example: lsb work out/store/runs/emoji-flat-to-3d-0123456789ab
     """
-    prepare(verbose=verbose)
-    from lsb.cli.working_folder import ignore_working_folder
-
-    ignore_working_folder()
+    _prepare(verbose)
     from flows.watching.display import terminal_progress
     from flows.watching.interruption import interruptible
     from lsb.jobs.job import config_of, executed_with
