@@ -14,7 +14,7 @@
     │       ├── NotFoundError               no object under that key
     │       ├── AlreadyExistsError          a conditional create was refused
     │       └── StoreBusyError              transient: same request again
-    ├── BudgetExceededError        exit 4   more failed or quarantined records than allowed
+    ├── BudgetExceededError        exit 4   more records failed, quarantined or vanished, or more spent, than allowed
     ├── UnfinishedError            exit 5   planned records lack rows: run again
     │   └── ShardsFailedError               because of what is wrong with some shards
     ├── StoppedError               exit 130 somebody interrupted what is no run; what was done is kept
