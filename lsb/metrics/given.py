@@ -140,7 +140,18 @@ def _preparation(name: str, folder: Path) -> Preparation:
         size = size.get("height") or size.get("shortest_edge")
     if not isinstance(size, int) or not 1 <= size <= 2048:
         raise ModelError(f"feature network {name} does not say which size its pictures have")
-    return Preparation(size, wanted.get("image_mean", _HALVES), wanted.get("image_std", _HALVES))
+    mean, deviation = (_three(name, wanted, key) for key in ("image_mean", "image_std"))
+    if min(deviation) <= 0:
+        raise ModelError(f"feature network {name}: image_std must be above 0")
+    return Preparation(size, mean, deviation)
+
+
+def _three(name: str, wanted: dict[str, Any], key: str) -> Sequence[float]:
+    """A number for each channel."""
+    found: Any = wanted.get(key, _HALVES)
+    if not (isinstance(found, list | tuple) and len(found) == 3 and all(isinstance(one, int | float) for one in found)):
+        raise ModelError(f"feature network {name}: {key} must be three numbers")
+    return found
 
 
 def _read(name: str, file: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class Translator:
         alike: dict[tuple[Size, Tiles | None], list[int]] = {}
         for place, frame in enumerate(frames):
             alike.setdefault((frame.working, frame.tiles), []).append(place)
-        results, size = list(images), batch or self.batch
+        results, size = list(images), self.batch if batch is None else batch
         if size < 1:
             raise BridgeError(f"batch is {size}; it must be at least 1", field="batch")
         progress.start(NAME, len(images))

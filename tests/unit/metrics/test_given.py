@@ -145,6 +145,19 @@ def test_what_is_loaded_are_the_bytes_that_were_looked_at(tmp_path: Path) -> Non
         ({"config.json": "{}"}, {}, UnsafeWeightsError, "has no weights"),
         ({"config.json": "{", "model.safetensors": ""}, {}, ModelError, "not readable JSON"),
         ({"config.json": "{}", "model.safetensors": ""}, {}, ModelError, "which size"),
+        *(
+            (
+                {"config.json": '{"image_size": 32}', "model.safetensors": "", "preprocessor_config.json": prepared},
+                {},
+                ModelError,
+                words,
+            )
+            for prepared, words in (
+                ('{"image_mean": null}', "image_mean must be three numbers"),
+                ('{"image_std": [0.5, "much", 0.5]}', "image_std must be three numbers"),
+                ('{"image_std": [0.5, 0.5, 0]}', "image_std must be above 0"),
+            )
+        ),
         ({}, {"revision": "a" * 40}, ModelError, "no revisions"),
         ({}, {"sha256": "a" * 64}, ModelError, "no TorchScript"),
         (None, {}, ModelError, "no such folder"),

@@ -195,8 +195,9 @@ def test_progress_is_reported_batch_by_batch(translator: Translator) -> None:
     assert seen.said[1:-1] == [("translate", 2), ("translate", 2), ("translate", 1), ("translate", 1)]
     assert seen.said[-1] == ("finish translate", 0)
     assert pixels(made) == pixels(translator.translate(pictures, batch=2))
-    with pytest.raises(BridgeError, match="batch is -1; it must be at least 1"):
-        translator.translate(pictures, batch=-1)
+    for wrong in (-1, 0):
+        with pytest.raises(BridgeError, match=f"batch is {wrong}; it must be at least 1"):
+            translator.translate(pictures, batch=wrong)
 
 
 def test_splitting_the_work_changes_no_pixel(

@@ -113,6 +113,10 @@ def test_times_are_tuned_where_there_are_few(bench: Bench, monkeypatch: pytest.M
     assert isinstance(found, BridgeSettings)
     assert found.grid in ("tuned", "uniform")
     assert (found.tau, found.nfe, found.noise) == (few.tau, few.nfe, few.noise)
+    fine = few.model_copy(update={"nfe": 12, "grid": "theta"})
+    for offered in (fine, few):  # nearer to the path than even steps are, and no nearer
+        monkeypatch.setattr(times, "tune", lambda *_, offered=offered: offered)
+        assert with_times(few, bench) is offered
     for other in (BridgeSettings(nfe=3), few.model_copy(update={"nfe": 8})):
         assert with_times(other, bench) is other
 
