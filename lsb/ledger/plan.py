@@ -65,7 +65,9 @@ def plan_of(store: Store, records: pa.Table, settings: PlanSettings, parent: Par
         chosen = Selection(**only["selection"]).matching(read_manifest(store, only))["record_id"]
         records = records.filter(pc.is_in(records["record_id"], chosen.combine_chunks()))
         if not records.num_rows:
-            raise UsageError(f"no record of run {only['run']} in this data set is meant by {only['selection']}")
+            lists = {name: values for name, values in only["selection"].items() if isinstance(values, list)}
+            wanted = "; ".join(f"{name} {', '.join(values)}" for name, values in lists.items())
+            raise UsageError(f"no record of run {only['run']} that is in this data set has {wanted}")
     carried = None if parent is None else carried_by(store, parent, records)
     return make_plan(records, settings["shard_size"], carried)
 
