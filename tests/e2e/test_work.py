@@ -197,5 +197,8 @@ def test_a_fleet_of_which_some_are_killed_makes_the_same_pixels_once(tmp_path: P
     found = measure(tmp_path, records=48, shard_size=6, workers=8, killed=2, stopped=0)
     assert found.same_pixels_as_lsb_run
     assert (found.rows, found.verified) == (48, 0)
-    assert found.exit_codes == {"0": 6, str(-signal.SIGKILL): 2}
+    # Who has ended before it could be met in the middle of a shard is not killed.
+    killed = found.exit_codes.get(str(-signal.SIGKILL), 0)
+    assert 1 <= killed <= 2
+    assert found.exit_codes["0"] == 8 - killed
     assert found.twice == found.twice_with_a_killed <= 2 * 6

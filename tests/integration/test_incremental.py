@@ -190,7 +190,7 @@ def test_a_run_over_flagged_records_with_other_settings(job: Pipeline, first: Ru
     assert verify(job.store, again.id).exit_code == 0
     assert current_run(job.store, "invert") == flat.id  # a part does not take the job's name
     nothing = restriction(job.store, RunOptions(records_from=flat.id, selection=Selection(codes=("worker_died",))))
-    with pytest.raises(UsageError, match="no record of run .* has codes worker_died$"):
+    with pytest.raises(UsageError, match=r"no record of run .* has codes worker_died$"):
         job.plan(only=nothing)
     misspelt = RunOptions(records_from=flat.id, selection=Selection(flags=("no_opp",)))
     with pytest.raises(UsageError, match="was not judged by the flag 'no_opp'; its flags are flat_output"):
