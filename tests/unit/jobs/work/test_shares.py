@@ -18,7 +18,7 @@ from lsb.ledger.worker import Worker
 from tests.interleaving import MemoryStore
 from tests.unit.ledger.test_leases import RUN, Clock, Clocked
 
-TODO: Todo = {f"{number:05}": {f"{number}-a": 0, f"{number}-b": 0} for number in range(6)}
+SIX: Todo = {f"{number:05}": {f"{number}-a": 0, f"{number}-b": 0} for number in range(6)}
 
 
 class WaitingError(Exception):
@@ -52,7 +52,7 @@ class Fleet:
             self.elsewhere += records
 
         return Shares(
-            TODO, leases, **{"left": self.left, "stop": lambda: False, "elsewhere": add, "pause": waits, **options}
+            SIX, leases, **{"left": self.left, "stop": lambda: False, "elsewhere": add, "pause": waits, **options}
         )
 
     def left(self, some: Todo) -> Todo:
@@ -112,11 +112,11 @@ def test_whatever_happens_each_shard_is_done_once_but_for_those_who_slept(events
                 fleet.asleep.add(one)
                 slept += one in fleet.busy
     fleet.finish()
-    assert fleet.done == TODO.keys()
-    assert fleet.made.total() <= len(TODO) + slept
+    assert fleet.done == SIX.keys()
+    assert fleet.made.total() <= len(SIX) + slept
     fleet.asleep.clear()  # they wake up when all is over
     fleet.finish()
-    assert fleet.made.total() <= len(TODO) + slept
+    assert fleet.made.total() <= len(SIX) + slept
 
 
 def test_what_others_have_done_is_counted_and_not_done_again() -> None:
@@ -127,7 +127,7 @@ def test_what_others_have_done_is_counted_and_not_done_again() -> None:
         first.give_back(taken.shard)
     assert fleet.elsewhere == 0
     assert second.take() is None
-    assert fleet.elsewhere == sum(map(len, TODO.values()))
+    assert fleet.elsewhere == sum(map(len, SIX.values()))
 
 
 def test_what_is_given_back_undone_is_done_by_another_and_not_tried_again_by_the_same() -> None:
@@ -139,20 +139,20 @@ def test_what_is_given_back_undone_is_done_by_another_and_not_tried_again_by_the
     found = set()
     while taken := second.take():
         found.add(taken.shard)
-        assert taken.records == TODO[taken.shard]
-    assert found == TODO.keys()
+        assert taken.records == SIX[taken.shard]
+    assert found == SIX.keys()
 
 
 def test_eight_workers_do_not_knock_at_the_same_shard() -> None:
     fleet = Fleet(1)
     orders = [[*fleet.worker(fleet.leases[0])._todo] for _ in range(8)]
     assert len({tuple(order) for order in orders}) > 4
-    assert all(sorted(order) == [*TODO] for order in orders)
+    assert all(sorted(order) == [*SIX] for order in orders)
 
 
 def test_it_waits_longer_and_longer_and_hears_a_wish_to_stop_meanwhile() -> None:
     fleet = Fleet(2)
-    for shard in TODO:
+    for shard in SIX:
         assert fleet.leases[0].take(shard, None)
     pauses: list[float] = []
     looks: list[int] = []  # after how many pauses
