@@ -110,6 +110,7 @@ class Worker:
 
     def __init__(self, folder: Path, name: str, *arguments: str) -> None:
         self.notes, self._log = folder / f"{name}.notes", folder / f"{name}.log"
+        self._orphans: list[psutil.Process] = []
         self.notes.touch()
         path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
         environment = {**os.environ, "PYTHONPATH": path, NOTES: str(self.notes), "OMP_NUM_THREADS": "1"}
@@ -128,16 +129,13 @@ class Worker:
 
     def kill(self) -> None:
         """The command alone: the process with its model finds that out by itself, as it would anywhere."""
-        if self.ended:  # it was too fast to be met
-            return
-        children = psutil.Process(self.process.pid).children(recursive=True)
+        self._orphans = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
-        self.process.wait()
-        psutil.wait_procs(children)
 
     def end(self) -> int:
-        """Wait for it; its exit code."""
+        """Wait for it and for what it has left behind; its exit code."""
         code = self.process.wait()
+        psutil.wait_procs(self._orphans)
         if code not in (0, -signal.SIGKILL):
             sys.exit(f"a worker ended with {code}:\n{self._log.read_text()}")
         return code
@@ -194,16 +192,17 @@ def measure(
     run = open_run(store, run_id)
     start = time.monotonic()
     fleet = [Worker(folder, f"worker-{number}", "work", uri) for number in range(workers)]
-    lost = fleet[:killed]
-    asleep = fleet[killed : killed + stopped]
-    for number, one in enumerate([*lost, *asleep]):
-        # Each in the middle of a shard: it has made something that is not committed.
-        mark = records * (number + 1) // 8
-        wait_until(lambda: one.ended or (made_by(fleet) >= mark and len(one.made) % shard_size > 0))  # noqa: B023
-        if one in lost:
+    lost: list[Worker] = []
+    asleep: list[Worker] = []
+    while len(lost) + len(asleep) < killed + stopped:
+        wait_until(lambda: made_by(fleet) >= records * (len(lost) + len(asleep) + 1) // 8)
+        one = in_the_middle([worker for worker in fleet if worker not in [*lost, *asleep]], shard_size)
+        if len(lost) < killed:
             one.kill()
+            lost.append(one)
         else:
             one.process.send_signal(signal.SIGSTOP)
+            asleep.append(one)
     others = [one for one in fleet if one not in asleep]
     codes = [one.end() for one in others]
     together = time.monotonic() - start
@@ -212,11 +211,10 @@ def measure(
     codes += [one.end() for one in asleep]
     Worker(folder, "publish", "publish", uri).end()
 
-    made = [set(one.made) for one in fleet]
     count = Counter(digest for one in fleet for digest in one.made)
     twice = {digest: number - 1 for digest, number in count.items() if number > 1}
-    by_killed = {digest for digest in twice if any(digest in some for some in made[:killed])}
-    by_stopped = {digest for digest in twice if any(digest in some for some in made[killed : killed + stopped])}
+    by_killed = twice.keys() & {digest for one in lost for digest in one.made}
+    by_stopped = twice.keys() & {digest for one in asleep for digest in one.made}
     table = manifest_table(store, run)
     return Outcome(
         records=records,
@@ -232,7 +230,7 @@ def measure(
         same_pixels_as_lsb_run=pixels(config) == expected if alone else None,
         verified=verify(store, run_id).exit_code,
         exit_codes={str(code): number for code, number in Counter(codes).items()},
-        shares=[len(one) for one in made],
+        shares=[len(set(one.made)) for one in fleet],
         alone_seconds=round(seconds, 1),
         together_seconds=round(together, 1),
     )
@@ -244,6 +242,17 @@ def pixels(config: JobConfig) -> dict[str, str]:
     (folder,) = store.folders("runs/")
     rows = manifest_table(store, open_run(store, folder.removeprefix("runs/"))).to_pylist()
     return {row["source_key"]: row["pixels_sha256"] for row in rows}
+
+
+def in_the_middle(fleet: Sequence[Worker], shard_size: int) -> Worker:
+    """One that has made something of its shard that is not committed, as soon as there is one."""
+    while True:
+        for one in fleet:
+            if len(one.made) % shard_size and not one.ended:
+                return one
+        if all(one.ended for one in fleet):
+            sys.exit("every worker has ended before it could be met in the middle of a shard")
+        time.sleep(0.02)
 
 
 def made_by(fleet: Sequence[Worker]) -> int:

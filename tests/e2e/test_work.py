@@ -151,7 +151,8 @@ def test_one_that_is_killed_costs_what_it_had_not_committed_and_nobody_waits_for
     wait_for_commits(killed, job.store)
     killed.kill()
     killed.communicate()
-    assert len(leases(run)) == 1
+    # A shard whose last picture is with the model has let its worker take the next one.
+    assert 1 <= len(leases(run)) <= 2
     gate.open()
     answer = lsb(capsys, "work", run, "--json")
     assert (answer.code, answer.json["shards"]) == (0, 3), answer.err
@@ -194,11 +195,8 @@ def test_two_lsb_run_of_one_job_share_it(job: Job, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_fleet_of_which_some_are_killed_makes_the_same_pixels_once(tmp_path: Path) -> None:
     """With the embedded model; benchmarks/workers.py has the whole of it, with one that is stopped as well."""
-    found = measure(tmp_path, records=48, shard_size=6, workers=8, killed=2, stopped=0)
+    found = measure(tmp_path, records=96, shard_size=6, workers=6, killed=2, stopped=0)
     assert found.same_pixels_as_lsb_run
-    assert (found.rows, found.verified) == (48, 0)
-    # Who has ended before it could be met in the middle of a shard is not killed.
-    killed = found.exit_codes.get(str(-signal.SIGKILL), 0)
-    assert 1 <= killed <= 2
-    assert found.exit_codes["0"] == 8 - killed
+    assert (found.rows, found.verified) == (96, 0)
+    assert found.exit_codes == {"0": 4, str(-signal.SIGKILL): 2}
     assert found.twice == found.twice_with_a_killed <= 2 * 6
