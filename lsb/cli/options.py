@@ -40,7 +40,8 @@ TunedMethod = Annotated[
     str | None, Option("--method", metavar="NAME", help="Tune this method instead of the job's own.")
 ]
 TuningSeconds = Annotated[
-    float, Option("--seconds", min=1, metavar="N", help="Seconds for which settings are tried; others come on top.")
+    float,
+    Option("--seconds", min=1, metavar="N", help="Seconds that it may take; those of learning prompts come on top."),
 ]
 TriedSettings = Annotated[
     list[str],

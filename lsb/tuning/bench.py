@@ -20,24 +20,14 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from lsb.bridge.method import Method
-from lsb.config.job import JobConfig
-from lsb.metrics.comparison import through_vae
 from lsb.metrics.distances import kernel_distance
-from lsb.metrics.features import FeatureExtractor
-from lsb.metrics.likeness import Axis
 from lsb.metrics.picture.structure_distance import structure_distance
-from lsb.models.prompt import NULL, Prompt
-from lsb.models.protocol import Backbone
-from lsb.pictures.geometry import Frame, Size, frame_of, sigma_scale
-from lsb.progress import Progress
-from lsb.translation.engine import Engine
-from lsb.tuning.sample import Sample
+from lsb.models.prompt import Prompt
+from lsb.pictures.geometry import Size
+from lsb.tuning.looks import Looks
 
 PARTS = 3  # of the sample, after each of which a setting may be given up
 BLURS = (0.01, 0.02)  # standard deviations, as shares of a picture's longer side
-NAME = "prepare"
-_CHUNK = 16
-_LEAST_FAR = 0.01  # where even another picture hardly differs in its layout
 
 
 @dataclass(frozen=True)
@@ -66,44 +56,16 @@ class Seen:
 
 
 class Bench:
-    """Sample, latents, features and prompts at hand.
+    """Looks and prompts at hand.
 
     Args:
-        config: the job; its geometry, without tiles, and its seed are those that settings are tried with.
         prompts: the source's and the target's.
-
-    Raises:
-        SourceError: the two looks cannot be told apart.
     """
 
-    def __init__(
-        self,
-        config: JobConfig,
-        backbone: Backbone,
-        extractor: FeatureExtractor,
-        prompts: tuple[Prompt, Prompt],
-        sample: Sample,
-        progress: Progress,
-    ) -> None:
-        self.config, self.backbone, self.extractor = config, backbone, extractor
-        self.prompts, self.sample, self._progress = prompts, sample, progress
-        self._geometry = config.geometry.as_seen
-        self._frames: list[Frame] = [frame_of(p.size, self._geometry, backbone.canvas) for p in sample.sources]
-        progress.start(NAME, 2 * len(sample.sources) + len(sample.targets))
-        self.softened = [*self._softened(sample.sources)]
-        target_vae = extractor([*self._softened(sample.targets)]).pooled
-        own, soft = extractor(sample.sources), extractor(self.softened)
-        self._maps = own.maps
-        self._own_change = structure_distance(own.maps, soft.maps).numpy()
-        far = structure_distance(own.maps, own.maps.roll(1, 0)).numpy() - self._own_change
-        self._far = max(float(far.mean()), _LEAST_FAR)
-        self._axis = Axis.between(soft.pooled, target_vae)
-        self._own_places = self._axis.places(soft.pooled)
-        self._targets = torch.from_numpy(extractor(sample.targets).pooled)
-        self._latents = self._encoded()
-        progress.finish(NAME)
-        self.untouched = [*self._seen(lambda part: [self.softened[place] for place in part])]
-        self.gap = self.nothing.kid - self._kid(target_vae)
+    def __init__(self, looks: Looks, prompts: tuple[Prompt, Prompt]) -> None:
+        self.looks, self.prompts, self.sample = looks, prompts, looks.sample
+        self.untouched = [*self._seen(lambda part: [looks.softened[place] for place in part])]
+        self.gap = self.nothing.kid - self._kid(looks.target_vae)
 
     @property
     def nothing(self) -> Figures:
@@ -132,15 +94,15 @@ class Bench:
             BridgeError: the method is beyond the model's schedule.
             ModelError: the network returned NaN.
         """
-        engine = self._engine(method)
+        engine = self.looks.engine(self.prompts, method)
         alike: dict[Size, list[int]] = {}
         for place in places:
-            alike.setdefault(self._frames[place].working, []).append(place)
+            alike.setdefault(self.looks.frames[place].working, []).append(place)
         made: dict[int, Image.Image] = {}
         for group in alike.values():
-            latents = torch.stack([self._latents[place] for place in group])
+            latents = torch.stack([self.looks.latents[place] for place in group])
             pictures = engine.translate_latents(latents, [self.sample.digests[place] for place in group])
-            made |= {place: self._frames[place].finish(p) for place, p in zip(group, pictures, strict=True)}
+            made |= {place: self.looks.frames[place].finish(p) for place, p in zip(group, pictures, strict=True)}
         return [made[place] for place in places]
 
     def tried(self, method: Method) -> Iterator[Figures]:
@@ -149,29 +111,12 @@ class Bench:
 
     def carried(self, method: Method, count: int) -> Tensor:
         """The latents (N, C, h, w) that the first pictures of the first's size end in, `count` at most."""
-        size = self._frames[0].working
-        places = [place for place, frame in enumerate(self._frames) if frame.working == size][:count]
-        latents = torch.stack([self._latents[place] for place in places])
-        return self._engine(method).carried(latents, [self.sample.digests[place] for place in places])
-
-    def _engine(self, method: Method) -> Engine:
-        scale = sigma_scale(self._geometry, self.backbone.canvas)
-        negative = Prompt(self.config.prompts.negative) if self.config.prompts.negative else NULL
-        return Engine(
-            self.backbone, *self.prompts, method, self.config.seed, self.config.execution.batch, scale, negative
+        size = self.looks.frames[0].working
+        places = [place for place, frame in enumerate(self.looks.frames) if frame.working == size][:count]
+        latents = torch.stack([self.looks.latents[place] for place in places])
+        return self.looks.engine(self.prompts, method).carried(
+            latents, [self.sample.digests[place] for place in places]
         )
-
-    def _encoded(self) -> list[Tensor]:
-        """Latents (C, h, w) of all sources, those of one size encoded together."""
-        engine = self._engine(self.config.method_settings)
-        latents: dict[int, Tensor] = {}
-        for size in dict.fromkeys(frame.working for frame in self._frames):
-            group = [place for place, frame in enumerate(self._frames) if frame.working == size]
-            prepared = [self._frames[place].prepare(self.sample.sources[place]) for place in group]
-            found = engine.latents(prepared, [self.sample.digests[place] for place in group])
-            latents |= dict(zip(group, found, strict=True))
-            self._progress.advance(NAME, len(group))
-        return [latents[place] for place in range(len(self._frames))]
 
     def _seen(self, pictures: Callable[[range], Sequence[Image.Image]]) -> Iterator[Figures]:
         """Figures after each part of the sample, of the pictures that are asked for it."""
@@ -181,10 +126,11 @@ class Bench:
             yield self._figures(seen)
 
     def _look(self, pictures: Sequence[Image.Image], places: range, seen: Seen) -> None:
-        found, rows = self.extractor(pictures), slice(places.start, places.stop)
-        seen.places += (self._axis.places(found.pooled) - self._own_places[rows]).tolist()
-        change = structure_distance(self._maps[rows], found.maps).numpy() - self._own_change[rows]
-        seen.changes += (change / self._far).tolist()
+        looks, rows = self.looks, slice(places.start, places.stop)
+        found = looks.extractor(pictures)
+        seen.places += (looks.axis.places(found.pooled) - looks.own_places[rows]).tolist()
+        change = structure_distance(looks.maps[rows], found.maps).numpy() - looks.own_change[rows]
+        seen.changes += (change / looks.far).tolist()
         seen.features += list(found.pooled)
 
     def _figures(self, seen: Seen) -> Figures:
@@ -194,12 +140,6 @@ class Bench:
         return Figures(float(places.mean()), float(changes.mean()), kid, error, len(places))
 
     def _kid(self, features: np.ndarray) -> float:
-        found = kernel_distance(torch.from_numpy(features), self._targets, resamples=2).value
+        found = kernel_distance(torch.from_numpy(features), self.looks.targets, resamples=2).value
         assert found is not None
         return found
-
-    def _softened(self, pictures: Sequence[Image.Image]) -> Iterator[Image.Image]:
-        for start in range(0, len(pictures), _CHUNK):
-            some = pictures[start : start + _CHUNK]
-            yield from through_vae(some, self.backbone, self._geometry)
-            self._progress.advance(NAME, len(some))

@@ -34,7 +34,7 @@ def sheet_of(
 ) -> Sheet:
     """The sheet of settings, translated once more for it: the first pictures of the sample, by record id."""
     progress.start(NAME, len(columns))
-    sources, softened = bench.sample.sources[:ROWS], bench.softened[:ROWS]
+    sources, softened = bench.sample.sources[:ROWS], bench.looks.softened[:ROWS]
     shown = [
         Column("Source", _pictures(sources)),
         Column("Doing nothing", _pictures(softened), [("", "through the autoencoder")], _figures(bench.nothing)),

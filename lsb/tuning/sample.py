@@ -74,20 +74,31 @@ def read_sample(config: JobConfig, progress: Progress) -> Sample:
         UsageError: too few of them can be read.
         StoreError: a folder as a whole cannot be used, now.
     """
-    progress.start(NAME, SOURCES + TARGETS)
     rules = config.geometry.decoding_rules
-    sources = _read(open_sources(config.source.path), config.source.choice, rules, SOURCES, LONGEST, progress)
-    targets = _read(open_sources(target_folder(config)), Choice(), rules, TARGETS, LONGEST_TARGET, progress)
+    looks = (
+        (open_sources(config.source.path), config.source.choice, SOURCES, LONGEST),
+        (open_sources(target_folder(config)), Choice(), TARGETS, LONGEST_TARGET),
+    )
+    keys = [_keys(folder, choice) for folder, choice, *_ in looks]
+    progress.start(NAME, sum(min(len(some), look[2]) for some, look in zip(keys, looks, strict=True)))
+    sources, targets = (
+        _read(folder, some, rules, count, longest, progress)
+        for some, (folder, _, count, longest) in zip(keys, looks, strict=True)
+    )
     progress.finish(NAME)
     everything = digest_of([[*sources], [*targets], rules])
     return Sample([*sources.values()], [*sources], [*targets.values()], everything)
 
 
+def _keys(folder: Source, choice: Choice) -> list[str]:
+    """Of a folder's files, in the order of their record ids."""
+    return sorted((file.key for file in list_sources(folder, choice).files), key=lambda key: record_id(key_of(key)))
+
+
 def _read(
-    folder: Source, choice: Choice, rules: int, count: int, longest: int, progress: Progress
+    folder: Source, keys: Sequence[str], rules: int, count: int, longest: int, progress: Progress
 ) -> dict[str, Image.Image]:
-    """Pictures by the digests of their files, in the order of their record ids."""
-    keys = sorted((file.key for file in list_sources(folder, choice).files), key=lambda key: record_id(key_of(key)))
+    """Pictures by the digests of their files, in that order."""
     found: dict[str, Image.Image] = {}
     for key in keys:
         if len(found) == count:

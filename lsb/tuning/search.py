@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsb.errors import BridgeError, ModelError
 from lsb.progress import Progress
-from lsb.tuning.bench import Bench, Figures
+from lsb.tuning.bench import PARTS, Bench, Figures
 from lsb.tuning.book import Book, Tried
 from lsb.tuning.choice import excess
 from lsb.tuning.space import Dial, Space
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
 
-NAME = "tune"
+NAME, SECONDS = "tune", "tune, seconds"
 TRIALS = 120  # with those of earlier calls
 _AT_RANDOM = 16  # of them, before what came of them is asked
 _KEPT_AT_FIRST = 8  # that are never given up
@@ -39,17 +39,25 @@ def try_all(bench: Bench, space: Space, settings: Iterable[Mapping[str, Any]], b
     progress.finish(NAME)
 
 
-def search(bench: Bench, space: Space, book: Book, is_over: Callable[[], bool], seed: int, progress: Progress) -> None:
-    """Try the job's own settings, and others until it is over, `TRIALS` in all at most.
+def search(bench: Bench, space: Space, book: Book, left: Callable[[], float], seed: int, progress: Progress) -> None:
+    """Try the job's own settings, and others while there is time, `TRIALS` in all at most.
+
+    What was begun when the time is over is dropped, as if it had not been begun.
 
     Args:
         book: what earlier calls have tried, and where what this one tries is kept.
+        left: gives the seconds that are left, for the sheet as well, which takes about as long as one setting.
     """
+    total, done, counted = max(1, round(left())), 0, 0
+    progress.start(SECONDS, total)
     _try_once(bench, space, space.full({}), book)
     study = _study(space, book, bench, seed)
-    progress.start(NAME, TRIALS)
-    progress.advance(NAME, len(book.tried))
-    while len(book.tried) < TRIALS and not is_over():
+    while len(book.tried) < TRIALS and left() > (reserve := _seconds_of_one(book)):
+        best = _best(book, bench)
+        passed = min(total, max(done, round(total - left())))
+        new = len(book.tried) - counted
+        progress.advance(SECONDS, passed - done, tried=new, likeness=best.likeness, change=best.change)
+        done, counted = passed, counted + new
         trial = study.ask()
         values: dict[str, Any] = {dial.name: _asked(trial, dial) for dial in space.dials}
         values |= {name: trial.suggest_categorical(name, among) for name, among in space.choices.items()}
@@ -58,21 +66,36 @@ def search(bench: Bench, space: Space, book: Book, is_over: Callable[[], bool], 
             trial.report(figures.gain, step)  # of few pictures, KID is mostly chance
             return trial.should_prune()
 
-        tried = _try(bench, space, values, give_up)
+        tried = _try(bench, space, values, give_up, lambda reserve=reserve: left() <= reserve)  # type: ignore[misc]
+        if tried is None:
+            break
         book.add(tried)
         _tell(study, trial, tried, book, bench)
-        best = _best(book, bench)
-        progress.advance(NAME, likeness=best.likeness, change=best.change)
-    progress.finish(NAME)
+    progress.finish(SECONDS)
+
+
+def _seconds_of_one(book: Book) -> float:
+    """What settings that are not given up have taken lately."""
+    lately = [tried.seconds for tried in book.tried if tried.is_complete][-5:]
+    return sum(lately) / len(lately) if lately else 0.0
 
 
 def _try_once(bench: Bench, space: Space, values: Mapping[str, Any], book: Book) -> None:
     """Try settings to the end, unless the book has that."""
     if not any(before.settings == values and (before.is_complete or before.failed) for before in book.tried):
-        book.add(_try(bench, space, values, lambda *_: False))
+        tried = _try(bench, space, values, lambda *_: False, lambda: False)
+        assert tried is not None
+        book.add(tried)
 
 
-def _try(bench: Bench, space: Space, values: Mapping[str, Any], give_up: Callable[[int, Figures], bool]) -> Tried:
+def _try(
+    bench: Bench,
+    space: Space,
+    values: Mapping[str, Any],
+    give_up: Callable[[int, Figures], bool],
+    is_over: Callable[[], bool],
+) -> Tried | None:
+    """What came of settings; None if the time was over before it was known."""
     started, steps = time.monotonic(), list[Figures]()
     failed = ""
     try:
@@ -80,6 +103,8 @@ def _try(bench: Bench, space: Space, values: Mapping[str, Any], give_up: Callabl
             steps.append(figures)
             if give_up(step, figures):
                 break
+            if len(steps) < PARTS and is_over():
+                return None
     except (BridgeError, ModelError) as error:
         failed, steps = str(error), []
     return Tried(dict(values), tuple(steps), failed, round(time.monotonic() - started, 3))

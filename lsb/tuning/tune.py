@@ -29,6 +29,7 @@ from lsb.prompts.finding import StoredPrompt, read_prompt
 from lsb.prompts.settings import SIDES
 from lsb.records import digest_of
 from lsb.store.store import Store, open_store
+from lsb.tuning.alone import alone
 from lsb.tuning.job_file import refuse_existing, with_method, write_tuned
 from lsb.tuning.sample import read_sample, refuse_untunable
 from lsb.tuning.space import Space, grid
@@ -36,7 +37,7 @@ from lsb.views.page_html import Command
 from lsb.views.sheet import render_sheet
 
 SECONDS = 600.0
-BOOK, SHEET = "tried.jsonl", "sheet.html"
+BOOK, SHEET, PREPARED = "tried.jsonl", "sheet.html", "prepared.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Asked:
 
     Attributes:
         method: its name; None for the job's own.
-        seconds: for which settings are tried.
+        seconds: that all of it may take, but for prompts that have to be learned. The job's own settings are tried in
+            any case.
         settings: values by name, of which all combinations are tried instead.
         write: change the job's own file.
         out: the new file; None for one of the job's name.
@@ -86,8 +88,9 @@ def tune(path: Path, asked: Asked = Asked(), progress: Progress = NoProgress()) 
     """Try settings on a job's pictures.
 
     Raises:
-        UsageError: what `refuse_untunable` refuses, settings that are outside what is allowed, or a file that would be
-            written over; before a picture is read.
+        UsageError: what `refuse_untunable` refuses, settings that are outside what is allowed, a file that would be
+            written over, or somebody else who tunes the same job, before a picture is read; or looks that cannot be
+            told apart, before a prompt is learned.
         StoppedError: somebody interrupted it; says how to go on.
     """
     if not asked.settings and find_spec("optuna") is None:  # better known now than after minutes
@@ -106,7 +109,8 @@ def tune(path: Path, asked: Asked = Asked(), progress: Progress = NoProgress()) 
         refuse_beyond_model(with_method(config, base.model_validate(base.model_dump() | values)))
     folder = path.with_name(f"{path.stem}.tune")
     try:
-        return _tune(path, config, tuned_job, asked, wanted, folder, out, progress)
+        with alone(folder):
+            return _tune(path, config, tuned_job, asked, wanted, folder, out, progress)
     except KeyboardInterrupt as error:
         raise StoppedError(f"interrupted; what was tried is kept in {folder}, run again to go on") from error
 
@@ -127,16 +131,21 @@ def _tune(
     from lsb.tuning.book import Book
     from lsb.tuning.choice import choose
     from lsb.tuning.contact_sheet import sheet_of
+    from lsb.tuning.looks import Looks
     from lsb.tuning.search import search, try_all
     from lsb.tuning.times import with_times
 
+    until = asked.clock() + asked.seconds
     identity = identify(job.model, **job.model_options)
+    sample = read_sample(job, progress)
+    backbone, extractor = backbone_for(job), extractor_for(job)
+    looks = Looks(job, backbone, extractor, sample, progress, folder / PREPARED)
+    learning = asked.clock()
     store = open_store(job.store, create=True)
     stored = [_prompt(store, job, side, progress) for side in SIDES]
     prompts: tuple[Prompt, Prompt] = (read_prompt(store, stored[0].key), read_prompt(store, stored[1].key))
-    backbone, extractor = backbone_for(job), extractor_for(job)
-    sample = read_sample(job, progress)
-    bench = Bench(job, backbone, extractor, prompts, sample, progress)
+    until += asked.clock() - learning
+    bench = Bench(looks, prompts)
     side = backbone.canvas.side
     scale = sigma_scale(job.geometry.as_seen, backbone.canvas)
     space = Space(job.method_settings, backbone.latent_shape(side, side)[-1], backbone.sigma_max / scale)
@@ -163,8 +172,7 @@ def _tune(
         full = [space.full(values) for values in wanted]
         tried = [one for one in book.tried if one.settings in full]
     else:
-        until = asked.clock() + asked.seconds
-        search(bench, space, book, lambda: asked.clock() >= until, int(job.seed), progress)
+        search(bench, space, book, lambda: until - asked.clock(), int(job.seed), progress)
         tried = book.tried
     choice = choose(tried, bench)
     best = None if choice.best is None else with_times(space.method(choice.best.settings), bench)

@@ -38,9 +38,7 @@ def init(
     from lsb.jobs.init import write_job
 
     job = write_job(out, source, target, model, store)
-    render.show(
-        {"job": str(out), "name": job.name, "store": job.store, "next": f"lsb run {out} --dry-run"}, as_json=json
-    )
+    render.show({"job": str(out), "name": job.name, "store": job.store, "next": f"lsb tune {out}"}, as_json=json)
 
 
 def run(

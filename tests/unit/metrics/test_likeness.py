@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsb.errors import SourceError
+from lsb.errors import UsageError
 from lsb.metrics.likeness import Axis
 
 
@@ -35,5 +35,27 @@ def test_what_lies_beside_the_way_does_not_count() -> None:
 
 @pytest.mark.parametrize("targets", [features(0, 30, 4), features(0, 20, 1)], ids=["of one look", "the same"])
 def test_looks_that_cannot_be_told_apart_are_refused(targets: np.ndarray) -> None:
-    with pytest.raises(SourceError, match="look the same"):
+    with pytest.raises(
+        UsageError, match=f"20 and {len(targets)} pictures do not show .* several times as many"
+    ) as found:
         Axis.between(features(0, 20, 1), targets)
+    assert found.value.exit_code == 2
+
+
+def test_few_pictures_of_two_looks_that_plainly_differ_will_do() -> None:
+    """A distance that is less than twice what chance gives, but hardly ever comes by chance."""
+    sources, targets = wide(0.0, 30, 1), wide(0.025, 30, 2)
+    way = targets.mean(0) - sources.mean(0)
+    chance = sum(some.var(0, ddof=1).sum() / len(some) for some in (sources, targets))
+    assert 1.4 < way @ way / chance < 2
+    Axis.between(sources, targets)
+
+
+def test_too_few_are_said_to_be_too_few() -> None:
+    with pytest.raises(UsageError, match=r"15 and 15 pictures .* give more of each look, about 30, or another network"):
+        Axis.between(wide(0.0, 15, 1), wide(0.02, 15, 2))
+
+
+def wide(mean: float, count: int, seed: int) -> np.ndarray:
+    """(count, 100) about `mean`."""
+    return np.random.default_rng(seed).normal(mean, 0.1, (count, 100))

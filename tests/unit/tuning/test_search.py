@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from lsb.bridge.methods.sdedit import Sdedit
 from lsb.bridge.settings import BridgeSettings
 from lsb.progress import NoProgress
 from lsb.tuning import search as module
-from lsb.tuning.book import Book
+from lsb.tuning.book import Book, Tried
 from lsb.tuning.choice import choose
 from lsb.tuning.search import search, try_all
 from lsb.tuning.space import Space
@@ -22,15 +21,10 @@ from tests.unit.tuning.standin import StandIn, by_formula, figures
 SPACE = Space(BridgeSettings(tau=0.575), 16, 15.0)
 
 
-def after(calls: int) -> Callable[[], bool]:
-    """Over once it was asked so often."""
-    asked = count()
-    return lambda: next(asked) >= calls
-
-
-def searched(book: Book, calls: int, bench: Any = None, space: Space = SPACE) -> StandIn:
-    bench = bench or StandIn()
-    search(bench, space, book, after(calls), 0, NoProgress())
+def searched(book: Book, tries: int, bench: Any = None, space: Space = SPACE) -> StandIn:
+    """There is time for so many settings, the job's own not counted."""
+    bench, end = bench or StandIn(), len(book.tried) + tries + (not book.tried)
+    search(bench, space, book, lambda: 1e6 if len(book.tried) < end else 0.0, 0, NoProgress())
     return bench
 
 
@@ -99,6 +93,43 @@ def test_an_interrupted_search_leaves_what_it_tried(tmp_path: Path) -> None:
     left = Book(tmp_path / "tried.jsonl", "key").tried
     assert left
     assert left[0].settings == SPACE.full({})
+
+
+def test_time_that_is_over_ends_what_was_begun(tmp_path: Path) -> None:
+    """After the first third of a setting: it is not in the book, and no worse for it."""
+    book, bench = Book(tmp_path / "tried.jsonl", "key"), StandIn()
+    bars = Bars()
+    search(bench, SPACE, book, lambda: 8.0 if len(bench.asked) <= 3 * 4 else 0.0, 0, bars)  # type: ignore[arg-type]
+    assert len(bench.asked) == 3 * 4 + 1
+    assert len(book.tried) == len(Book(tmp_path / "tried.jsonl", "key").tried) == 4
+    assert bars.calls[0] == ("tune, seconds", 8)
+    assert sum(tried for _, tried in bars.calls[1:]) == 4
+
+
+def test_time_for_the_sheet_is_left(tmp_path: Path) -> None:
+    """As much as settings take that are not given up."""
+    book = Book(tmp_path / "tried.jsonl", "key")
+    book.add(Tried(SPACE.full({}), (figures(0.1, 0.1, 9.0),) * 3, "", 40.0))
+    assert not searched_within(book, 39.0).asked
+    assert searched_within(book, 41.0).asked
+
+
+def searched_within(book: Book, seconds: float) -> StandIn:
+    bench = StandIn()
+    left = iter([seconds, seconds, seconds])
+    search(bench, SPACE, book, lambda: next(left, 0.0), 0, NoProgress())  # type: ignore[arg-type]
+    return bench
+
+
+class Bars(NoProgress):
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, float]] = []
+
+    def start(self, name: str, total: int) -> None:
+        self.calls.append((name, total))
+
+    def advance(self, name: str, n: int = 1, **figures: float) -> None:
+        self.calls.append((n, figures["tried"]))
 
 
 def test_a_grid_is_tried_whole_and_once(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from lsb.models.stable_diffusion import StableDiffusion
 from lsb.progress import NoProgress
 from lsb.tuning import search, times
 from lsb.tuning import tune as module
+from lsb.tuning.alone import alone
 from lsb.tuning.bench import Bench
 from lsb.tuning.book import Book
+from lsb.tuning.looks import Looks
 from lsb.tuning.sample import FEWEST, Sample, read_sample
 from lsb.tuning.times import with_times
 from lsb.tuning.tune import Asked, tune
@@ -76,13 +78,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, tiny_back
     config = load_config(folder / "job.yaml")
     sample = read_sample(config, NoProgress())
     prompts = Prompt("a flat icon"), Prompt("a 3d icon")
-    return Bench(config, tiny_backbone, Pixels(), prompts, sample, NoProgress())
+    return Bench(Looks(config, tiny_backbone, Pixels(), sample, NoProgress()), prompts)
 
 
 def test_a_sample_has_each_usable_picture_once(bench: Bench) -> None:
     sample: Sample = bench.sample
     assert (len(sample.sources), len(set(sample.digests)), len(sample.targets)) == (FEWEST, FEWEST, FEWEST)
-    assert read_sample(bench.config, NoProgress()).id == sample.id
+    assert read_sample(bench.looks.config, NoProgress()).id == sample.id
 
 
 def test_outputs_are_those_of_a_translation(bench: Bench, tiny_backbone: StableDiffusion) -> None:
@@ -246,3 +248,63 @@ def test_too_few_that_can_be_read(job: Path) -> None:
     (job.parent / "flat" / "3.png").write_bytes(b"no picture any more")
     with pytest.raises(UsageError, match=r"flat has 11 pictures that can be read; settings are tried on at least 12"):
         tune(job)
+
+
+def test_what_the_network_made_of_the_sample_is_kept(
+    bench: Bench, tiny_backbone: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit; of another sample, and where the file is damaged, it is made anew."""
+    config, sample, file = bench.looks.config, bench.sample, tmp_path / "prepared.safetensors"
+    first = Looks(config, tiny_backbone, Pixels(), sample, NoProgress(), file)
+    bars: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_backbone, "encode", None)
+        patch.setattr(NoProgress, "start", lambda *_: bars.append(1))
+        again = Looks(config, tiny_backbone, Pixels(), sample, NoProgress(), file)
+    assert not bars
+    assert [latent.tolist() for latent in again.latents] == [latent.tolist() for latent in first.latents]
+    assert [image.tobytes() for image in again.softened] == [image.tobytes() for image in first.softened]
+    assert again.target_vae.tolist() == first.target_vae.tolist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name]
+    kept = file.read_bytes()
+    for damage in (lambda: file.write_bytes(kept[:-9]), lambda: None):
+        damage()
+        totals: list[int] = []
+        monkeypatch.setattr(NoProgress, "start", lambda _, name, total, totals=totals: totals.append(total))
+        other = Sample(sample.sources, sample.digests, sample.targets, f"other {len(file.read_bytes())}")
+        Looks(config, tiny_backbone, Pixels(), other, NoProgress(), file)
+        assert totals == [2 * FEWEST]
+
+
+def test_looks_that_cannot_be_told_apart_are_said_before_a_prompt_is_learned(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learned(*_: object) -> None:
+        raise AssertionError("learned")
+
+    shutil.rmtree(job.parent / "3d")
+    (job.parent / "3d").mkdir()
+    for index in range(FEWEST):
+        picture(100 + index, (24, 20)).save(job.parent / "3d" / f"{index}.png")
+    monkeypatch.setattr(module, "_prompt", learned)
+    with pytest.raises(UsageError, match="12 and 12 pictures do not show the network"):
+        tune(job)
+    assert not (job.parent / "store").exists()
+
+
+def test_two_at_once_are_told(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "TRIALS", 1)
+    with alone(job.parent / "job.tune"), pytest.raises(UsageError, match="another `lsb tune` is at work on this job"):
+        tune(job)
+    assert tune(job, Asked(seconds=1e6)).tried == 1
+
+
+def test_progress_counts_the_pictures_that_there_are(job: Path) -> None:
+    totals: list[tuple[str, int]] = []
+
+    class Bars(NoProgress):
+        def start(self, name: str, total: int) -> None:
+            totals.append((name, total))
+
+    read_sample(load_config(job), Bars())
+    assert totals == [("read", 2 * FEWEST + 2)]  # with the copy and the broken one, which nobody knows yet
