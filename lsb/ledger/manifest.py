@@ -23,6 +23,7 @@ from lsb.ledger.run import Run, open_named_run, read_logs
 from lsb.ledger.schemas import FEATURES, MANIFEST
 from lsb.records import Action, Status
 from lsb.store.store import Store
+from lsb.store.usage import Usage, total
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Collected:
     counted: Mapping[str, int]  # rows by status
     erasures: dict[str, str]  # log entries that erased some of the images -> digest
     gates: Gates  # what the flags come from
+    usage: Usage | None  # of stores, by the run's own shards; None if not all of their commits say
 
     @property
     def rows(self) -> pa.Table:
@@ -104,6 +106,7 @@ class _Gathered:
         self._counted: Counter[str] = Counter()
         self._heads: dict[str, Head] = {}
         self._erasures: dict[str, str] = {}
+        self._usage: Usage | None = Usage()
 
     def add(self, rows: pa.Table, erased: Mapping[str, Condemnation]) -> None:
         rows = self._gates.judged(rows.select(self._columns))
@@ -116,6 +119,7 @@ class _Gathered:
     def add_commits(self, shard: str, made: Sequence[Commit], erased: Mapping[str, Condemnation]) -> None:
         if made:
             self._heads[shard] = head_of(made[-1][0].link)
+            self._usage = total((self._usage, *(entry.usage for entry, _ in made)))
             self.add(fold(made), erased)
 
     def add_unusable(self, run: Run, planned: pa.Table) -> None:
@@ -124,7 +128,9 @@ class _Gathered:
             self.add(unusable_rows(run, unusable.slice(start, PIECE_ROWS)), {})
 
     def collected(self) -> Collected:
-        return Collected(self._pieces, self._heads, self._planned, self._counted, self._erasures, self._gates)
+        return Collected(
+            self._pieces, self._heads, self._planned, self._counted, self._erasures, self._gates, self._usage
+        )
 
 
 def erased_elsewhere(store: Store, rows: pa.Table) -> dict[str, Condemnation]:

@@ -175,10 +175,11 @@ class PlanRow(SourceColumns):
 
 
 _GATES = ("output_change", "source_distance")
+_COSTS = ("device_seconds", "bytes_read", "bytes_written", "requests")
 
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
-    "lsb.manifest/6",
+    "lsb.manifest/7",
     [
         ("record_id", pa.string(), False),
         ("shard", pa.string(), True),  # null for what ingest quarantined
@@ -242,20 +243,26 @@ MANIFEST = _schema(
         ("flags", pa.list_(pa.string()), True),
         ("started", _TIME, True),
         ("finished", _TIME, True),
+        # What this record alone has cost; 0 where another one with the same bytes has borne it, null if nobody counted.
+        ("device_seconds", pa.float64(), True),  # its share of its batch's with the model; null without a picture
+        ("bytes_read", pa.int64(), True),  # of its source, and of its truth if that was read
+        ("bytes_written", pa.int64(), True),  # of its output
+        ("requests", pa.int64(), True),  # for these bytes
     ],
     before={
         "lsb.manifest/1": frozenset(
             {
                 *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
                 *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
-                *("joint", "channels_last", *_GATES),
+                *("joint", "channels_last", *_GATES, *_COSTS),
             }
         ),
-        "lsb.manifest/2": frozenset({"tiles", "joint", "channels_last", *_GATES}),
+        "lsb.manifest/2": frozenset({"tiles", "joint", "channels_last", *_GATES, *_COSTS}),
         # Of LSB alone, which has tau, t0 and guidance.
-        "lsb.manifest/3": frozenset({"joint", "channels_last", *_GATES}),
-        "lsb.manifest/4": frozenset({"joint", "channels_last", *_GATES}),
-        "lsb.manifest/5": frozenset(_GATES),
+        "lsb.manifest/3": frozenset({"joint", "channels_last", *_GATES, *_COSTS}),
+        "lsb.manifest/4": frozenset({"joint", "channels_last", *_GATES, *_COSTS}),
+        "lsb.manifest/5": frozenset({*_GATES, *_COSTS}),
+        "lsb.manifest/6": frozenset(_COSTS),
     },
 )
 
@@ -324,6 +331,10 @@ class ManifestRow(TypedDict, total=False):
     flags: list[str] | None
     started: datetime | None
     finished: datetime | None
+    device_seconds: float | None
+    bytes_read: int | None
+    bytes_written: int | None
+    requests: int | None
 
 
 # Pooled features of the outputs, one row per record of the metric sample.

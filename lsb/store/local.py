@@ -27,6 +27,7 @@ from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_excl
 from lsb.store.probe import prove_conditional_create
 from lsb.store.store import Entries, Entry, Names, validate_key, validate_path
 from lsb.store.temporary import TEMPORARY, temporary_name
+from lsb.store.usage import count
 
 logger = logging.getLogger(__name__)
 
@@ -53,22 +54,29 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         with self._one_line("read", key):
-            return _contents(self.root / validate_path(key), self.largest)
+            data = _contents(self.root / validate_path(key), self.largest)
+        count(0, read=len(data))
+        return data
 
     def beginning(self, entry: Entry, length: int) -> bytes:
         """The first `length` bytes of a file, or all; errors as for `read`."""
         with self._one_line("read", entry.key), _file(self.root / validate_path(entry.key)) as file:
-            return file.read(length)
+            data = file.read(length)
+        count(0, read=len(data))
+        return data
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         with self._one_line("read", key), _file(self.root / validate_path(key)) as file:
             file.seek(start)
-            return file.read(length)
+            data = file.read(length)
+        count(0, read=len(data))
+        return data
 
     def write(self, key: str, data: bytes) -> None:
         validate_key(key)
         with self._one_line("write", key), self._built(data) as (built, temporary):
             self._place(key, lambda place, name: os.replace(temporary, name, src_dir_fd=built, dst_dir_fd=place))
+        count(0, written=len(data))
 
     def create(self, key: str, data: bytes) -> None:
         validate_key(key)
@@ -82,6 +90,7 @@ class LocalStore:
                     f"the file system at {self.uri} has neither hard links ({error.strerror}) nor a rename that spares "
                     "what is there, so that two workers could both commit a shard; put the store on another, or on S3"
                 ) from error
+        count(0, written=len(data))
 
     def exists(self, key: str) -> bool:
         path = self.root / validate_path(key)
@@ -175,6 +184,7 @@ class LocalStore:
     @contextmanager
     def _one_line(self, verb: str, key: str) -> Iterator[None]:
         place = f"{key} in {self.uri}" if key else self.uri
+        count()
         try:
             yield
         except FileNotFoundError as error:

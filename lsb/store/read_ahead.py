@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from itertools import islice
 from typing import TypeVar
 
@@ -32,8 +33,8 @@ def read_ahead(
 ) -> Iterator[Answers[Item, Answer]]:
     """Each of `items`, in order, with what gives `read(item)` or raises what that raised.
 
-    `read` is called in threads. `items` are taken in the caller's, no further ahead than is read, and nothing is begun
-    any more once the block is left.
+    `read` is called in threads, in the caller's context. `items` are taken in the caller's own, no further ahead than
+    is read, and nothing is begun any more once the block is left.
 
     Args:
         requests: how many calls there are at a time, REQUESTS by default; no more answers wait.
@@ -62,7 +63,7 @@ def _answers(
             length = size(coming[0])
             if waiting and held + length > HELD_BYTES:
                 break
-            waiting.append((coming[0], length, pool.submit(read, coming[0])))
+            waiting.append((coming[0], length, pool.submit(copy_context().run, read, coming[0])))
             held += length
             coming = list(islice(items, 1))
         item, length, future = waiting.popleft()

@@ -46,6 +46,7 @@ from lsb.store.answers import UnbelievedError, doubt_of, doubt_of_error, is_chan
 from lsb.store.probe import prove_conditional_create
 from lsb.store.store import Entries, Entry, Names, validate_key, validate_path
 from lsb.store.temporary import TEMPORARY
+from lsb.store.usage import count
 
 logger = logging.getLogger(__name__)
 
@@ -232,8 +233,9 @@ class S3Store:
         while True:
             client = _client()
             logger.debug("%s %s", operation, visible(key))
+            count()
             try:
-                return client.call(operation, self.largest, Bucket=self.bucket, **parameters)
+                answer = client.call(operation, self.largest, Bucket=self.bucket, **parameters)
             except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, UnbelievedError, ValueError) as error:
                 failure = self._failure(verb, key, error)
                 patience = self.patience if client.answered else min(self.patience, FIRST_CONTACT_SECONDS)
@@ -246,6 +248,9 @@ class S3Store:
                     advice = "check FSSPEC_S3_ENDPOINT_URL and the server"
                     raise StoreError(f"{answers} at {_endpoint()} for {self.uri}; {advice}") from error
                 logger.info("%s; asking again", visible(str(failure)))
+            else:
+                count(0, read=len(answer.get("Body", b"")), written=len(parameters.get("Body", b"")))
+                return answer
             time.sleep(pause * _CHANCE.uniform(0.5, 1.0))  # so that many clients do not ask in step
             pause = min(2 * pause, 2.0)
 

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 from PIL import Image
 
-from lsb.errors import TranslationError
+from lsb.errors import DecodingError, EncodingError, ImageError, TranslationError
 from lsb.ledger import layout
 from lsb.ledger.layout import new_attempt
 from lsb.ledger.log.chain import Link
@@ -26,9 +26,13 @@ from lsb.pictures.output import composed, written
 from lsb.records import sha256
 from lsb.redaction import redact
 from lsb.store.store import Store
+from lsb.store.usage import Usage, counted
 from lsb.translation.batch import Picture, Result
 
 logger = logging.getLogger(__name__)
+
+# Of a record whose output another one with the same bytes has made.
+FREE: ManifestRow = {"device_seconds": 0.0, "bytes_read": 0, "bytes_written": 0, "requests": 0}
 
 
 class Part(TypedDict):
@@ -38,6 +42,7 @@ class Part(TypedDict):
     rows: str
     features: str | None
     counts: dict[str, int]  # rows by status
+    usage: Usage  # of stores, since the commit before
 
 
 @dataclass
@@ -62,6 +67,8 @@ class Attempt:
     encoding: Semaphore = field(default_factory=lambda: Semaphore(DECODERS))  # outputs in their own size
     translated: int = 0
     commits: int = 0
+    usage: Usage = field(default_factory=Usage)  # what this call has asked of stores so far, added to by whoever counts
+    told: Usage = field(default_factory=Usage)  # how much of it is in commits
 
     @property
     def counts(self) -> dict[str, int]:
@@ -104,9 +111,11 @@ class Attempt:
             output = frame.finish(found.made.image)
             data, pixels = written(composed(found.made.image, frame, kept, decoder), kept)
         key = layout.output_file(self.run.id, self.shard, self.id, picture.leader, kept.format)
-        self.store.write(key, data)
+        with counted() as usage:
+            self.store.write(key, data)
         return {
             **picture.read,
+            **costs_of(picture.usage + usage, found.made.seconds),
             "batch": found.batch,
             "batch_padding": found.padding,
             "started": started,
@@ -132,15 +141,23 @@ class Attempt:
         assert output is not None
         assert digest is not None
         self.objects[output] = digest
-        for planned in picture.members:
-            self._add(ok_row(self.run, planned, self._evidence(planned), result))
+        for place, planned in enumerate(picture.members):
+            own = result if place == 0 else {**result, **FREE}
+            self._add(ok_row(self.run, planned, self._evidence(planned), own))
             if found.made.scores is not None and planned["record_id"] <= self.feature_limit:
                 self.features[planned["record_id"]] = found.made.scores.features
 
-    def give_up(self, picture: Picture, problem: TranslationError, batch: int) -> None:
-        """Make the rows of a picture that could not be translated."""
-        for planned in picture.members:
-            self.failed(planned, problem.code, problem.message, {**picture.read, "batch": batch}, problem.retryable)
+    def give_up(
+        self,
+        picture: Picture,
+        problem: TranslationError | ImageError | DecodingError | EncodingError,
+        batch: int,
+    ) -> None:
+        """Make the rows of a picture that could not be translated, or whose output could not be written."""
+        for place, planned in enumerate(picture.members):
+            costs = costs_of(picture.usage) if place == 0 else FREE
+            read: ManifestRow = {**picture.read, **costs, "batch": batch}
+            self.failed(planned, problem.code, problem.message, read, getattr(problem, "retryable", True))
 
     def failed(
         self,
@@ -163,9 +180,11 @@ class Attempt:
         """Make all rows visible in one step, behind whatever others committed meanwhile."""
         log = open_log(self.store, self.run, self.shard)
         while self.rows:
-            entry = log.append(self.head, attempt=self.id, **self._write_part())
+            part = self._write_part()
+            entry = log.append(self.head, attempt=self.id, **part)
             if entry is not None:
                 self.head = entry.link
+                self.told += part["usage"]
                 self.done |= {row["record_id"]: row["status"] for row in self.rows}
                 self.tries |= {row["record_id"]: row["tries"] for row in self.rows}
                 self.rows = []
@@ -207,7 +226,8 @@ class Attempt:
             files[output.removeprefix(layout.shard_folder(self.run.id, self.shard) + "/")] = self.objects[output]
         self.part += 1
         counts = Counter(row["status"] for row in self.rows)
-        return {"files": files, "rows": rows, "features": features, "counts": counts}
+        usage = self.usage - self.told
+        return {"files": files, "rows": rows, "features": features, "counts": counts, "usage": usage}
 
     def _add(self, row: ManifestRow) -> None:
         # Others may have committed the record since it was read.
@@ -217,6 +237,12 @@ class Attempt:
     def _evidence(self, planned: PlanRow) -> ManifestRow:
         tries = self.tries.get(planned["record_id"], 0) + 1
         return {"shard": self.shard, "attempt": self.id, "tries": tries, **self.execution}
+
+
+def costs_of(usage: Usage, seconds: float | None = None) -> ManifestRow:
+    """What a record has cost alone. `seconds`: with the model."""
+    read, written = usage.bytes_read, usage.bytes_written
+    return {"device_seconds": seconds, "bytes_read": read, "bytes_written": written, "requests": usage.requests}
 
 
 def _scores(output: Image.Image, score: Any, picture: Picture) -> list[tuple[str, float]]:

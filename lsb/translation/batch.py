@@ -20,6 +20,7 @@ from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.memory import is_out_of_memory
 from lsb.pictures.output import Kept
 from lsb.redaction import redact
+from lsb.store.usage import Usage
 from lsb.translation.hints import Hints
 from lsb.translation.model import AsksAhead, Made, MakesImages, Task
 
@@ -36,6 +37,7 @@ class Picture:
     read: ManifestRow  # what is now known of the source, by the manifest's column names
     task: Task
     kept: Kept = field(default_factory=Kept)
+    usage: Usage = field(default_factory=Usage)  # of reading it
 
     @property
     def held_bytes(self) -> int:

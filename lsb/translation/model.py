@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -77,6 +78,7 @@ class Made:
     image: Image.Image
     scores: Any = None  # `.values` and `.features`; None where nothing was measured
     unscored: LsbError | None = None  # why scores are missing
+    seconds: float | None = None  # its share of the time that the model was at work on what it was asked
 
 
 class MakesImages(Protocol):
@@ -120,24 +122,28 @@ class Model:
             batch: images at a time, by default the translator's own.
             alive: called after each batch of tiles; what it raises is raised.
         """
-        outputs, scores = self.answers((tasks, batch), alive)
-        return joined(outputs, scores)
+        outputs, measured = self.answers((tasks, batch), alive)
+        return joined(outputs, *measured)
 
-    def answers(self, question: Question, alive: Callable[[], None] = lambda: None) -> Iterator[list[Any]]:
-        """The outputs and then, of each, the scores or the error that stands for them.
+    def answers(self, question: Question, alive: Callable[[], None] = lambda: None) -> Iterator[Any]:
+        """The outputs and then, of each, the scores or the error that stands for them, with the seconds that both took.
 
         Args:
             alive: called after each batch of tiles.
         """
         tasks, batch = question
+        begun = time.perf_counter()
         options: dict[str, Any] = {} if batch in (None, self.batch) else {"batch": batch}
         if tasks and tasks[0].frame.tiles is not None:
             options |= {"tiles": tasks[0].frame.tiles, "alive": alive}
         outputs = self.translator.translate([task.image for task in tasks], [task.digest for task in tasks], **options)
         if len(outputs) != len(tasks):
             raise ValueError(f"{len(outputs)} outputs for {len(tasks)} images")
+        seconds = time.perf_counter() - begun
         yield outputs
-        yield self._scores(tasks, outputs)
+        begun = time.perf_counter()
+        scores = self._scores(tasks, outputs)
+        yield scores, seconds + time.perf_counter() - begun
 
     def _scores(self, tasks: Tasks, outputs: Images) -> list[Any]:
         if self.scorer is None:
@@ -156,10 +162,11 @@ class Model:
         return [score for task, output in pairs for score in self._scores([task], [output])]
 
 
-def joined(outputs: Images, scores: Sequence[Any]) -> list[Made]:
+def joined(outputs: Images, scores: Sequence[Any], seconds: float | None) -> list[Made]:
     """One result for each output, of both answers to a question."""
+    share = None if seconds is None else seconds / len(outputs)
     return [
-        Made(output, unscored=score) if isinstance(score, LsbError) else Made(output, score)
+        Made(output, unscored=score, seconds=share) if isinstance(score, LsbError) else Made(output, score, None, share)
         for output, score in zip(outputs, scores, strict=True)
     ]
 

@@ -170,7 +170,7 @@ class ModelProcess:
         """The answer to the first of the questions."""
         try:
             outputs = self._pixels[question.place].get(self._receive(question.limit, alive))
-            return joined(outputs, self._scores(question))
+            return joined(outputs, *self._measured(question))
         except LsbError:
             raise
         except BaseException:  # the second answer may still come, and must not be taken for that to the next question
@@ -180,14 +180,15 @@ class ModelProcess:
             with self._state:
                 self._asked = tuple(one for one in self._asked if one is not question)
 
-    def _scores(self, question: _Question) -> list[Any]:
+    def _measured(self, question: _Question) -> tuple[list[Any], float | None]:
+        """The scores, and the seconds that the answers took."""
         try:
-            scores: list[Any] = self._receive(question.limit)
+            scores, seconds = self._receive(question.limit)
         except (ModelDiedError, ModelHungError) as error:
             if question.count > 1:  # whose fault it is shows when they are asked for one by one
                 raise
-            return [error]
-        return scores
+            return [error], None
+        return scores, seconds
 
     def _start_or_say_why(self) -> None:
         try:
@@ -318,9 +319,7 @@ def _serve(
                 connection.send(reply)
 
 
-def _answers(
-    model: Model, question: Any, pixels: Sequence[SharedPixels], alive: Callable[[], None]
-) -> Iterator[list[Any]]:
+def _answers(model: Model, question: Any, pixels: Sequence[SharedPixels], alive: Callable[[], None]) -> Iterator[Any]:
     """Those of `Model.answers`, the outputs by where they lie."""
     asked, place, placed, batch = question
     images = iter(pixels[place].get(placed))

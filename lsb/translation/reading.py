@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lsb.errors import DecodingError, ImageError, NotFoundError, StoreError
 from lsb.ledger.run import Run
@@ -22,11 +22,13 @@ from lsb.pictures.output import kept_of
 from lsb.records import sha256
 from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
+from lsb.store.usage import Usage, counted
 from lsb.translation.batch import Picture
 from lsb.translation.equipment import Equipment
 from lsb.translation.model import Task
 
 Group = list[PlanRow]  # planned records with equal bytes
+FirstRead = tuple[Usage, bytes | StoreError]  # of a group's first file: its bytes, or why there are none
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Found:
-    """What reading a group found: a picture or none, and the records that have none."""
+    """What reading a group found: a picture or none, and the records that have none; and what that has cost."""
 
     picture: Picture | None
     refusals: list[Refusal]
+    usage: Usage
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Reader:
         taken. `groups` are asked for in the caller's thread, no further ahead than is read.
         """
         with (
-            read_ahead(groups, self._first_bytes, size=lambda members: members[0]["bytes"]) as files,
+            read_ahead(groups, self._first_read, size=lambda members: members[0]["bytes"]) as files,
             read_ahead(files, lambda one: self._found(*one), requests=DECODERS) as found,
         ):
             yield (answer for _, answer in found)
@@ -76,22 +79,32 @@ class Reader:
         Raises:
             StoreError: the source as a whole cannot be read, now.
         """
-        return self._found(members, lambda: self._first_bytes(members))
+        first = self._first_read(members)
+        return self._found(members, lambda: first)
 
-    def _first_bytes(self, members: Group) -> bytes:
-        return self.equipment.sources.read(members[0]["key"])
+    def _first_read(self, members: Group) -> FirstRead:
+        with counted() as usage:
+            try:
+                return usage, self.equipment.sources.read(members[0]["key"])
+            except StoreError as error:  # which has cost a request as well
+                return usage, error
 
-    def _found(self, members: Group, first: Callable[[], bytes]) -> Found:
+    def _found(self, members: Group, answer: Callable[[], FirstRead]) -> Found:
         refusals: list[Refusal] = []
-        picture = self._picture(members, first, refusals)
-        return Found(picture, refusals)
+        before, first = answer()
+        with counted() as usage:
+            picture = self._picture(members, first, refusals)
+        usage += before
+        return Found(picture and replace(picture, usage=usage), refusals, usage)
 
-    def _picture(self, members: Group, first: Callable[[], bytes], refusals: list[Refusal]) -> Picture | None:
+    def _picture(self, members: Group, first: bytes | StoreError, refusals: list[Refusal]) -> Picture | None:
         sources, decoder = self.equipment.sources, self.equipment.decoder
         rules = Geometry.of_transform(self.run.transform).decoding_rules
         for index, planned in enumerate(members):
             try:
-                data = sources.read(planned["key"]) if index else first()
+                if not index and isinstance(first, StoreError):
+                    raise first
+                data = sources.read(planned["key"]) if index or isinstance(first, StoreError) else first
             except StoreError as error:
                 if not error.of_object:
                     raise

@@ -25,8 +25,10 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 
 from lsb.errors import DecodingError, EncodingError, ImageError, StoreError, UnfinishedError, UsageError
@@ -36,7 +38,8 @@ from lsb.ledger.schemas import ManifestRow, PlanRow
 from lsb.progress import NoProgress, Progress
 from lsb.redaction import redact, visible
 from lsb.store.store import Store
-from lsb.translation.attempt import Attempt
+from lsb.store.usage import counted
+from lsb.translation.attempt import FREE, Attempt, costs_of
 from lsb.translation.batch import Batches, Picture, Result
 from lsb.translation.equipment import Equipment
 from lsb.translation.hints import Hints
@@ -94,39 +97,40 @@ def run_shard(
     """
     if shard not in run.shards():
         raise UsageError(f"run {run.id} has no shard {shard!r}; it has {run.plan['shards']}, from 00000")
-    part, limit = read_shard_plan(store, run, shard, equipment.feature_sample)
-    planned = part.to_pylist()
-    attempt = Attempt(store, run, shard, equipment.execution, limit, committed, chosen)
-    attempt.refresh()
-    step = f"shard {shard}"
-    todo = [row["record_id"] for row in planned if attempt.due(row["record_id"])]
-    progress.start(step, len(todo))
-    seen = 0
-    last = time.monotonic()
+    with counted() as usage:
+        part, limit = read_shard_plan(store, run, shard, equipment.feature_sample)
+        planned = part.to_pylist()
+        attempt = Attempt(store, run, shard, equipment.execution, limit, committed, chosen, usage=usage)
+        attempt.refresh()
+        step = f"shard {shard}"
+        todo = [row["record_id"] for row in planned if attempt.due(row["record_id"])]
+        progress.start(step, len(todo))
+        seen = 0
+        last = time.monotonic()
 
-    def settled() -> None:
-        nonlocal seen, last
-        dealt_with = len(todo) - sum(map(attempt.due, todo)) + len(attempt.rows)
-        progress.advance(step, max(0, dealt_with - seen))
-        seen = max(seen, dealt_with)
-        if time.monotonic() - last >= commit_seconds:
-            attempt.commit()
-            last = time.monotonic()
+        def settled() -> None:
+            nonlocal seen, last
+            dealt_with = len(todo) - sum(map(attempt.due, todo)) + len(attempt.rows)
+            progress.advance(step, max(0, dealt_with - seen))
+            seen = max(seen, dealt_with)
+            if time.monotonic() - last >= commit_seconds:
+                attempt.commit()
+                last = time.monotonic()
 
-    with _ShardJob(attempt, equipment, stop, settled) as job:
-        # More than once only where the attempt was condemned meanwhile and lost what it had made.
-        while any(map(attempt.due, todo)) and not job.ended:
-            job.work(planned)
-            attempt.commit()
-        job.leave()
-    progress.finish(step)
-    return ShardOutcome(
-        shard=shard,
-        finished=all(row["record_id"] in attempt.done for row in planned),
-        counts=attempt.counts,
-        translated=attempt.translated,
-        commits=attempt.commits,
-    )
+        with _ShardJob(attempt, equipment, stop, settled) as job:
+            # More than once only where the attempt was condemned meanwhile and lost what it had made.
+            while any(map(attempt.due, todo)) and not job.ended:
+                job.work(planned)
+                attempt.commit()
+            job.leave()
+        progress.finish(step)
+        return ShardOutcome(
+            shard=shard,
+            finished=all(row["record_id"] in attempt.done for row in planned),
+            counts=attempt.counts,
+            translated=attempt.translated,
+            commits=attempt.commits,
+        )
 
 
 @dataclass
@@ -221,7 +225,7 @@ class _ShardJob:
                     continue
                 self._name(pictures)
                 if self.asked is not None and (answer := self.model.begin(pictures)) is not None:
-                    self.begun = self._device.submit(answer)
+                    self.begun = self._device.submit(copy_context().run, answer)
                 if self._collect() and self.stop():
                     self.ended = True
                     break
@@ -293,11 +297,13 @@ class _ShardJob:
 
     def _taken(self, found: Found) -> Picture | None:
         """The picture; of records that have none, the rows are made."""
-        for one in found.refusals:
+        for place, one in enumerate(found.refusals):
+            costs = costs_of(found.usage) if place == 0 and found.picture is None else FREE
+            read: ManifestRow = {**one.read, **costs}
             if one.unusable:
-                self.attempt.quarantined(one.planned, one.code, one.detail, one.read)
+                self.attempt.quarantined(one.planned, one.code, one.detail, read)
             else:
-                self.attempt.failed(one.planned, one.code, one.detail, one.read, one.retryable)
+                self.attempt.failed(one.planned, one.code, one.detail, read, one.retryable)
         return found.picture
 
     def _still_due(self, batch: Iterable[Picture]) -> list[Picture]:
@@ -321,7 +327,7 @@ class _ShardJob:
         started = datetime.now(UTC)
         ask, self.begun = self.begun, None
         if ask is None and not self.model.tried_alone(pictures):
-            ask = self._device.submit(self.model.ask, pictures)
+            ask = self._device.submit(copy_context().run, self.model.ask, pictures)
         self.asked = _Asked(pictures, started, ask)
 
     def _collect(self) -> bool:
@@ -339,8 +345,8 @@ class _ShardJob:
         for picture, result in zip(asked.pictures, results, strict=True):
             made = None
             if result.made is not None:
-                arguments = picture, result, asked.started, self.equipment.decoder
-                made = self._writers.submit(self.attempt.write, *arguments)
+                write = partial(self.attempt.write, picture, result, asked.started, self.equipment.decoder)
+                made = self._writers.submit(copy_context().run, write)
             self.writing.append(_Writing(picture, result, made))
         return True
 
@@ -368,8 +374,7 @@ class _ShardJob:
             try:
                 written = one.made.result()
             except (ImageError, DecodingError, EncodingError) as error:
-                for row in one.picture.members:
-                    self.attempt.failed(row, error.code, error.message, one.picture.read)
+                self.attempt.give_up(one.picture, error, one.result.batch)
                 continue
             self.attempt.keep(one.picture, one.result, written)
             if one.result.made.unscored is not None:

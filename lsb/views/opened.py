@@ -16,7 +16,7 @@ from lsb.errors import ResourceError
 from lsb.ledger.gates import Gates
 from lsb.ledger.layout import parse_run_uri
 from lsb.ledger.log.commit_log import ShardLog, read_checked
-from lsb.ledger.manifest import collect
+from lsb.ledger.manifest import Collected, collect
 from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import Snapshot, latest_snapshot
 from lsb.ledger.run import Run, read_logs
@@ -29,6 +29,7 @@ from lsb.pictures.sources import Source, open_sources
 from lsb.records import Status
 from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store, open_store
+from lsb.views.costs import COSTS, Costs
 from lsb.views.trace import used_prompt
 
 if TYPE_CHECKING:  # pandas is an extra, and is imported when a frame is asked for
@@ -127,6 +128,30 @@ class OpenedRun:
         return dict(json.loads(read_checked(self.store, key, self._snapshot.digests()[key])))
 
     @cached_property
+    def costs(self) -> pandas.DataFrame:
+        """What the images that this run made itself have cost, one row per measure.
+
+        Columns: `measure`: `device_seconds` (with the model, each batch's shared among its images), `bytes_read`,
+        `bytes_written`, `requests`; `images`: what they alone have cost; `per_image`; and `shards`: all that the run's
+        shards have asked of stores up to their last commits, with plans, logs, hints, rows and features. Not counted
+        by anybody: leases, planning, learning, measuring and publishing. Missing where an earlier version made them.
+        """
+        costs = Costs()
+        costs.add(self._rows)
+        known = {} if self._collected.usage is None else vars(self._collected.usage)
+        rows = [
+            {
+                "measure": name,
+                "images": costs.sums[name] if costs.images else None,
+                "per_image": costs.per_image(name),
+                "shards": known.get(name),
+            }
+            for name in COSTS
+        ]
+        kinds = [("measure", pa.string()), *((name, pa.float64()) for name in ("images", "per_image", "shards"))]
+        return _frame(pa.Table.from_pylist(rows, schema=pa.schema(kinds)))
+
+    @cached_property
     def shards(self) -> pandas.DataFrame:
         """One row per shard of the plan.
 
@@ -198,8 +223,12 @@ class OpenedRun:
 
     @cached_property
     def _rows(self) -> pa.Table:
+        return self._collected.rows
+
+    @cached_property
+    def _collected(self) -> Collected:
         thresholds = self._snapshot.gates if self._snapshot else None
-        return collect(self.store, self.run, gates=Gates.of(self.metrics_document, thresholds)).rows
+        return collect(self.store, self.run, gates=Gates.of(self.metrics_document, thresholds))
 
 
 def _picture(folder: Source, key: str, digest: str, rules: int) -> Image.Image | None:

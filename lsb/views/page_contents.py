@@ -28,6 +28,7 @@ from lsb.pictures.optional import find_picture
 from lsb.pictures.sources import Source, described
 from lsb.records import Status
 from lsb.store.store import Store
+from lsb.views.costs import Costs
 from lsb.views.flagged import Flagged, numbers_of
 from lsb.views.page_html import GRID, WORST, Command, Example, ReportInput, render_report, report_image
 from lsb.views.problems import Problems
@@ -98,6 +99,7 @@ def gather_report(
         stopped=stopped or "",
         left_out=described(run.left_out or {}),
         untuned=_untuned(run),
+        costs=tuple(seen.costs.in_words(collected.usage)),
         settings=(*_settings(run), *seen.sizes(OutputSettings.of_transform(run.transform))),
         digests=tuple(_digests(run)),
         commands=(
@@ -174,10 +176,12 @@ class _Seen:
     found: Counter[str] = field(default_factory=Counter)  # kinds of metadata in the sources
     copied: Counter[str] = field(default_factory=Counter)
     padding: Padding = field(default_factory=lambda: Padding())
+    costs: Costs = field(default_factory=Costs)
 
     def add(self, rows: pa.Table) -> None:
         self.problems.add(rows)
         self.flagged.add(rows)
+        self.costs.add(rows)
         made = rows.filter(pc.equal(rows["status"], Status.OK.value))
         shown = made.filter(pc.is_valid(made["output_key"]))
         self.first += shown.slice(0, GRID - len(self.first)).to_pylist()

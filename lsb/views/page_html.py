@@ -92,8 +92,8 @@ class ReportInput:
 
     `counts` are records by status, `stopped` says why some are pending; `examples` are the smallest record ids in
     order, `worst` the largest structure distances, both without those that cannot be read; `flagged` has a group for
-    each gate that judged; `metrics` is the content of metrics.json; `settings` and `digests` are pairs of name and
-    value.
+    each gate that judged; `metrics` is the content of metrics.json; `costs`, `settings` and `digests` are pairs of
+    name and value.
     """
 
     job: str
@@ -111,6 +111,7 @@ class ReportInput:
     stopped: str = ""
     left_out: str = ""
     untuned: str = ""
+    costs: tuple[tuple[str, str], ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
     commands: tuple[Command, ...] = ()

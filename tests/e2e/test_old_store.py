@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from lsb import open_run
 from tests.e2e.jobs import lsb
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "old_store.zip"
@@ -112,6 +113,10 @@ def test_a_run_that_was_cut_off_is_finished(old: Path, command: str, capsys: pyt
     assert (Path(answer.json["run"]).name, answer.json["translated"], answer.json["carried"]) == (CUT_OFF, 2, 5)
     assert answer.json["counts"] == {"ok": 8, "quarantined": 1, "erased": 1}
     assert lsb(capsys, "verify", run).code == 0
+    opened = open_run(run)
+    counted = opened.records.query("carried_from.isna() and status == 'ok'")["device_seconds"]
+    assert (counted.notna().sum(), counted.isna().sum()) == (2, 2)  # that version counted nothing
+    assert opened.costs["shards"].isna().all()
 
 
 def test_the_next_night_carries_what_was_committed(old: Path, capsys: pytest.CaptureFixture[str]) -> None:

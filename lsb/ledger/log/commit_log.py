@@ -7,7 +7,7 @@ it safe to delete files which nobody names yet. A condemnation can also say whic
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from lsb.ledger.log.seal import read_proved, well_formed
 from lsb.ledger.schemas import FEATURES, MANIFEST, TableSchema, read_table
 from lsb.records import Status, sha256
 from lsb.store.store import Store
+from lsb.store.usage import Usage
 
 SCHEMA = "lsb.shard-log/1"
 
@@ -39,6 +40,7 @@ class LogEntry:
     rows: str
     features: str | None  # the file to read now: an erasure replaces the one that was committed
     erased: frozenset[str] = frozenset()  # names in `files` that were erased since
+    usage: Usage | None = None  # of stores, by the attempt since its commit before; None if nobody counted
 
     @property
     def rows_key(self) -> str:
@@ -171,6 +173,7 @@ class ShardLog:
         rows: str,
         features: str | None,
         counts: Mapping[str, int],
+        usage: Usage = Usage(),
     ) -> LogEntry | None:
         """Commit behind `after`; None if another writer was first. `files`: name in the shard's folder to digest."""
         document = {
@@ -180,6 +183,7 @@ class ShardLog:
             "rows": rows,
             "features": features,
             "counts": dict(counts),
+            "usage": asdict(usage),
         }
         link = self._chain().append(after, document)
         return self._commit(link) if link else None
@@ -242,7 +246,8 @@ class ShardLog:
         if not {document["rows"], features or document["rows"]} <= files.keys():
             raise TamperedError(f"{link.key} names row files without their digests", key=link.key)
         self._check_place(link, attempt, files)
-        return LogEntry(link, self._folder, attempt, document["counts"], files, document["rows"], features)
+        entry = LogEntry(link, self._folder, attempt, document["counts"], files, document["rows"], features)
+        return replace(entry, usage=_usage(document["usage"])) if "usage" in document else entry
 
     def _condemnation(self, link: Link) -> Condemnation:
         document = link.document
@@ -265,6 +270,10 @@ class ShardLog:
     @property
     def _folder(self) -> str:
         return layout.shard_folder(self.run_id, self.shard)
+
+
+def _usage(found: Mapping[str, int]) -> Usage:
+    return Usage(int(found["requests"]), int(found["bytes_read"]), int(found["bytes_written"]))
 
 
 def _after(erasure: Erasure, commit: LogEntry) -> LogEntry:

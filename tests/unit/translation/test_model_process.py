@@ -224,7 +224,7 @@ def test_no_answer_to_one_question_is_taken_for_that_to_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "_scores", interrupted)
+        patch.setattr(model, "_measured", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ask(model, "pid")
     assert ask(model, "pid") != first
