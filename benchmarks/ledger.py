@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # this process stays small: a child's ru_maxrss is never below what its parent had
+    from collections.abc import Iterator
+
     import pyarrow as pa
 
     from lsb.ledger.dataset import Dataset
@@ -167,41 +169,61 @@ def make_verify(folder: Path, count: int) -> str:
 
 
 def make_dataset(store: LocalStore, count: int) -> Dataset:
-    """`count` records with digests, without any file behind them."""
+    """`count` records with digests, without any file behind them: the second of each 20 a copy of the first, the eighth
+    of each 100 unusable."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     from lsb.ledger import layout
     from lsb.ledger.dataset import version_of
     from lsb.ledger.schemas import RECORDS, write_table
-    from lsb.records import record_id, sha256
 
-    names = [f"folder-{number % 100:02d}/picture-{number:07d}.png" for number in range(count)]
-    ids = sorted((record_id(name), name) for name in names)
-    rows, leader = [], ids[0][0]
-    for place, (record, name) in enumerate(ids):
-        copy, unusable = place % 20 == 1, place % 100 == 7
-        if not copy:
-            leader, digest = record, sha256(name.encode())
-        rows.append(
-            {
-                "record_id": record,
-                "key": name,
-                "sha256": digest,
-                "bytes": 1000,
-                "etag": f"{place:x}",
-                "format": None if unusable else "PNG",
-                "mode": None if unusable else "RGB",
-                "width": None if unusable else 512,
-                "height": None if unusable else 512,
-                "orientation": None if unusable else 1,
-                "status": "quarantined" if unusable else "ok",
-                "error_code": "truncated" if unusable else None,
-                "error_detail": "truncated" if unusable else None,
-                "duplicate_of": leader if copy and place else None,
-            }
-        )
-    table = RECORDS.table(rows)
+    names, own = (pa.chunked_array(columns) for columns in zip(*_names_and_digests(count), strict=True))
+    order = pc.sort_indices(own)  # a record's id is the beginning of its name's digest
+    names, own = names.take(order), own.take(order)
+    del order
+    ids = pc.utf8_slice_codeunits(own, 0, 32)
+    places = pa.array(range(count), pa.int64())
+    copy = pc.equal(_remainder(places, 20), 1)
+    unusable = pc.equal(_remainder(places, 100), 7)
+    before = pc.max_element_wise(pc.subtract(places, 1), 0)
+    nothing = {name: pa.scalar(None, RECORDS.arrow.field(name).type) for name in RECORDS.arrow.names}
+    columns = {
+        "record_id": ids,
+        "key": names,
+        "sha256": pc.if_else(copy, own.take(before), own),
+        "bytes": pa.repeat(1000, count),
+        "etag": pc.cast(places, pa.string()),
+        "format": pc.if_else(unusable, None, "PNG"),
+        "mode": pc.if_else(unusable, None, "RGB"),
+        "width": pc.if_else(unusable, nothing["width"], pa.scalar(512, pa.int32())),
+        "height": pc.if_else(unusable, nothing["height"], pa.scalar(512, pa.int32())),
+        "orientation": pc.if_else(unusable, nothing["orientation"], pa.scalar(1, pa.int8())),
+        "status": pc.if_else(unusable, "quarantined", "ok"),
+        "error_code": pc.if_else(unusable, "truncated", nothing["error_code"]),
+        "error_detail": pc.if_else(unusable, "truncated", nothing["error_detail"]),
+        "duplicate_of": pc.if_else(copy, ids.take(before), nothing["duplicate_of"]),
+    }
+    table = pa.table([columns[name] for name in RECORDS.arrow.names], schema=RECORDS.arrow)
     store.write(layout.dataset_records("made-up", version_of(table)), write_table(table, RECORDS))
     return dataset_of(store, count)
+
+
+def _names_and_digests(count: int) -> Iterator[tuple[pa.Array, pa.Array]]:
+    import pyarrow as pa
+
+    from lsb.records import sha256
+
+    for start in range(0, count, 100_000):
+        numbers = range(start, min(start + 100_000, count))
+        names = [f"folder-{number % 100:02d}/picture-{number:07d}.png" for number in numbers]
+        yield pa.array(names), pa.array([sha256(name.encode()) for name in names])
+
+
+def _remainder(numbers: pa.Array, divisor: int) -> pa.Array:
+    import pyarrow.compute as pc
+
+    return pc.subtract(numbers, pc.multiply(pc.divide(numbers, divisor), divisor))
 
 
 def dataset_of(store: LocalStore, count: int) -> Dataset:
