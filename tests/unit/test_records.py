@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
+import rfc8785
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from lsb.records import canonical_json, dataset_version, digest_of, key_of, record_id, sha256
 
@@ -30,6 +34,28 @@ def test_no_two_names_get_one_key() -> None:
 def test_canonical_json_does_not_depend_on_order_or_type_of_number() -> None:
     assert canonical_json({"b": 1.0, "a": [None, "ä"]}) == '{"a":[null,"ä"],"b":1}'.encode()
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50)
+@given(JSON)
+@example({"\U0001f600": 1, "\uffff": 2, "a": '\x00\x1f\x7f\\"/\u2028\ud7ff'})
+@example(["\ud800", 1])
+@example([1e21, 1e-7, -0.0, 2**31, True, [0, {"b": None, "B": ()}]])
+def test_canonical_json_is_that_of_the_rfc_whichever_way_it_is_made(value: Any) -> None:
+    try:
+        expected = rfc8785.dumps(value)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011
+            canonical_json(value)
+    else:
+        assert canonical_json(value) == expected
 
 
 def test_large_whole_numbers_are_refused() -> None:

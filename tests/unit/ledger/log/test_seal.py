@@ -4,9 +4,12 @@ import json
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lsb.errors import TamperedError, UnverifiableError
 from lsb.ledger.log.seal import seal, unseal, well_formed
+from lsb.records import canonical_json
 
 DOCUMENT = {"schema": "lsb.test/1", "counts": {"ok": 12}, "parent": None, "name": "ä"}
 
@@ -28,6 +31,22 @@ def test_every_changed_byte_is_noticed() -> None:
 def test_other_bytes_are_tampered(data: bytes) -> None:
     with pytest.raises(TamperedError):
         unseal(data, key="k", schema="lsb.test/1")
+
+
+@settings(max_examples=30)
+@given(st.dictionaries(st.sampled_from(["a", "seal", "t", 'x"seal']), st.text(max_size=3) | st.floats(0, 1)))
+def test_a_seal_is_found_wherever_it_stands(more: dict[str, object]) -> None:
+    more.pop("seal", None)
+    document = {**more, "schema": "s"}
+    data = seal(document)
+    assert unseal(data, key="k", schema="s") == document
+    digest = json.loads(data)["seal"]
+    for twice in ({"seal": digest}, f'"seal":"{digest}"', [digest]):  # the text of the seal, elsewhere
+        other = {**json.loads(data), "b": twice}
+        with pytest.raises(TamperedError):
+            unseal(canonical_json(other), key="k", schema="s")
+        inner = {**document, "b": {"seal": json.loads(seal(document))["seal"]}}
+        assert unseal(seal(inner), key="k", schema="s") == inner
 
 
 def test_spacing_counts() -> None:
