@@ -257,7 +257,7 @@ class Trial:
 
     def _deed(self, what: str, run: Run) -> None:
         store = open_store(self.store_uri)
-        left = sum(map(len, pending(store, run).values()))
+        left = sum(pending(store, run).values())
         done = len(committed(store, run))
         minute = round((time.monotonic() - self._began) / 60, 1)
         self.deeds.append({"what": what, "minute": minute, "run": run.id, "committed": done, "left": left})

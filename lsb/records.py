@@ -60,7 +60,7 @@ def _is_plain(value: Any) -> bool:
         return all(type(name) is str and name.isascii() for name in value) and all(map(_is_plain, plain))
     if type(value) is list:
         return all(map(_is_plain, value))
-    return type(value) is str or value is None or type(value) is bool or (type(value) is int and abs(value) < 1 << 31)
+    return type(value) is str or value is None or type(value) is bool or (type(value) is int and abs(value) < 1 << 53)
 
 
 def digest_of(value: Any) -> str:

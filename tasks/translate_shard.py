@@ -11,8 +11,8 @@ from tasks.guarded.step import step
 
 
 @step(name="translate", task_run_name="translate-{shard}")
-def translate_shard(config: JobConfig, run_id: str, shard: str, records: Mapping[str, int]) -> ShardOutcome:
-    """Try these records of a shard; what others have committed stays.
+def translate_shard(config: JobConfig, run_id: str, shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
+    """Try these records of a shard, or whatever of it has no row; what others have committed stays.
 
     Inside `lsb.jobs.stock.equipped_for`.
     """

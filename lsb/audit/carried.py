@@ -41,7 +41,7 @@ def inspect_carried(seen: Inspection, run: Run, plan: pa.Table | None, shards: S
     for origin in pc.unique(made["carried_from"]).to_pylist():
         seen.present_elsewhere |= {entry.key for entry in seen.store.list(layout.run_folder(origin))}
     with seen.guard(run.parent["manifest"]):
-        shards.erased_elsewhere = erased_elsewhere(seen.store, rows)
+        shards.erased_elsewhere = erased_elsewhere(seen.store, [rows])
     erased = shards.erased_elsewhere.keys() & set(made["output_key"].to_pylist())
     inspect_erased(seen, erased)
     made = made.filter(pc.invert(pc.is_in(made["output_key"], pa.array(erased, pa.string()))))

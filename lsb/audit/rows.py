@@ -22,6 +22,9 @@ def row_problems(run: Run, entry: LogEntry, rows: pa.Table, planned: pa.Table | 
     """
     if {item["values"]: item["counts"] for item in pc.value_counts(rows["status"]).to_pylist()} != entry.counts:
         yield "its rows are not as many by status as its log entry counts"
+    started = pc.min(rows["started"]).as_py()
+    if None not in (started, entry.started) and started != entry.started:
+        yield "the first of its rows was begun at another time than its log entry says"
     records = rows["record_id"]
     if len(repeated := _repeated(records)):
         yield f"record {repeated[0]} has two rows"

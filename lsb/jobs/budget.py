@@ -55,13 +55,16 @@ class Tally:
         self._planned = planned
         self._lock = threading.Lock()
         self._by_shard = {shard: Counter(by_status) for shard, by_status in counts.items()}
+        self._total = sum(self._by_shard.values(), Counter())
         self._device_seconds = 0.0
         self._judge()
 
     def commit(self, shard: str, counts: Mapping[str, int]) -> None:
         """The rows of a shard by status, all of them, after a commit."""
         with self._lock:
+            self._total.subtract(self._by_shard.get(shard, Counter()))
             self._by_shard[shard] = Counter(counts)
+            self._total.update(counts)
             self._judge()
 
     def spend(self, device_seconds: float) -> None:
@@ -76,6 +79,5 @@ class Tally:
         return self._spent
 
     def _judge(self) -> None:
-        total = sum(self._by_shard.values(), Counter())
-        enough = sum(total.values()) >= LEAST
-        self._spent = over_budget(self._budget, total if enough else {}, self._planned, self._device_seconds)
+        enough = self._total.total() >= LEAST
+        self._spent = over_budget(self._budget, self._total if enough else {}, self._planned, self._device_seconds)

@@ -120,7 +120,7 @@ def dry_run(
     plan = read_plan(store, run) if run else make_plan(records, config.execution.shard_size)
     sizes = sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options))
     each = config.method_settings.forwards
-    left = sum(map(len, pending(store, run).values())) if run else None
+    left = sum(pending(store, run).values()) if run else None
     rate = last_rate(store, run) if run and left else None
     return DryRun(
         records=dataset.records,

@@ -18,7 +18,21 @@ from lsb.store.store import Store
 
 PENDING = "pending"
 
-Todo = Mapping[str, Mapping[str, int]]  # by shard the records to do, each with the number of tries it has had
+
+@dataclass(frozen=True)
+class Share:
+    """What of a shard is to be done: how many records, and which; see `lsb.translation.shard.run_shard`."""
+
+    records: int
+    chosen: Mapping[str, int] | None = None  # each with the number of tries it has had; None: all without a row
+
+
+Todo = Mapping[str, Share]  # by shard
+
+
+def records_of(todo: Todo) -> int:
+    """How many records there are in all of it."""
+    return sum(share.records for share in todo.values())
 
 
 @dataclass(frozen=True)
@@ -66,25 +80,32 @@ def choose(store: Store, run: Run, selection: Selection) -> Chosen:
 
 
 def what_is_left(store: Store, run: Run, chosen: Chosen | None = None) -> Todo:
-    """By shard the records still to be tried, each with the number of tries it has had; shards without any are absent.
+    """By shard the records still to be tried; shards without any are absent.
 
     Args:
         chosen: what of this choice has not been tried since; None stands for every record without a row.
     """
     if chosen is None:
-        return {shard: dict.fromkeys(records, 0) for shard, records in pending(store, run).items()}
-    return still_left(store, run, chosen.shards)
+        return {shard: Share(records) for shard, records in pending(store, run).items()}
+    return still_left(store, run, {shard: Share(len(records), records) for shard, records in chosen.shards.items()})
 
 
-def still_left(store: Store, run: Run, todo: Todo) -> dict[str, Mapping[str, int]]:
-    """Of records that were to be tried, those that nobody has tried since; shards without any are absent."""
-    left: dict[str, Mapping[str, int]] = {}
+def still_left(store: Store, run: Run, todo: Todo, planned: Mapping[str, int] | None = None) -> dict[str, Share]:
+    """Of records that were to be tried, those that nobody has tried since; shards without any are absent.
+
+    Args:
+        planned: what `lsb.ledger.plan.shard_sizes` gives, if it is known.
+    """
+    chosen = {shard: share.chosen for shard, share in todo.items() if share.chosen is not None}
+    left: dict[str, Share] = {}
     columns = ["record_id", "status", "tries"]
-    for shard, rows in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), todo):
+    for shard, rows in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), chosen):
         known = {row["record_id"]: row for row in rows.to_pylist()}
-        due = {record: tries for record, tries in todo[shard].items() if is_due(known.get(record), tries)}
+        due = {record: tries for record, tries in chosen[shard].items() if is_due(known.get(record), tries)}
         if due:
-            left[shard] = due
+            left[shard] = Share(len(due), due)
+    if others := [shard for shard in todo if shard not in chosen]:
+        left |= {shard: Share(records) for shard, records in pending(store, run, others, planned).items()}
     return left
 
 

@@ -155,8 +155,7 @@ class Leases:
         try:
             self._store.create(key, data)
         except AlreadyExistsError:
-            # After a lost answer it may be our own.
-            if read_lease(self._store, key) is None or self._store.read(key) != data:
+            if not self._reads(key, data):  # after a lost answer it may be our own
                 return False
         except StoreBusyError:
             return False
@@ -226,6 +225,14 @@ class Leases:
                 thread.join()
                 for shard in self.held():
                     self.give_back(shard)
+
+    def _reads(self, key: str, data: bytes) -> bool:
+        try:
+            return self._store.read(key) == data
+        except StoreError as error:
+            if error.transient:
+                raise
+            return False
 
     def _document(self, seconds: float) -> bytes:
         worker = self._worker

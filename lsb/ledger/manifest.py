@@ -67,10 +67,8 @@ def collect(store: Store, run: Run, *, gates: Gates, columns: Sequence[str] | No
         gathered.add_commits(shard, made, history.erased)
     apart = read_apart(store, run)
     gathered.add_unusable(run, apart)
-    makers: set[tuple[str, str]] = set()
-    for rows in carried_pieces(store, run.parent, apart, columns=["record_id", "output_key", "carried_from"]):
-        makers |= _makers(rows)
-    erased = _erased_by(store, makers)
+    columns = ["record_id", "output_key", "carried_from"]
+    erased = erased_elsewhere(store, carried_pieces(store, run.parent, apart, columns=columns))
     for rows in carried_pieces(store, run.parent, apart, columns=wanted):
         gathered.add(rows, erased)
     return gathered.collected()
@@ -133,13 +131,16 @@ class _Gathered:
         )
 
 
-def erased_elsewhere(store: Store, rows: pa.Table) -> dict[str, Condemnation]:
-    """What was erased of the images that `rows` carry, by output key: it stands in the logs of the runs that made them.
+def erased_elsewhere(store: Store, tables: Iterable[pa.Table]) -> dict[str, Condemnation]:
+    """What was erased of the images that rows carry, by output key: it stands in the logs of the runs that made them.
 
     Raises:
         TamperedError: such a log is not what was written.
     """
-    return _erased_by(store, _makers(rows))
+    makers: set[tuple[str, str]] = set()
+    for rows in tables:
+        makers |= _makers(rows)
+    return _erased_by(store, makers)
 
 
 def _makers(rows: pa.Table) -> set[tuple[str, str]]:

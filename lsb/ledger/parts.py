@@ -102,6 +102,20 @@ def index_of(data: bytes) -> IndexReference:
     return {"offset": offset, "length": length, "sha256": sha256(data[offset : offset + length])}
 
 
+def rows_by_name(
+    store: Store, key: str, digest: str, index: IndexReference, schema: TableSchema
+) -> dict[str | None, int]:
+    """How many rows the parts of each name have, by the index alone; arguments and errors as for `read_part`."""
+    try:
+        found = _parts(_range(store, key, index["offset"], index["length"], index["sha256"]), key, schema)
+    except (TamperedError, StoreError):
+        _, found = _whole(store, key, digest, index, schema)
+    rows: dict[str | None, int] = {}
+    for part in found:
+        rows[part.name] = rows.get(part.name, 0) + part.rows
+    return rows
+
+
 def read_part(
     store: Store, key: str, digest: str, index: IndexReference, name: str | None, schema: TableSchema
 ) -> pa.Table:
@@ -120,12 +134,20 @@ def read_part(
             _table(_range(store, key, part.offset, part.length, part.sha256), part, key, schema) for part in named
         ]
     except (TamperedError, StoreError):
-        data = read_checked(store, key, digest)
-        if index != index_of(data):
-            raise TamperedError(f"{key} has another index than is named", key=key) from None
-        named = [part for part in _parts(data[index["offset"] :][: index["length"]], key, schema) if part.name == name]
+        data, found = _whole(store, key, digest, index, schema)
+        named = [part for part in found if part.name == name]
         tables = [_table(data[part.offset :][: part.length], part, key, schema) for part in named]
     return pa.concat_tables([schema.empty(), *tables])
+
+
+def _whole(
+    store: Store, key: str, digest: str, index: IndexReference, schema: TableSchema
+) -> tuple[bytes, Sequence[Part]]:
+    """The object and its parts, where a range of it is not what was written: whoever reads it is told what is wrong."""
+    data = read_checked(store, key, digest)
+    if index != index_of(data):
+        raise TamperedError(f"{key} has another index than is named", key=key) from None
+    return data, _parts(data[index["offset"] :][: index["length"]], key, schema)
 
 
 def _range(store: Store, key: str, start: int, length: int, digest: str) -> bytes:

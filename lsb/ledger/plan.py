@@ -11,7 +11,7 @@ from lsb.errors import ConfigError, TamperedError, UsageError
 from lsb.ledger import layout
 from lsb.ledger.carrying import ParentReference, Restriction, carried_by, read_manifest
 from lsb.ledger.log.commit_log import read_checked
-from lsb.ledger.parts import IndexReference, index_of, is_of_parts, join, parts_of, read_part
+from lsb.ledger.parts import IndexReference, index_of, is_of_parts, join, parts_of, read_part, rows_by_name
 from lsb.ledger.schemas import PLAN, read_table, tables_of, write_table
 from lsb.ledger.selection import Selection
 from lsb.records import Action, Status
@@ -116,6 +116,16 @@ def read_plan(store: Store, run: Run, *, columns: list[str] | None = None) -> pa
     tables = [_of_shard(table, name, key) for name, table in parts_of(data, key, PLAN, columns=needed)]
     table = pa.concat_tables(tables).sort_by("record_id")
     return table if columns is None else table.select(columns)
+
+
+def shard_sizes(store: Store, run: Run) -> dict[str, int]:
+    """How many records each shard has; of a plan of parts no more is read than its index. Errors as above."""
+    if "index" in run.plan:
+        sizes = rows_by_name(store, run.plan["key"], run.plan["sha256"], run.plan["index"], PLAN)
+    else:
+        counted = read_plan(store, run, columns=["shard"])["shard"].value_counts()
+        sizes = {count["values"]: count["counts"] for count in counted.to_pylist()}
+    return {shard: sizes[shard] for shard in sorted(name for name in sizes if name is not None)}
 
 
 def read_apart(store: Store, run: Run) -> pa.Table:

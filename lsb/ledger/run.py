@@ -26,7 +26,7 @@ from lsb.ledger.carrying import ParentReference, Restriction
 from lsb.ledger.dataset import Dataset, read_records
 from lsb.ledger.log.commit_log import ShardLog, read_checked
 from lsb.ledger.log.seal import read_proved, seal, unseal, well_formed
-from lsb.ledger.plan import SAMPLE, PlanReference, PlanSettings, plan_of, read_plan, sample_of, written_plan
+from lsb.ledger.plan import SAMPLE, PlanReference, PlanSettings, plan_of, sample_of, shard_sizes, written_plan
 from lsb.ledger.schemas import PLAN, RECORDS, read_table
 from lsb.ledger.transform import ModelIdentity, Transform, transform_id
 from lsb.records import Action, Status, digest_of, sha256
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA, SCHEMA_OF_PARTS = "lsb.run/1", "lsb.run/2"  # the second names a plan that is read by parts
 RUN_ID_HEX = 12
+LOGS = 32  # shards whose logs are read at a time
 
 T = TypeVar("T")
 
@@ -302,28 +303,25 @@ def read_logs(
 ) -> Iterator[tuple[str, T]]:
     """What `read` gives of the log of each of the run's shards, or of `shards`, in order; several are read at once."""
     named = run.shards() if shards is None else shards
-    with read_ahead(named, lambda shard: read(open_log(store, run, shard))) as logs:
+    with read_ahead(named, lambda shard: read(open_log(store, run, shard)), requests=LOGS) as logs:
         for shard, answer in logs:
             yield shard, answer()
 
 
-def pending(store: Store, run: Run) -> dict[str, list[str]]:
-    """Record ids without a row by shard, in record-id order; shards that are done are absent."""
-    planned = (
-        read_plan(store, run, columns=["record_id", "shard"])
-        .group_by("shard", use_threads=False)
-        .aggregate([("record_id", "list")])
+def pending(
+    store: Store, run: Run, shards: Iterable[str] | None = None, planned: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """How many records have no row, by shard; shards that are done are absent.
+
+    Args:
+        shards: which are looked at; all by default.
+        planned: what `shard_sizes` gives, if it is known.
+    """
+    planned = shard_sizes(store, run) if planned is None else planned
+    rows = read_logs(
+        store, run, lambda log: sum(log.counts(log.entries()).values()), planned if shards is None else shards
     )
-    records = dict(zip(planned["shard"].to_pylist(), planned["record_id_list"], strict=True))
-    left: dict[str, list[str]] = {}
-    columns = ["record_id", "status"]
-    shards = sorted(shard for shard in records if shard is not None)
-    for shard, rows in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), shards):
-        there = records[shard].values
-        missing = there.filter(pc.invert(pc.is_in(there, rows["record_id"].combine_chunks())))
-        if len(missing):
-            left[shard] = missing.to_pylist()
-    return left
+    return {shard: planned[shard] - count for shard, count in rows if count < planned[shard]}
 
 
 def is_due(row: Mapping[str, Any] | None, tries: int) -> bool:

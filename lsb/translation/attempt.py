@@ -43,6 +43,7 @@ class Part(TypedDict):
     features: str | None
     counts: dict[str, int]  # rows by status
     usage: Usage  # of stores, since the commit before
+    started: datetime | None  # of the first of them that was
 
 
 @dataclass
@@ -227,7 +228,15 @@ class Attempt:
         self.part += 1
         counts = Counter(row["status"] for row in self.rows)
         usage = self.usage - self.told
-        return {"files": files, "rows": rows, "features": features, "counts": counts, "usage": usage}
+        started = min((start for row in self.rows if (start := row.get("started"))), default=None)
+        return {
+            "files": files,
+            "rows": rows,
+            "features": features,
+            "counts": counts,
+            "usage": usage,
+            "started": started,
+        }
 
     def _add(self, row: ManifestRow) -> None:
         # Others may have committed the record since it was read.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lsb.ledger.carrying import carried_rows
-from lsb.ledger.log.commit_log import Commit, History, LogEntry, ShardLog, fold
+from lsb.ledger.carrying import carried_pieces
+from lsb.ledger.log.commit_log import LogEntry, ShardLog
 from lsb.ledger.manifest import erased_elsewhere
-from lsb.ledger.plan import read_plan
+from lsb.ledger.plan import read_apart, shard_sizes
 from lsb.ledger.publish import latest_snapshot
 from lsb.ledger.run import Run, read_logs
 from lsb.records import Action, Status
@@ -51,72 +51,98 @@ class RunStatus:
 
 def counts_by_shard(store: Store, run: Run) -> dict[str | None, dict[str, int]]:
     """Rows by shard and status; under None those of records that no shard has."""
-    by_shard = read_logs(store, run, lambda log: counts_of(log, log.entries()))
+    by_shard = read_logs(store, run, lambda log: log.counts(log.entries()))
     return {None: counts_apart(store, run), **dict(by_shard)}
 
 
 def counts_apart(store: Store, run: Run) -> dict[str, int]:
     """Rows by status of records that no shard has."""
-    plan = read_plan(store, run, columns=["record_id", "shard", "action"])
-    unusable = pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0
-    apart = Counter(carried_rows(store, run.parent, plan, columns=["record_id", "status"])["status"].to_pylist())
-    apart[Status.QUARANTINED.value] += unusable
-    return dict(apart)
-
-
-def counts_of(log: ShardLog, entries: Sequence[LogEntry]) -> dict[str, int]:
-    """A shard's rows by status, after these entries, which are all."""
-    total = sum((Counter(entry.counts) for entry in entries), Counter())
-    if len(entries) > 1 and total[Status.FAILED.value]:  # a failed row may have given way to a later one
-        rows = log.rows(entries, columns=["record_id", "status"])
-        total = Counter(rows["status"].to_pylist())
-    return dict(total)
+    apart = read_apart(store, run)
+    counts = Counter({Status.QUARANTINED.value: _unusable(apart)})
+    for rows in carried_pieces(store, run.parent, apart, columns=["record_id", "status"]):
+        counts.update(rows["status"].to_pylist())
+    return dict(counts)
 
 
 def status(store: Store, run: Run) -> RunStatus:
-    """Count what the shards' logs hold; TamperedError if one of them is not what was written."""
-    plan = read_plan(store, run, columns=["record_id", "shard", "action"])
-    planned = Counter(plan["shard"].to_pylist())
+    """Count what the shards' logs say; TamperedError if one of them is not what was written.
+
+    Rows are read only where their entries do not say all: where failed records were tried again or images were erased,
+    and those of older versions.
+    """
+    planned, apart = shard_sizes(store, run), read_apart(store, run)
     records = Counter({state.value: 0 for state in Status} | {"pending": 0})
-    records[Status.QUARANTINED.value] += pc.sum(pc.equal(plan["action"], Action.QUARANTINE.value)).as_py() or 0
-    carried = carried_rows(store, run.parent, plan, columns=["record_id", "status", "output_key", "carried_from"])
-    records.update(_states(carried, erased_elsewhere(store, carried)))
+    records[Status.QUARANTINED.value] += _unusable(apart)
+    gone = erased_elsewhere(store, carried_pieces(store, run.parent, apart, columns=[*_STATE, "carried_from"]))
+    carried = 0
+    for rows in carried_pieces(store, run.parent, apart, columns=_STATE):
+        records.update(_states(rows, gone))
+        carried += rows.num_rows
     shards = Counter({"done": 0, "partial": 0, "pending": 0})
-    commits: list[tuple[datetime, datetime, int]] = []
+    spans: list[tuple[datetime, datetime]] = []
+    rows_made = 0
     heads: dict[str, str] = {}
-    for shard, (history, made) in read_logs(store, run, _history_and_rows):
-        if made:
-            heads[shard] = made[-1][0].link.sha256
-        for entry, rows in made:
-            commits.append((pc.min(rows["started"]).as_py() or entry.link.time, entry.link.time, rows.num_rows))
-        states = _states(fold(made), history.erased)
-        records.update(states)
-        left = planned[shard] - len(states)
+    for shard, found in read_logs(store, run, _read_shard):
+        if found.head is not None:
+            heads[shard] = found.head
+        spans += found.spans
+        rows_made += found.rows
+        records.update(found.states)
+        there = sum(found.states.values())
+        left = planned.get(shard, 0) - there
         records["pending"] += left
-        shards["done" if left == 0 else "partial" if states else "pending"] += 1
-    times = [ended for _, ended, _ in commits]
-    seconds = covered((started, ended) for started, ended, _ in commits)
-    rate = sum(count for *_, count in commits) / seconds if seconds > 0 else None
+        shards["done" if left == 0 else "partial" if there else "pending"] += 1
+    times = [ended for _, ended in spans]
+    seconds = covered(spans)
     snapshot = latest_snapshot(store, run)
     unchanged = snapshot and {shard: head["sha256"] for shard, head in snapshot.heads.items()} == heads
     stopped = snapshot.stopped if snapshot and unchanged else None
     return RunStatus(
         run_id=run.id,
-        planned=plan.num_rows,
+        planned=run.plan["records"],
         records=dict(records),
         shards=dict(shards),
-        carried=carried.num_rows,
+        carried=carried,
         first_commit=min(times, default=None),
         last_commit=max(times, default=None),
-        rate=rate,
+        rate=rows_made / seconds if seconds > 0 else None,
         stopped=stopped,
     )
 
 
-def _history_and_rows(log: ShardLog) -> tuple[History, list[Commit]]:
+_STATE = ["record_id", "status", "output_key"]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What a shard's log says: records by state, the time of each commit, and how many rows they have in all."""
+
+    head: str | None
+    states: Mapping[str, int]
+    spans: list[tuple[datetime, datetime]]
+    rows: int
+
+
+def _read_shard(log: ShardLog) -> _Shard:
     history = log.history()
-    columns = ["record_id", "status", "output_key", "started"]
-    return history, [(entry, log.table(entry, columns=columns)) for entry in history.commits]
+    commits = history.commits
+    if history.erased:
+        states = Counter(_states(log.rows(commits, columns=_STATE), history.erased))
+    else:
+        states = Counter(log.counts(commits))
+    spans = [(entry.started or _started(log, entry), entry.link.time) for entry in commits]
+    rows = sum(sum(entry.counts.values()) for entry in commits)
+    return _Shard(commits[-1].link.sha256 if commits else None, states, spans, rows)
+
+
+def _started(log: ShardLog, entry: LogEntry) -> datetime:
+    """When work on what an entry commits began, by its rows."""
+    started: datetime | None = pc.min(log.table(entry, columns=["started"])["started"]).as_py()
+    return started or entry.link.time
+
+
+def _unusable(apart: pa.Table) -> int:
+    return pc.sum(pc.equal(apart["action"], Action.QUARANTINE.value)).as_py() or 0
 
 
 def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:

@@ -107,8 +107,8 @@ def rerun(scene: Scene) -> None:
     run = open_run(store, scene.run)
     chosen = choose(store, run, Selection())
     sources = LocalStore(scene.outside / "images")
-    for shard, records in what_is_left(store, run, chosen).items():
-        run_shard(store, run, shard, equipment(sources), chosen=records)
+    for shard, share in what_is_left(store, run, chosen).items():
+        run_shard(store, run, shard, equipment(sources), chosen=share.chosen)
     publish(store, run, {"rows": []}, b"page of the rerun", partial=True)
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from lsb.audit import verify
 from lsb.ledger.layout import hints_folder
+from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, open_log, pending
 from lsb.pictures.decoder import Decoder
@@ -108,9 +109,14 @@ def test_a_kill_in_any_stage_costs_what_is_not_committed_and_no_more(tmp_path: P
         sum(entry.counts.values()) for shard in run.shards() for entry in open_log(store, run, shard).entries()
     )
     left = pending(store, run)
-    assert sum(map(len, left.values())) == IMAGES - committed
+    assert sum(left.values()) == IMAGES - committed
     assert not [found for found in verify(store, run.id).findings if found.kind != "incomplete"]
-    for shard, records in left.items():
+    plan = read_plan(store, run, columns=["record_id", "shard"]).to_pylist()
+    for shard, count in left.items():
+        log = open_log(store, run, shard)
+        done = log.rows(log.entries())["record_id"].to_pylist()
+        records = {row["record_id"] for row in plan if row["shard"] == shard}.difference(done)
+        assert len(records) == count
         hints = [json.loads(store.read(entry.key))["records"] for entry in store.list(hints_folder(run.id, shard))]
         assert all(len(names) <= 2 * BATCH for names in hints)
         batches: list[int] = []
@@ -121,7 +127,7 @@ def test_a_kill_in_any_stage_costs_what_is_not_committed_and_no_more(tmp_path: P
                 return super().translate(images, *rest, **options)
 
         assert run_shard(store, run, shard, equipment(sources, Watching(batch=BATCH))).translated == len(records)
-        suspects = {record for names in hints for record in names} & {*records}
+        suspects = {record for names in hints for record in names} & records
         assert sorted(batches) == sorted([BATCH] * ((len(records) - len(suspects)) // BATCH) + [1] * len(suspects))
     publish(store, run, {}, b"page")
     assert verify(store, run.id).exit_code == 0

@@ -29,6 +29,7 @@ from lsb.jobs.erase import erase
 from lsb.jobs.gc import clean_up
 from lsb.jobs.lineage import planned_as
 from lsb.ledger import layout
+from lsb.ledger import run as ledger_run
 from lsb.ledger.carrying import read_manifest, unchanged
 from lsb.ledger.gates import Gates
 from lsb.ledger.log import chain
@@ -97,6 +98,7 @@ def one_request_at_a_time() -> Iterator[None]:
     """So that each actor stands before one request, and a tape gives one course of events."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(read_ahead, "REQUESTS", 1)
+        patch.setattr(ledger_run, "LOGS", 1)
         patch.setattr(shard, "ThreadPoolExecutor", AtOnce)
         yield
 

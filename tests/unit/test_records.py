@@ -47,7 +47,7 @@ JSON = st.recursive(
 @given(JSON)
 @example({"\U0001f600": 1, "\uffff": 2, "a": '\x00\x1f\x7f\\"/\u2028\ud7ff'})
 @example(["\ud800", 1])
-@example([1e21, 1e-7, -0.0, 2**31, True, [0, {"b": None, "B": ()}]])
+@example([1e21, 1e-7, -0.0, 2**53 - 1, 1 - 2**53, True, [0, {"b": None, "B": ()}]])
 def test_canonical_json_is_that_of_the_rfc_whichever_way_it_is_made(value: Any) -> None:
     try:
         expected = rfc8785.dumps(value)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lsb.config.job import BudgetConfig
 from lsb.jobs.budget import Tally
@@ -22,7 +23,7 @@ from lsb.ledger.log.commit_log import LogEntry, ShardLog
 from lsb.ledger.run import Run, pending, read_logs
 from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
-from lsb.views.status import counts_apart, counts_of, covered
+from lsb.views.status import counts_apart, covered
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ class Accounts:
         self._looking = threading.Lock()
         self._accounts = dict(read_logs(store, run, self._account))
         self._leased: dict[tuple[str, int], float] = {}  # shard and number of a lease -> seconds
-        self._read: dict[str, float] = {}  # a lease's key -> when what was read of it had been written
         counts: dict[str | None, dict[str, int]] = {None: counts_apart(store, run)}
         counts |= {shard: account.counts for shard, account in self._accounts.items()}
         self.tally = Tally(budget, run.plan["records"], counts)
-        self._spend()
+        if self._timed:
+            self._read_seconds([entry.key for entry in store.list(layout.leases_folder(run.id))])
+            self._spend()
 
     def look(self, leases: Mapping[str, Lease], own: Iterable[str]) -> None:
         """Count what others have done since the last look. Of several threads that look at once one does.
@@ -62,38 +64,52 @@ class Accounts:
         if not self._looking.acquire(blocking=False):
             return
         try:
-            changed = {shard for shard, lease in leases.items() if lease != self._seen.get(shard)}
-            for shard, account in read_logs(self._store, self._run, self._news, sorted(changed.difference(own))):
+            changed = {shard: lease for shard, lease in leases.items() if lease != self._seen.get(shard)}
+            others = sorted(changed.keys() - set(own))
+            for shard, account in read_logs(self._store, self._run, partial(self._news, changed), others):
                 if account is not None:
                     self._accounts[shard] = account
                     self.tally.commit(shard, account.counts)
-            self._seen |= leases
-            self._spend()
+            if self._timed:
+                self._read_seconds([key for lease in changed.values() for key in self._unread(lease)])
+                self._spend()
+            self._seen |= changed
         finally:
             self._looking.release()
 
-    def _news(self, log: ShardLog) -> _Account | None:
-        known = self._accounts[log.shard].next
-        there = self._store.exists(layout.numbered(layout.shard_log(self._run.id, log.shard), known))
-        return self._account(log) if there else None
+    def rows(self, shard: str) -> int:
+        """How many rows a shard had, when it was last looked into."""
+        return sum(self._accounts[shard].counts.values())
+
+    def _news(self, leases: Mapping[str, Lease], log: ShardLog) -> _Account | None:
+        if not leases[log.shard].given_back:  # so that it may be that nothing is committed since
+            known = self._accounts[log.shard].next
+            if not self._store.exists(layout.numbered(layout.shard_log(self._run.id, log.shard), known)):
+                return None
+        return self._account(log)
 
     def _account(self, log: ShardLog) -> _Account:
         history = log.history()
         head, commits = history.head, history.commits
         seconds = _seconds(log, commits) if self._timed else 0.0
-        return _Account(counts_of(log, commits), head.number + 1 if head else 0, seconds)
+        return _Account(log.counts(commits), head.number + 1 if head else 0, seconds)
 
-    def _spend(self) -> None:
-        if not self._timed:
-            return
-        entries = {entry.key: entry.modified for entry in self._store.list(layout.leases_folder(self._run.id))}
-        newer = [key for key, modified in entries.items() if self._read.get(key) != modified]
-        with read_ahead(newer, lambda key: read_lease(self._store, key)) as contents:
+    def _unread(self, lease: Lease) -> Iterator[str]:
+        """The keys of what is to be read of a shard's leases, if this is its newest: those since the last look, too."""
+        before = self._seen.get(lease.shard)
+        for number in range(before.number if before else 0, lease.number):
+            for back in (False, True):
+                yield layout.lease_file(self._run.id, lease.shard, number, back=back)
+        yield layout.lease_file(self._run.id, lease.shard, lease.number, back=lease.given_back)
+
+    def _read_seconds(self, keys: Sequence[str]) -> None:
+        with read_ahead(keys, lambda key: read_lease(self._store, key)) as contents:
             for key, content in contents:
                 place, found = layout.lease_of(key), content()
                 if place is not None and found is not None:
                     self._leased[place[:2]] = max(found.seconds, self._leased.get(place[:2], 0.0))
-                    self._read[key] = entries[key]
+
+    def _spend(self) -> None:
         leased: dict[str, float] = defaultdict(float)
         for (shard, _), seconds in self._leased.items():
             leased[shard] += seconds

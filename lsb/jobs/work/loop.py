@@ -16,7 +16,7 @@ from functools import partial
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, LsbError, ShardsFailedError, UnfinishedError
 from lsb.jobs.job import object_uri
-from lsb.jobs.rerun import Todo, still_left, what_is_left
+from lsb.jobs.rerun import Todo, records_of, still_left, what_is_left
 from lsb.jobs.retries import retried
 from lsb.jobs.stock import equipped_for, lent, place
 from lsb.jobs.work.accounts import Accounts
@@ -24,6 +24,7 @@ from lsb.jobs.work.shares import Shares, Taken
 from lsb.jobs.work.sight import refuse_blindness
 from lsb.ledger.layout import run_folder
 from lsb.ledger.leases import RENEWED_SECONDS, Lease, Leases
+from lsb.ledger.plan import shard_sizes
 from lsb.ledger.run import Run, open_run
 from lsb.ledger.worker import at_work
 from lsb.observation import Observer, observed_by, observer
@@ -36,7 +37,8 @@ FAILURES_IN_A_ROW = 3
 STAGE = "translate"
 LOOKS_SECONDS = 60.0  # after which a worker in the middle of a shard looks at what others have done
 
-Translate = Callable[[str, Mapping[str, int]], ShardOutcome]  # a shard, and which of its records
+Chosen = Mapping[str, int] | None  # records of a shard, see `lsb.translation.shard.run_shard`
+Translate = Callable[[str, Chosen], ShardOutcome]  # a shard, and which of its records
 Result = tuple[str, ShardOutcome | Exception]
 
 
@@ -91,7 +93,7 @@ def work_on(config: JobConfig, run_id: str, stopped: Callable[[], int | None] = 
     return Worked(uri, outcome.shards, outcome.translated)
 
 
-def translate(config: JobConfig, run_id: str, shard: str, records: Mapping[str, int] | None = None) -> ShardOutcome:
+def translate(config: JobConfig, run_id: str, shard: str, records: Chosen = None) -> ShardOutcome:
     """Do what is left of a shard, or try these records; what others have committed stays.
 
     Inside `lsb.jobs.stock.equipped_for`.
@@ -112,7 +114,7 @@ def translate(config: JobConfig, run_id: str, shard: str, records: Mapping[str, 
         )
 
 
-def _patiently(config: JobConfig, run_id: str, shard: str, records: Mapping[str, int]) -> ShardOutcome:
+def _patiently(config: JobConfig, run_id: str, shard: str, records: Chosen) -> ShardOutcome:
     return retried(lambda: translate(config, run_id, shard, records))
 
 
@@ -135,11 +137,12 @@ def translate_shares(
     """
     store = open_store(config.store)
     outer = observer()
-    outer.progress.start(STAGE, sum(map(len, todo.values())))
+    outer.progress.start(STAGE, records_of(todo))
     progress = PartProgress(outer.progress, STAGE)
     with at_work() as worker, equipped_for(config, run):
         leases = Leases(store, run.id, worker)
         accounts = Accounts(store, run, config.budget, leases.look()) if watched else None
+        planned = shard_sizes(store, run)
 
         def spent() -> str | None:
             return accounts.tally.spent if accounts else None
@@ -154,7 +157,11 @@ def translate_shares(
         def elsewhere(records: int) -> None:
             progress.advance(STAGE, records)
 
-        left = partial(still_left, store, run)
+        def left(some: Todo) -> Todo:
+            seen = accounts.rows if accounts else lambda shard: 0
+            unsure = {shard: share for shard, share in some.items() if share.chosen or seen(shard) < planned[shard]}
+            return still_left(store, run, unsure, planned)
+
         shares = Shares(todo, leases, left=left, stop=ended, look=look, elsewhere=elsewhere)
         told = accounts.tally.commit if accounts else outer.committed
         with observed_by(Observer(progress, ended, told)), leases.kept(_now_and_then(shares.watch)):
@@ -175,7 +182,7 @@ def raise_what_failed(outcome: ShardsOutcome, run_uri: str, todo: Todo, shards: 
         LsbError: the one that every failed shard met, such as a store that is gone.
         ShardsFailedError: anything else.
     """
-    left = sum(map(len, todo.values()))
+    left = records_of(todo)
     if outcome.signal == signal.SIGINT:
         raise KeyboardInterrupt
     if outcome.signal is not None:
@@ -231,7 +238,7 @@ def _turn(shares: Shares, translate: Translate) -> Result | None:
         if taken is None:
             return None
         try:
-            result: ShardOutcome | Exception = translate(*taken)
+            result: ShardOutcome | Exception = translate(taken.shard, taken.share.chosen)
         except Exception as error:  # noqa: BLE001 one shard's failure; the others go on
             result = error
         shares.give_back(taken.shard)

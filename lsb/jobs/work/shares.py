@@ -3,6 +3,9 @@
 A worker takes a shard that nobody has had; then those that were given back or whose holder is gone, after a look into
 their logs whether anything of them is left. While all that is left is held by others it waits, and looks again: one
 listing shows all leases. So a worker ends when everything is committed, or was tried by itself.
+
+A look costs as much as there are leases. Of many it serves for several shards: whether one that nobody had then is
+still free, its lease says when it is taken.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from lsb.jobs.rerun import Todo
+from lsb.jobs.rerun import Share, Todo
 from lsb.jobs.retries import retried
 from lsb.ledger.leases import Lease, Leases
 
@@ -22,13 +25,14 @@ logger = logging.getLogger(__name__)
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 5.0
 LOOKED_INTO = 64  # shards whose logs are read at a time
+LEASES_A_TAKING = 128  # of a look, for each time that somebody tries to take a shard by it
 
 
 class Taken(NamedTuple):
-    """A shard, and what of it is to be done: see `lsb.translation.shard.run_shard`."""
+    """A shard, and what of it is to be done."""
 
     shard: str
-    records: Mapping[str, int]
+    share: Share
 
 
 class Shares:
@@ -60,6 +64,8 @@ class Shares:
         self._elsewhere = elsewhere
         self._pause = pause
         self._lock = threading.Lock()
+        self._unleased: list[str] = []  # of what is to do, those that nobody had at the last look, in reverse
+        self._takings = 0  # for which the last look still serves
 
     def take(self) -> Taken | None:
         """The next shard, leased; None where there is nothing left to do, or the worker is to stop.
@@ -85,24 +91,30 @@ class Shares:
 
     def watch(self) -> None:
         """Look at what others do, while this worker has a shard."""
+        self._takings = 0
         self._look(self._leases.look())
 
     def _try(self) -> Taken | None:
         """A shard that nobody holds; None if there is none now, or none at all any more."""
+        if taken := self._by_last_look():
+            return taken
         leases = self._leases.look()
         self._look(leases)
         if self._stop():
             return None
-        for shard in [shard for shard in self._todo if shard not in leases]:
-            if self._leases.take(shard, None):
-                return Taken(shard, self._todo.pop(shard))
+        self._unleased = [shard for shard in self._todo if shard not in leases][::-1]
+        self._takings = max(1, len(leases) // LEASES_A_TAKING)
+        while self._unleased:
+            if taken := self._by_last_look():
+                return taken
+            self._takings = 1  # somebody was quicker, maybe everywhere: the leases that are free come last
         free = [shard for shard, lease in leases.items() if shard in self._todo and self._leases.is_free(lease)]
         random.shuffle(free)
         for start in range(0, len(free), LOOKED_INTO):
             some = {shard: self._todo[shard] for shard in free[start : start + LOOKED_INTO]}
             left = self._left(some)
-            for shard, records in some.items():
-                self._elsewhere(len(records) - len(left.get(shard, ())))
+            for shard, share in some.items():
+                self._elsewhere(share.records - (left[shard].records if shard in left else 0))
                 if shard in left:
                     self._todo[shard] = left[shard]
                 else:
@@ -112,6 +124,15 @@ class Shares:
                     return Taken(shard, self._todo.pop(shard))
         if self._todo:
             self._tell(leases)
+        return None
+
+    def _by_last_look(self) -> Taken | None:
+        """A shard that nobody had at the last look, nor has now; None once another look is due."""
+        while self._unleased and self._takings > 0:
+            self._takings -= 1
+            shard = self._unleased.pop()
+            if self._leases.take(shard, None):
+                return Taken(shard, self._todo.pop(shard))
         return None
 
     def _tell(self, leases: Mapping[str, Lease]) -> None:

@@ -6,8 +6,10 @@ it safe to delete files which nobody names yet. A condemnation can also say whic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 
 import pyarrow as pa
@@ -41,6 +43,7 @@ class LogEntry:
     features: str | None  # the file to read now: an erasure replaces the one that was committed
     erased: frozenset[str] = frozenset()  # names in `files` that were erased since
     usage: Usage | None = None  # of stores, by the attempt since its commit before; None if nobody counted
+    started: datetime | None = None  # the first of its rows; None if none was, or if nobody said
 
     @property
     def rows_key(self) -> str:
@@ -174,8 +177,15 @@ class ShardLog:
         features: str | None,
         counts: Mapping[str, int],
         usage: Usage = Usage(),
+        started: datetime | None = None,
     ) -> LogEntry | None:
-        """Commit behind `after`; None if another writer was first. `files`: name in the shard's folder to digest."""
+        """Commit behind `after`; None if another writer was first.
+
+        Args:
+            files: name in the shard's folder to digest.
+            counts: rows by status.
+            started: when work on the first of the rows began.
+        """
         document = {
             "kind": COMMIT,
             "attempt": attempt,
@@ -184,6 +194,7 @@ class ShardLog:
             "features": features,
             "counts": dict(counts),
             "usage": asdict(usage),
+            **({} if started is None else {"started": started.isoformat(timespec="microseconds")}),
         }
         link = self._chain().append(after, document)
         return self._commit(link) if link else None
@@ -219,6 +230,14 @@ class ShardLog:
         """
         return fold([(entry, self.table(entry, columns=columns)) for entry in entries])
 
+    def counts(self, entries: Sequence[LogEntry]) -> dict[str, int]:
+        """The shard's rows by status, after these entries, which are all. Rows are read only where it takes them."""
+        total = sum((Counter(entry.counts) for entry in entries), Counter())
+        if len(entries) > 1 and total[Status.FAILED.value]:  # a failed row may have given way to a later one
+            rows = self.rows(entries, columns=["record_id", "status"])
+            total = Counter(rows["status"].to_pylist())
+        return dict(total)
+
     def _read(self, entry: LogEntry, name: str, schema: TableSchema, columns: list[str] | None) -> pa.Table:
         return read_table(
             read_checked(self.store, f"{entry.folder}/{name}", entry.files[name]), schema, columns=columns
@@ -247,7 +266,12 @@ class ShardLog:
             raise TamperedError(f"{link.key} names row files without their digests", key=link.key)
         self._check_place(link, attempt, files)
         entry = LogEntry(link, self._folder, attempt, document["counts"], files, document["rows"], features)
-        return replace(entry, usage=_usage(document["usage"])) if "usage" in document else entry
+        started = document.get("started")
+        return replace(
+            entry,
+            usage=_usage(document["usage"]) if "usage" in document else None,
+            started=None if started is None else datetime.fromisoformat(started),
+        )
 
     def _condemnation(self, link: Link) -> Condemnation:
         document = link.document

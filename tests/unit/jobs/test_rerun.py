@@ -134,7 +134,9 @@ def test_what_cannot_be_meant_is_refused(store: LocalStore, run: Run, selection:
 def test_what_is_chosen_is_exactly_what_is_done(store: LocalStore, run: Run, folder: Path, tmp_path: Path) -> None:
     chosen = choose(store, run, Selection(match=("odd/*",)))
     before = {row["record_id"]: row for row in manifest_table(store, run, partial=True).to_pylist()}
-    assert what_is_left(store, run, chosen) == chosen.shards
+    left = what_is_left(store, run, chosen)
+    assert {shard: share.chosen for shard, share in left.items()} == chosen.shards
+    assert [share.records for share in left.values()] == [*map(len, chosen.shards.values())]
     log = tmp_path / "side.log"
     for shard, records in chosen.shards.items():
         run_shard(store, run, shard, equipment(LocalStore(folder), Inverter(side_log=log)), chosen=records)

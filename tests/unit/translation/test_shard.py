@@ -257,7 +257,7 @@ def test_transient_faults_are_raised_and_leave_what_is_made(store: LocalStore, f
 
     with pytest.raises(StoreBusyError):
         run_shard(store, run, "00000", equipment(Busy(folder), Inverter(batch=2)))
-    assert [len(left) for left in pending(store, run).values()] == [3]
+    assert [*pending(store, run).values()] == [3]
     (hint,) = store.list(hints_folder(run.id, "00000"))
     assert json.loads(store.read(hint.key))["records"] != []  # of these all have their rows
     assert run_shard(store, run, "00000", equipment(sources)).translated == 3

@@ -2,11 +2,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
+from lsb.audit import verify
+from lsb.ledger.log.commit_log import ShardLog
+from lsb.ledger.publish import manifest_table
+from lsb.ledger.run import Run, open_log, pending
 from lsb.store.local import LocalStore
+from lsb.store.store import Store
 from lsb.translation.shard import run_shard
 from lsb.views.status import status
 from tests.ledger import Inverter, equipment, make_images, start, translate_all
@@ -88,3 +97,58 @@ def test_without_an_image_there_is_no_rate(tmp_path: Path) -> None:
     translate_all(store, run, sources)
     now = status(store, run)
     assert (now.records["failed"], now.rate, now.seconds_left) == (2, None, None)
+
+
+def test_two_requests_a_shard_tell_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 8), shard_size=1)
+    translate_all(store, run, sources)
+    asked: Counter[str] = Counter()
+
+    def count(method: str) -> None:
+        does = getattr(LocalStore, method)
+
+        def counted(self: LocalStore, key: str, *more: Any) -> Any:
+            asked.update(["shards" if "/shards/" in key else "others"])
+            return does(self, key, *more)
+
+        monkeypatch.setattr(LocalStore, method, counted)
+
+    for method in ("read", "read_range", "list", "exists", "folders"):
+        count(method)
+    assert status(store, run).records["ok"] == 8
+    assert asked == {"shards": 2 * 8, "others": asked["others"]}
+    few = asked["others"]
+    asked.clear()
+    assert pending(store, run) == {}
+    assert asked == {"shards": 2 * 8, "others": asked["others"]}
+    assert max(few, asked["others"]) <= 4
+
+
+def committed_saying(place: Path, monkeypatch: pytest.MonkeyPatch, started: datetime | None) -> tuple[Store, Run]:
+    """A run whose one entry says this of the beginning of its work."""
+    store = LocalStore(place / "store")
+    run, sources = start(store, make_images(place / "images", 4))
+    append = ShardLog.append
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardLog, "append", lambda self, *at, **part: append(self, *at, **{**part, "started": started}))
+        translate_all(store, run, sources)
+    return store, run
+
+
+def test_what_a_version_before_committed_is_read_from_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entries did not say when the work had begun."""
+    store, run = committed_saying(tmp_path, monkeypatch, None)
+    (entry,) = open_log(store, run, "00000").entries()
+    assert "started" not in entry.link.document
+    begun = pc.min(manifest_table(store, run)["started"]).as_py()
+    assert status(store, run).rate == 4 / (entry.link.time - begun).total_seconds()
+    assert {finding.kind for finding in verify(store, run.id, sample=0).findings} == {"incomplete"}
+
+
+def test_an_entry_that_names_another_beginning_than_its_rows_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, run = committed_saying(tmp_path, monkeypatch, datetime(2026, 1, 1, tzinfo=UTC))
+    texts = [finding.message for finding in verify(store, run.id, sample=0).findings]
+    assert any("begun at another time than its log entry says" in text for text in texts)

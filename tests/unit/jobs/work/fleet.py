@@ -35,7 +35,7 @@ class Fleet:
         """How often each picture was translated."""
         return Counter(self.log.read_text().split())
 
-    def do(self, shard: str, records: Mapping[str, int], translator: Any = None) -> ShardOutcome:
+    def do(self, shard: str, records: Mapping[str, int] | None, translator: Any = None) -> ShardOutcome:
         """Translate a shard, as the loop wants it."""
         watching = observer()
         here = equipment(open_sources(str(self.folder)), translator or Inverter(2, self.log))
@@ -44,7 +44,7 @@ class Fleet:
 
     def work(
         self,
-        do: Callable[[str, Mapping[str, int]], ShardOutcome] | None = None,
+        do: Callable[[str, Mapping[str, int] | None], ShardOutcome] | None = None,
         stop: Callable[[], bool] = lambda: False,
         **settings: Any,
     ) -> ShardsOutcome:

@@ -23,7 +23,10 @@ def accounts_of(fleet: Fleet) -> Accounts:
 
 def test_of_two_threads_that_look_at_once_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that renews the leases looks as well, and must not be kept waiting."""
-    accounts = accounts_of(Fleet(tmp_path, 2))
+    fleet = Fleet(tmp_path, 2)
+    accounts = accounts_of(fleet)
+    assert fleet.work().translated == 2
+    found = newest(fleet.store.list(leases_folder(fleet.run.id)))
     inside, may = threading.Event(), threading.Event()
     listed = LocalStore.list
 
@@ -35,10 +38,10 @@ def test_of_two_threads_that_look_at_once_one_does(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(LocalStore, "list", slow)
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(accounts.look, {}, [])
+        other = pool.submit(accounts.look, found, [])
         try:
             assert inside.wait(600)
-            accounts.look({}, [])
+            accounts.look(found, [])
         finally:
             may.set()
         other.result()
@@ -52,11 +55,11 @@ def test_what_could_not_be_read_of_others_is_read_at_the_next_look(
     assert fleet.work().translated == 4
     found = newest(fleet.store.list(leases_folder(fleet.run.id)))
 
-    def busy(*_: object) -> bool:
+    def busy(*_: object) -> Any:
         raise StoreBusyError("slow down")
 
     with monkeypatch.context() as patched:
-        patched.setattr(LocalStore, "exists", busy)
+        patched.setattr(LocalStore, "list", busy)
         with pytest.raises(StoreBusyError):
             accounts.look(found, [])
     accounts.look(found, [])

@@ -13,6 +13,7 @@ import pytest
 from lsb.audit import verify
 from lsb.errors import LsbError, ModelError, ShardsFailedError, StoreBusyError, StoreError, UnfinishedError
 from lsb.jobs import budget
+from lsb.jobs.rerun import Share
 from lsb.jobs.work import loop
 from lsb.jobs.work.accounts import why_stopped
 from lsb.jobs.work.loop import ShardsOutcome, raise_what_failed
@@ -27,7 +28,7 @@ from lsb.views.status import status
 from tests.ledger import Inverter
 from tests.unit.jobs.work.fleet import Fleet
 
-PENDING = {"00001": ["a", "b"]}
+PENDING = {"00001": Share(2)}
 
 
 def test_the_store_decides_and_not_the_attempt() -> None:
@@ -89,7 +90,7 @@ def test_two_at_work_on_one_run_make_nothing_twice(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, 24)
     begun = threading.Barrier(2, timeout=600)
 
-    def do(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+    def do(shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
         nonlocal meets
         if meets:
             meets -= 1
@@ -110,7 +111,7 @@ def test_threads_of_one_worker_share_its_shards(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, 8)
     together = threading.Barrier(3, timeout=600)
 
-    def do(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+    def do(shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
         met.append(shard)
         if len(met) <= 3:
             together.wait()
@@ -126,7 +127,7 @@ def test_who_finds_all_in_others_hands_waits_until_it_is_committed(tmp_path: Pat
     fleet = Fleet(tmp_path, 4)
     halfway, waiting = threading.Event(), threading.Event()
 
-    def slow(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+    def slow(shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
         halfway.set()
         assert waiting.wait(600)
         return fleet.do(shard, records)
@@ -161,7 +162,7 @@ def test_one_that_was_stopped_past_its_lease_and_wakes_up_does_no_harm(
             assert woken.wait(600)
             return super().translate(*arguments, **options)
 
-    def sleep(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+    def sleep(shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
         return fleet.do(shard, records, Sleeper(2, fleet.log))
 
     with ThreadPoolExecutor(1) as pool:
@@ -182,7 +183,7 @@ def test_one_that_was_stopped_past_its_lease_and_wakes_up_does_no_harm(
 def test_what_one_could_not_do_another_does_and_is_not_left_waiting(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, 8)
 
-    def broken(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+    def broken(shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
         raise ModelError("no such model")
 
     outcome = fleet.work(broken)
@@ -200,7 +201,7 @@ def test_a_wish_to_stop_commits_the_batch_and_gives_the_shard_back(tmp_path: Pat
             stopped.append("now")
             return super().translate(*arguments, **options)
 
-    def do(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+    def do(shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
         return fleet.do(shard, records, Once(1, fleet.log))
 
     outcome = fleet.work(do, stop=lambda: bool(stopped))
@@ -223,14 +224,14 @@ def test_the_budget_counts_what_all_workers_have_committed(tmp_path: Path, monke
     strict: dict[str, Any] = {"budget": {"max_failed_fraction": 0.15}}
     turns: list[str] = []
 
-    def one(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+    def one(shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
         turns.append("one")
         if len(turns) == 2:  # now another has his turn, from his beginning to his end
             left = iter([False] * 4)
             fleet.work(other, stop=lambda: next(left, True), **strict)
         return fleet.do(shard, records, Careless(2))
 
-    def other(shard: str, records: Mapping[str, int]) -> ShardOutcome:
+    def other(shard: str, records: Mapping[str, int] | None) -> ShardOutcome:
         turns.append("other")
         return fleet.do(shard, records, Careless(2))
 

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from lsb.errors import StoreBusyError, StoreError
 from lsb.jobs import retries
-from lsb.jobs.rerun import Todo
-from lsb.jobs.work.shares import Shares
+from lsb.jobs.rerun import Share, Todo, records_of
+from lsb.jobs.work.shares import LEASES_A_TAKING, Shares
+from lsb.ledger.layout import lease_file
 from lsb.ledger.leases import RENEWED_SECONDS, Leases
 from lsb.ledger.worker import Worker
 from tests.interleaving import MemoryStore
 from tests.unit.ledger.test_leases import RUN, Clock, Clocked
 
-SIX: Todo = {f"{number:05}": {f"{number}-a": 0, f"{number}-b": 0} for number in range(6)}
+SIX: Todo = {f"{number:05}": Share(2) for number in range(6)}
 
 
 class WaitingError(Exception):
@@ -127,7 +128,7 @@ def test_what_others_have_done_is_counted_and_not_done_again() -> None:
         first.give_back(taken.shard)
     assert fleet.elsewhere == 0
     assert second.take() is None
-    assert fleet.elsewhere == sum(map(len, SIX.values()))
+    assert fleet.elsewhere == records_of(SIX)
 
 
 def test_what_is_given_back_undone_is_done_by_another_and_not_tried_again_by_the_same() -> None:
@@ -139,7 +140,7 @@ def test_what_is_given_back_undone_is_done_by_another_and_not_tried_again_by_the
     found = set()
     while taken := second.take():
         found.add(taken.shard)
-        assert taken.records == SIX[taken.shard]
+        assert taken.share == SIX[taken.shard]
     assert found == SIX.keys()
 
 
@@ -185,3 +186,30 @@ def test_a_store_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) ->
     errors.append(StoreError("gone"))  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="gone"):
         fleet.shares[0].take()
+
+
+def test_of_many_leases_one_look_serves_for_several_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a taking costs does not grow with the run: many takings list fewer than so many leases each."""
+    many = {f"{number:05}": Share(2) for number in range(6000)}
+    fleet = Fleet(2)
+    for shard in [*many][:4000]:
+        fleet.store.create(lease_file(RUN, shard, 0), b"somebody's")
+    listed: list[int] = []
+    list_all = MemoryStore.list
+
+    def counted(prefix: str = "") -> Any:
+        found = list_all(fleet.store, prefix)
+        listed.append(len(found))
+        return found
+
+    monkeypatch.setattr(fleet.store, "list", counted)
+    shares = Shares(many, fleet.leases[0], left=fleet.left, stop=lambda: False)
+    other = Shares(many, fleet.leases[1], left=fleet.left, stop=lambda: False)
+    taken = [share.shard for _ in range(100) for one in (shares, other) if (share := one.take())]
+    assert len(set(taken)) == 200
+    assert min(taken) >= "04000"
+    assert sum(listed) < 200 * 2 * LEASES_A_TAKING
+    before = len(listed)
+    shares.watch()
+    assert shares.take() is not None  # what somebody has looked at meanwhile is out of date
+    assert len(listed) == before + 2
