@@ -15,6 +15,7 @@ from flows.shards import translate_pending
 from flows.watching.artifacts import ArtifactProgress, show_failed_shards, show_report
 from flows.watching.display import ManyProgress
 from flows.watching.interruption import interruptible
+from flows.watching.metrics import serve_as_asked
 from flows.watching.run_log import LogProgress
 from lsb.config.job import JobConfig, refuse_relative
 from lsb.errors import BudgetExceededError, NotFoundError
@@ -38,6 +39,7 @@ from lsb.ledger.carrying import manifest_pieces, reference
 from lsb.ledger.layout import run_folder
 from lsb.ledger.publish import Snapshot
 from lsb.ledger.run import Run, open_run
+from lsb.logs import log_as_asked
 from lsb.models.load import canvas_of, identify
 from lsb.observation import Observer, observed_by, observer
 from lsb.store.store import open_store
@@ -203,7 +205,10 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int, s
 
 
 def observing(config: JobConfig) -> Any:
-    """Progress goes to the caller's display, to Prefect's pages and to the flow run's log."""
+    """Progress goes to the caller's display, to Prefect's pages and to the flow run's log; logs and figures of this
+    process, which may be one of a worker of Prefect's, to whoever asks for them."""
+    log_as_asked()
+    serve_as_asked()
     outer = observer()
     shown = ManyProgress([outer.progress, ArtifactProgress(config.name), LogProgress()])
     return observed_by(Observer(shown, outer.stop))

@@ -46,3 +46,21 @@ def observed_by(watching: Observer) -> Iterator[None]:
         yield
     finally:
         _OBSERVER.reset(token)
+
+
+_WORK: ContextVar[Mapping[str, str]] = ContextVar("work")
+
+
+@contextmanager
+def at_work_on(**names: str) -> Iterator[None]:
+    """What is done inside is about this run, shard, attempt or record, as logs may say beside each line."""
+    token = _WORK.set({**work_at_hand(), **names})
+    try:
+        yield
+    finally:
+        _WORK.reset(token)
+
+
+def work_at_hand() -> Mapping[str, str]:
+    """What the current context is about."""
+    return _WORK.get({})

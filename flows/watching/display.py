@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +13,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from lsb.logs import json_wanted
 from lsb.progress import Progress
 from lsb.redaction import visible
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def terminal_progress(stream: TextIO | None = None) -> LineProgress | BarProgress:
-    """Bars if `stream` (standard error by default) is a terminal, else lines."""
+    """Bars if `stream` (standard error by default) is a terminal, else lines; where JSON is wanted, in the log."""
+    if json_wanted():
+        return LoggedProgress(sys.stderr)
     stream = stream or sys.stderr
     return BarProgress(stream) if stream.isatty() else LineProgress(stream)
 
@@ -74,6 +80,13 @@ class LineProgress(Progress):
     def _say(self, text: str) -> None:
         self._stream.write(visible(text) + "\n")
         self._stream.flush()
+
+
+class LoggedProgress(LineProgress):
+    """The same lines in this process's log."""
+
+    def _say(self, text: str) -> None:
+        logger.info("%s", text)
 
 
 class BarProgress(Progress):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typer.exceptions import TyperException
 from lsb.cli import render
 from lsb.cli.terminal import tamed
 from lsb.errors import LsbError, ResourceError
+from lsb.logs import json_wanted
 
 EXIT_BUG = 1
 EXIT_UNFINISHED = 5
@@ -100,7 +102,7 @@ def _guarded(command: Callable[[], Any]) -> int:
 
 
 def _complain(message: str, code: int, verbose: bool) -> int:
-    if verbose:
+    if verbose and not json_wanted():
         sys.stderr.write(tamed(traceback.format_exc()))
-    render.complain(f"lsb: error: {' '.join(message.split())}")
+    render.complain(" ".join(message.split()), logging.ERROR, exit_code=code)
     return code

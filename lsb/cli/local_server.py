@@ -93,7 +93,7 @@ def _connect(warn: Callable[[str], None]) -> None:
 
 
 def _warn(message: str) -> None:
-    render.complain(f"lsb: warning: {message}")
+    render.complain(message)
 
 
 def _check(url: str) -> None:

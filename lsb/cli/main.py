@@ -31,6 +31,7 @@ from lsb.cli.commands.making import (
 from lsb.cli.exit_code import end_with, exit_code
 from lsb.cli.terminal import tame_terminal
 from lsb.errors import UsageError
+from lsb.logs import log_as_asked
 
 app = typer.Typer(
     name="lsb",
@@ -75,6 +76,7 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _call(arguments: list[str]) -> Any:
+    log_as_asked()
     try:
         return app(args=arguments, prog_name="lsb", standalone_mode=False)
     except TyperException as error:

@@ -6,12 +6,14 @@ In text, names of files and other people's words are made visible; JSON has them
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsb.logs import json_wanted
 from lsb.redaction import visible, without_secrets
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from lsb.views.holders import Holder
     from lsb.views.listing import ListedRun
     from lsb.views.status import RunStatus
+
+logger = logging.getLogger(__name__)
 
 # What is printed of a thing, by the names under which it is. Nothing but `show` looks into it.
 Figures = Mapping[str, object]
@@ -87,9 +91,13 @@ def _size(count: int) -> str:
     return f"{size:.3g} {unit}" if unit != "B" else f"{count} B"
 
 
-def complain(message: str) -> None:
-    """One line on standard error, in which no secret stands."""
-    sys.stderr.write(visible(without_secrets(message)) + "\n")
+def complain(message: str, level: int = logging.WARNING, **about: object) -> None:
+    """One line on standard error, in which no secret stands; `about`: what a log in JSON says beside it."""
+    if json_wanted():
+        logger.log(level, "%s", message, extra=about)
+        return
+    said = message if level < logging.WARNING else f"lsb: {logging.getLevelName(level).lower()}: {message}"
+    sys.stderr.write(visible(without_secrets(said)) + "\n")
 
 
 def chosen(found: Chosen) -> Figures:

@@ -11,6 +11,7 @@ import sys
 import warnings
 from typing import TextIO
 
+from lsb.logs import json_wanted, log_as_asked
 from lsb.redaction import visible, without_secrets
 
 
@@ -29,15 +30,20 @@ def tame_terminal() -> None:
 
 
 def tame_logs() -> None:
-    """Every handler that there is now gives tamed lines: Python's own of last resort, and those that Prefect made."""
+    """Every handler that there is now gives tamed lines: Python's own of last resort, and those that Prefect made.
+    Where JSON is wanted, it takes the root's place."""
+    if json_wanted():
+        log_as_asked()
     loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     handlers = [handler for logger in (logging.root, *loggers) for handler in logger.handlers]
     for handler in (logging.lastResort, *handlers):
-        if handler is not None and not isinstance(handler.formatter, _Tamed):
+        if handler is not None and not getattr(handler.formatter, "tamed", False):
             handler.setFormatter(_Tamed(handler.formatter))
 
 
 class _Tamed(logging.Formatter):
+    tamed = True
+
     def __init__(self, inner: logging.Formatter | None) -> None:
         super().__init__()
         self._inner = inner or logging.Formatter()

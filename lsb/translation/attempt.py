@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lsb.errors import DecodingError, EncodingError, ImageError, TranslationError
+from lsb.figures import FIGURES
 from lsb.ledger import layout
 from lsb.ledger.layout import new_attempt
 from lsb.ledger.log.chain import Link
@@ -24,7 +25,7 @@ from lsb.pictures.decoder import DECODERS, Decoder
 from lsb.pictures.images import contrast, pixels_sha256, reduction
 from lsb.pictures.output import composed, written
 from lsb.records import sha256
-from lsb.redaction import redact
+from lsb.redaction import redact, visible
 from lsb.store.store import Store
 from lsb.store.usage import Usage, counted
 from lsb.translation.batch import Picture, Result
@@ -186,11 +187,14 @@ class Attempt:
             if entry is not None:
                 self.head = entry.link
                 self.told += part["usage"]
-                self.done |= {row["record_id"]: row["status"] for row in self.rows}
-                self.tries |= {row["record_id"]: row["tries"] for row in self.rows}
-                self.rows = []
+                made, self.rows = self.rows, []
+                self.done |= {row["record_id"]: row["status"] for row in made}
+                self.tries |= {row["record_id"]: row["tries"] for row in made}
+                failures = Counter(code for row in made if (code := row.get("error_code")))
+                FIGURES.commit(Counter(row["status"] for row in made), failures)
                 self.commits += 1
                 self.committed(self.shard, self.counts)
+                logger.info("%d rows committed", len(made), extra={"attempt": self.id})
             else:
                 logger.info("shard %s: another worker committed first; going on from there", self.shard)
                 self.refresh()
@@ -242,6 +246,9 @@ class Attempt:
         # Others may have committed the record since it was read.
         if self.due(row["record_id"]):
             self.rows.append(row)
+            if code := row.get("error_code"):
+                about = {"attempt": self.id, "record": row["record_id"], "code": code}
+                logger.info("%s %s: %s", visible(row["source_key"]), code, row["error_detail"], extra=about)
 
     def _evidence(self, planned: PlanRow) -> ManifestRow:
         tries = self.tries.get(planned["record_id"], 0) + 1

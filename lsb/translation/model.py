@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
@@ -78,7 +78,8 @@ class Made:
     image: Image.Image
     scores: Any = None  # `.values` and `.features`; None where nothing was measured
     unscored: LsbError | None = None  # why scores are missing
-    seconds: float | None = None  # its share of the time that the model was at work on what it was asked
+    # Its share of the time that the model was at work on what it was asked.
+    seconds: float | None = field(default=None, compare=False)
 
 
 class MakesImages(Protocol):

@@ -38,6 +38,7 @@ from lsb.errors import (
     UnfinishedError,
 )
 from lsb.isolation import isolate_children
+from lsb.logs import log_as_asked
 from lsb.memory import free_memory
 from lsb.redaction import redact
 from lsb.translation.model import Made, Model, Task, Tasks, joined, portable
@@ -301,6 +302,7 @@ def _serve(
 ) -> None:
     """The process: load, then answer until nobody asks any more."""
     os.environ.update(environment)  # the server that forked it may have an older one
+    log_as_asked()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

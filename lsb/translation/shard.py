@@ -32,9 +32,11 @@ from functools import partial
 from types import TracebackType
 
 from lsb.errors import DecodingError, EncodingError, ImageError, StoreError, UnfinishedError, UsageError
+from lsb.figures import FIGURES
 from lsb.ledger.plan import read_shard_plan
 from lsb.ledger.run import Run
 from lsb.ledger.schemas import ManifestRow, PlanRow
+from lsb.observation import at_work_on
 from lsb.progress import NoProgress, Progress
 from lsb.redaction import redact, visible
 from lsb.store.store import Store
@@ -97,7 +99,7 @@ def run_shard(
     """
     if shard not in run.shards():
         raise UsageError(f"run {run.id} has no shard {shard!r}; it has {run.plan['shards']}, from 00000")
-    with counted() as usage:
+    with counted() as usage, at_work_on(run=run.id, shard=shard):
         part, limit = read_shard_plan(store, run, shard, equipment.feature_sample)
         planned = part.to_pylist()
         attempt = Attempt(store, run, shard, equipment.execution, limit, committed, chosen, usage=usage)
@@ -269,6 +271,12 @@ class _ShardJob:
         None at all where what was read has filled no batch, so that the caller can commit or stop.
         """
         waiting = Waiting()
+        try:
+            yield from self._filled(waiting, groups)
+        finally:
+            waiting.leave()
+
+    def _filled(self, waiting: Waiting, groups: Iterable[Group]) -> Iterator[list[Picture]]:
         with self.reader.ahead(self._due(groups)) as answers:
             taken = 0
             for answer in answers:
@@ -341,6 +349,7 @@ class _ShardJob:
             if not self.left:
                 raise
             return True
+        FIGURES.batch(sum(result.made.seconds or 0 for result in results if result.made))
         self._name(asked.pictures)
         for picture, result in zip(asked.pictures, results, strict=True):
             made = None
@@ -379,7 +388,8 @@ class _ShardJob:
             self.attempt.keep(one.picture, one.result, written)
             if one.result.made.unscored is not None:
                 name = visible(one.picture.members[0]["key"])
-                logger.warning("no scores for %s: %s", name, redact(str(one.result.made.unscored)))
+                about = {"attempt": self.attempt.id, "record": one.picture.leader}
+                logger.warning("no scores for %s: %s", name, redact(str(one.result.made.unscored)), extra=about)
         self.writing = []
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lsb.figures import FIGURES
 from lsb.pictures.geometry import Size
 from lsb.pictures.tiles import Tiles
 from lsb.translation.batch import Picture
@@ -27,6 +28,7 @@ class Waiting:
 
     def add(self, picture: Picture) -> None:
         frame = picture.task.frame
+        FIGURES.wait(1)
         self._bytes += picture.held_bytes
         self._groups.setdefault((frame.working, frame.tiles), []).append(picture)
 
@@ -51,7 +53,13 @@ class Waiting:
         else:
             del self._groups[group]
         self._bytes -= sum(picture.held_bytes for picture in taken)
+        FIGURES.wait(-len(taken))
         return taken
+
+    def leave(self) -> None:
+        """Nobody takes the others any more."""
+        FIGURES.wait(-sum(map(len, self._groups.values())))
+        self._groups, self._bytes = {}, 0
 
 
 def _most(group: Group, batch: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -32,10 +33,10 @@ def ls(
     if found or json:
         render.show_runs(found, as_json=json)
     else:
-        render.complain(f"no runs in {root}")
+        render.complain(f"no runs in {root}", logging.INFO)
     errors = {run.run: run.error for run in found if run.error}
     for run_id, error in errors.items():
-        render.complain(f"{run_id} cannot be read: {error}")
+        render.complain(f"{run_id} cannot be read: {error}", logging.INFO)
     raise typer.Exit(min((error.exit_code for error in errors.values()), default=0))
 
 

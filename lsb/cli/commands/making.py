@@ -258,12 +258,14 @@ def work(
     _prepare(verbose)
     from flows.watching.display import terminal_progress
     from flows.watching.interruption import interruptible
+    from flows.watching.metrics import serve_as_asked
     from lsb.jobs.job import config_of, executed_with
     from lsb.jobs.work.loop import work_on
     from lsb.ledger.run import open_run
     from lsb.observation import Observer, observed_by
 
     tame_logs()
+    serve_as_asked()
     store, run_id = open_store_of(run)
     job = _moved(config, store) if config else config_of(open_run(store, run_id), store)
     job = executed_with(job, workers=workers, batch=batch, device=device)
@@ -371,10 +373,12 @@ def _prefect(verbose: bool, flows: str) -> Iterator[None]:
     """
     _prepare(verbose)
     from flows.watching.display import terminal_progress
+    from flows.watching.metrics import serve_as_asked
     from lsb.cli.local_server import prefect_server
     from lsb.observation import Observer, observed_by
 
     tame_logs()
+    serve_as_asked()
     display = terminal_progress()
     with prefect_server(meanwhile=partial(import_module, flows)), observed_by(Observer(display)):
         try:
