@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flows.runners.learning import optimised
+from flows.runners.runner import check_runner
 from flows.translate import JobResult, conclude, measured_snapshot, observing, refuse_surprise, translate_all
 from flows.watching.interruption import interruptible
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError
-from lsb.jobs.job import check_device, check_resumed, may_take_the_name, planned_run
+from lsb.jobs.job import as_here, check_device, check_resumed, may_take_the_name, planned_run
 from lsb.jobs.lineage import prompts_of_job
 from lsb.jobs.vanished import refuse_to_translate
 from lsb.jobs.work.accounts import why_stopped
@@ -21,7 +23,6 @@ from lsb.store.store import open_store
 from tasks.evaluate import evaluate_run
 from tasks.guarded.flow import observed
 from tasks.ingest import ingest_source
-from tasks.optimise import optimise_prompt
 from tasks.plan import plan_run
 
 
@@ -43,10 +44,10 @@ def ingest_only(config: JobConfig) -> Dataset:
 @observed(name="optimise")
 def optimise_only(config: JobConfig) -> list[StoredPrompt]:
     """Provide both domains' prompts."""
-    check_device(config)
+    check_runner(config)
     refuse_surprise(config)
     with observing(config), interruptible():
-        return [optimise_prompt(config, "source"), optimise_prompt(config, "target")]
+        return [optimised(config, "source"), optimised(config, "target")]
 
 
 @observed(name="plan")
@@ -70,7 +71,7 @@ def translate_only(config: JobConfig, resume: str | None = None, accept_vanished
         BudgetExceededError: so many records failed or were quarantined that it stopped; or so many have vanished that
             it did nothing.
     """
-    check_device(config)
+    check_runner(config)
     run = _planned(config, resume)
     store = open_store(config.store)
     if not accept_vanished and pending(store, run):
@@ -85,7 +86,7 @@ def translate_only(config: JobConfig, resume: str | None = None, accept_vanished
 @observed(name="evaluate")
 def evaluate_only(config: JobConfig, resume: str | None = None) -> Measures:
     """Measure what is committed of the planned run. Publishes nothing."""
-    check_device(config)
+    check_device(as_here(config))
     run = _planned(config, resume)
     with observing(config), interruptible():
         return evaluate_run(config, run.id)

@@ -11,6 +11,8 @@ from typing import Any, cast
 from prefect.states import Completed
 
 from flows.retries import Retries, persistently
+from flows.runners.learning import optimised
+from flows.runners.runner import check_runner
 from flows.shards import translate_pending
 from flows.watching.artifacts import ArtifactProgress, show_failed_shards, show_report
 from flows.watching.display import ManyProgress
@@ -22,7 +24,6 @@ from lsb.errors import BudgetExceededError, NotFoundError
 from lsb.jobs.budget import over_budget
 from lsb.jobs.job import (
     as_frozen,
-    check_device,
     check_resumed,
     object_uri,
     refuse_changed_default,
@@ -48,7 +49,6 @@ from lsb.views.problems import COLUMNS, Problems
 from tasks.evaluate import evaluate_run
 from tasks.guarded.flow import observed
 from tasks.ingest import ingest_source
-from tasks.optimise import optimise_prompt
 from tasks.plan import plan_run
 from tasks.publish import find_snapshot, publish_run
 
@@ -101,7 +101,7 @@ def _translated(config: JobConfig, resume: str | None, options: RunOptions) -> J
     environment_signer()  # a key that cannot sign is better known now than after the last image
     refuse_relative(config)
     refuse_store_among_pictures(config)
-    check_device(config)
+    check_runner(config)
     if resume is None:
         refuse_surprise(config)
     else:  # so is that these settings are not the run's
@@ -113,8 +113,8 @@ def _translated(config: JobConfig, resume: str | None, options: RunOptions) -> J
     given_features(config)
     with observing(config), interruptible():
         dataset = ingest_source(config, options.reread, options.accept_vanished)
-        source = optimise_prompt(config, "source", options.refit, options.reread)
-        target = optimise_prompt(config, "target", options.refit, options.reread)
+        source = optimised(config, "source", options.refit, options.reread)
+        target = optimised(config, "target", options.refit, options.reread)
         run = plan_run(config, dataset, source, target, resume, options)
         done = translate_all(config, run)
         snapshot = measured_snapshot(config, run, named=not done.over_budget, stopped=done.over_budget)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lsb.config.job import JobConfig
 from lsb.errors import LsbError, SourceError, StoreError, UsageError
+from lsb.jobs.job import as_here
 from lsb.jobs.measures import evaluation_settings, open_target, open_truth, unmeasured
 from lsb.ledger.run import open_run
 from lsb.metrics.table import Measures
@@ -38,14 +39,15 @@ def _measures(config: JobConfig, run_id: str) -> Measures:
 
     store = open_store(config.store)
     run = open_run(store, run_id)
+    here = as_here(config)
     measures = evaluate(
         store,
         run,
         open_sources(config.source.path),
         open_target(config),
         open_truth(config),
-        backbone_for(config, run),
-        extractor_for(config),
+        backbone_for(here, run),
+        extractor_for(here),
         config.evaluate.sample,
         progress=observer().progress,
     )

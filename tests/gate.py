@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from flows.runners import local
 from flows.watching.interruption import Interruption
 from lsb.cli.main import main as command
 from lsb.jobs import loading
@@ -104,6 +105,7 @@ def install() -> None:
     """From now on the processes with a model that this one starts are held, and it tells of signals that it hears and
     of answers that it waits for in vain."""
     loading.load_model = load
+    local.COMMAND = [*LSB[:-1], "from tests.gate import copy; copy()"]
     receive = Interruption.receive
 
     def heard(*arguments: Any) -> None:
@@ -131,3 +133,9 @@ def install() -> None:
 def main() -> None:
     install()
     command()
+
+
+def copy() -> None:
+    """A copy of the loop that such a command starts on this machine."""
+    install()
+    local.main()

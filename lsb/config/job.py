@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+(\..*)?")
 _LONGEST_SHOWN = 80
+_RAY_ADDRESS = re.compile(r"(ray://)?[A-Za-z0-9.-]+:[0-9]{1,5}")
 
 
 class SourceConfig(Frozen):
@@ -86,9 +87,25 @@ class PromptsConfig(Frozen):
     )
 
 
+class RayConfig(Frozen):
+    """The cluster that runner `ray` submits to, and what each copy asks of it."""
+
+    address: str | None = Field(
+        default=None,
+        description="Of a cluster that is there: `host:port` of its head, or `ray://host:port` of its client's server. "
+        "Its token comes from the environment, as Ray has it.",
+    )
+    num_gpus: float = Field(
+        default=1, ge=0, le=1024, description="GPUs that Ray gives each copy; copies share one by a fraction."
+    )
+    num_cpus: float = Field(
+        default=1, ge=0, le=1024, description="CPUs that Ray gives each copy; copies share one by a fraction."
+    )
+
+
 class ExecutionConfig(Frozen):
-    """How the work is carried out. Of these only `dtype` is part of what fixes the pixels; another `batch`, `joint` or
-    `channels_last` may move a value by a level.
+    """How the work is carried out, and by whom. Of these only `dtype` is part of what fixes the pixels; another
+    `batch`, `joint` or `channels_last` may move a value by a level.
     """
 
     device: str = Field(
@@ -123,6 +140,60 @@ class ExecutionConfig(Frozen):
         description="Seconds after which a batch, of pictures or of tiles, counts as hanging. Well above what one "
         "takes, the first included.",
     )
+    runner: Literal["local", "prefect", "ray"] = Field(
+        default="local",
+        description="Where copies of `lsb work` translate. `local`: on this machine. `prefect`: as flow runs of the "
+        "deployment `work` in a work pool. `ray`: on a Ray cluster.",
+    )
+    parallel: Count = Field(
+        default=1,
+        description="Workers that share a run, each a copy of `lsb work`. One of runner `local` is the command itself.",
+    )
+    pool: str | None = Field(default=None, description="Prefect's work pool, of runner `prefect`.")
+    queue: str | None = Field(
+        default=None, description="A queue of the pool; without one it is that of the deployment `work`."
+    )
+    ray: RayConfig = RayConfig()
+    server_patience: Seconds = Field(
+        default=600,
+        description="Seconds for which a run waits though none of its copies is seen at work and none can be started, "
+        "such as while Prefect's server is away. Then it ends with 5.",
+    )
+
+    @model_validator(mode="after")
+    def _check_runner(self) -> Self:
+        """Each runner's own settings stand beside it and beside no other."""
+        for needed, given, of in (
+            ("pool", self.pool is not None, "prefect"),
+            ("ray.address", self.ray.address is not None, "ray"),
+        ):
+            if self.runner == of and not given:
+                raise ValueError(f"runner {of} needs execution.{needed}")
+        for name in ("pool", "queue"):
+            if self.runner != "prefect" and getattr(self, name) is not None:
+                raise ValueError(f"execution.{name} is for runner prefect, and the runner is {self.runner}")
+        if self.ray.address is not None and not _RAY_ADDRESS.fullmatch(self.ray.address):
+            raise ValueError("execution.ray.address is written as host:port or ray://host:port")
+        if self.runner != "ray" and self.ray != RayConfig():
+            raise ValueError(f"execution.ray is for runner ray, and the runner is {self.runner}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_runner(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What stands at its default is left out, as it was before there was a choice."""
+        found: dict[str, Any] = handler(self)
+        for name in RUNNER_SETTINGS:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                found.pop(name, None)
+        return found
+
+    @property
+    def in_copies(self) -> bool:
+        """Whether others than the command itself translate."""
+        return self.runner != "local" or self.parallel > 1
+
+
+RUNNER_SETTINGS = ("runner", "parallel", "pool", "queue", "ray", "server_patience")
 
 
 class EvaluateConfig(Frozen):

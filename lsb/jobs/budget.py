@@ -74,6 +74,12 @@ class Tally:
             self._judge()
 
     @property
+    def counts(self) -> Counter[str]:
+        """Rows by status, of all shards."""
+        with self._lock:
+            return sum(self._by_shard.values(), Counter())
+
+    @property
     def spent(self) -> str | None:
         """Why no shard should start any more and those under way should stop; None as long as they may go on."""
         return self._spent

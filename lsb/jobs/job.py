@@ -153,6 +153,17 @@ def check_device(config: JobConfig) -> None:
         device_of(config)
 
 
+def as_here(config: JobConfig) -> JobConfig:
+    """A job's settings for what is done beside translating: where others translate, their device need not be here."""
+    if config.execution.runner == "local":
+        return config
+    try:
+        device_of(config)
+    except ConfigError:
+        return executed_with(config, device="auto")
+    return config
+
+
 def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -> None:
     """Refuse to go on with a run whose images these settings or this model would not make.
 

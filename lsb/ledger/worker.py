@@ -45,11 +45,12 @@ def worker_of(document: Mapping[str, Any]) -> Worker:
 
 
 @contextmanager
-def at_work() -> Iterator[Worker]:
-    """This process as a worker, under a name of its own that begins with the machine's."""
+def at_work(mark: str | None = None) -> Iterator[Worker]:
+    """This process as a worker, under a name of its own that begins with the machine's and ends with the mark, by which
+    somebody knows it; with one made up if none is given."""
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40]
     number = os.getpid()
-    worker = Worker(f"{host}-{number}-{secrets.token_hex(2)}", _machine(), number, _started(number))
+    worker = Worker(f"{host}-{number}-{mark or secrets.token_hex(2)}", _machine(), number, _started(number))
     _ACTIVE.add(worker.name)
     try:
         yield worker

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
@@ -44,6 +45,7 @@ class _Connection:
 
 
 _CONNECTION = _Connection()
+_INSISTING: ContextVar[bool] = ContextVar("insisting", default=False)
 
 
 def connect(warn: Callable[[str], None] = logger.warning) -> None:
@@ -73,6 +75,17 @@ def unconnected() -> Iterator[None]:
         yield
     finally:
         _CONNECTION.lost = before
+
+
+@contextmanager
+def insisting() -> Iterator[None]:
+    """Inside, the server is asked whatever is known of it; ServerLostError each time that it does not answer. For what
+    cannot be done without it."""
+    token = _INSISTING.set(True)
+    try:
+        yield
+    finally:
+        _INSISTING.reset(token)
 
 
 def lost() -> bool:
@@ -120,6 +133,11 @@ class _Transport(httpx.BaseTransport):
         self._inner = inner
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if _INSISTING.get():
+            try:
+                return self._inner.handle_request(_in_time(request))
+            except httpx.TransportError as error:
+                raise ServerLostError(f"{type(error).__name__}: {error}", request=request) from error
         for again in (True, False):
             if lost():
                 break

@@ -62,11 +62,14 @@ class Worked:
     translated: int  # images
 
 
-def work_on(config: JobConfig, run_id: str, stopped: Callable[[], int | None] = lambda: None) -> Worked:
+def work_on(
+    config: JobConfig, run_id: str, stopped: Callable[[], int | None] = lambda: None, mark: str | None = None
+) -> Worked:
     """Take part in translating a run that is planned, until nothing of it is left.
 
     Args:
         stopped: the signal that asks for an end, if there was one. The batch in hand is finished and committed then.
+        mark: the end of the worker's name, see `lsb.ledger.worker.at_work`.
 
     Raises:
         UsageError: this machine lacks the device, or these settings would make other images than the run's.
@@ -80,7 +83,8 @@ def work_on(config: JobConfig, run_id: str, stopped: Callable[[], int | None] = 
     outcome = ShardsOutcome()
     if todo:
         refuse_blindness(store, run, config)
-        outcome = translate_shares(config, run, todo, partial(_patiently, config, run_id), stop=lambda: bool(stopped()))
+        do = partial(_patiently, config, run_id)
+        outcome = translate_shares(config, run, todo, do, stop=lambda: bool(stopped()), mark=mark)
         outcome.signal = stopped()
         todo = what_is_left(store, run)
     uri = object_uri(store, run_folder(run_id))
@@ -126,6 +130,7 @@ def translate_shares(
     *,
     stop: Callable[[], bool],
     watched: bool = True,
+    mark: str | None = None,
 ) -> ShardsOutcome:
     """Take shards of what is to do, `execution.workers` at a time, and do them, until no more are to be had. While a
     worker ends its shard, it takes the next one and reads the first pictures of that.
@@ -139,7 +144,7 @@ def translate_shares(
     outer = observer()
     outer.progress.start(STAGE, records_of(todo))
     progress = PartProgress(outer.progress, STAGE)
-    with at_work() as worker, equipped_for(config, run):
+    with at_work(mark) as worker, equipped_for(config, run):
         leases = Leases(store, run.id, worker)
         accounts = Accounts(store, run, config.budget, leases.look()) if watched else None
         planned = shard_sizes(store, run)

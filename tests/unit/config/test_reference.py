@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from flows.translate import translate_dataset
 from lsb.config.job import JobConfig
@@ -41,9 +42,9 @@ def test_the_page_says_what_the_fields_say() -> None:
 
 
 def test_no_setting_is_missing_from_the_page() -> None:
-    def leaves(settings: dict[str, Any], place: str = "") -> Iterator[str]:
-        for name, value in settings.items():
-            if isinstance(value, dict):
+    def leaves(settings: BaseModel, place: str = "") -> Iterator[str]:
+        for name, value in settings:
+            if isinstance(value, BaseModel):
                 yield from leaves(value, f"{place}{name}.")
             else:
                 yield f"{place}{name}"
@@ -52,7 +53,7 @@ def test_no_setting_is_missing_from_the_page() -> None:
     job = {"name": "a", "store": "/a", "model": "/b", "source": {"domain": "a", "path": "/c"}, "prompts": prompts}
     always = [part for part in sections() if not part.choice]
     named = [place + setting.name for part in always for place in part.places for setting in part.settings]
-    assert sorted(named) == sorted(leaves(JobConfig.model_validate(job).model_dump()))
+    assert sorted(named) == sorted(leaves(JobConfig.model_validate(job)))
 
 
 def test_the_form_describes_every_field() -> None:

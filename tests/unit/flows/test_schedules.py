@@ -15,6 +15,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
+from flows.work import FLOW
 from tests.prefect_parts import AUTOMATIONS_FILE, DEPLOYMENT_FILE
 
 WRITTEN = yaml.safe_load(DEPLOYMENT_FILE.read_text())
@@ -49,9 +50,10 @@ def test_prefect_knows_every_key() -> None:
 
 
 def test_all_of_a_data_set_wait_in_one_queue_and_no_limit_can_stay_taken() -> None:
-    assert {deployment["work_pool"]["work_queue_name"] for deployment in DEPLOYMENTS.values()} == {"icons"}
+    scheduled = [deployment for deployment in DEPLOYMENTS.values() if deployment["schedules"]]
+    assert {deployment["work_pool"]["work_queue_name"] for deployment in scheduled} == {"icons"}
     assert not any("concurrency_limit" in deployment for deployment in DEPLOYMENTS.values())
-    assert all(deployment["tags"] == ["lsb", "icons"] for deployment in DEPLOYMENTS.values())
+    assert all(deployment["tags"] == ["lsb", "icons"] for deployment in scheduled)
     assert "prefect work-queue create icons --pool lsb --limit 1" in DEPLOYMENT_FILE.read_text()
 
 
@@ -91,6 +93,12 @@ def test_a_form_describes_each_field_and_takes_what_is_written(name: str) -> Non
 def test_what_cannot_be_is_refused_when_it_is_submitted(name: str, change: dict[str, Any]) -> None:
     errors = validate({**DEPLOYMENTS[name]["parameters"], **change}, form(name))
     assert [error.json_path.split(".")[1] for error in errors] == list(change)
+
+
+def test_copies_of_the_loop_have_a_queue_that_no_scheduled_run_waits_in() -> None:
+    work = DEPLOYMENTS["work"]
+    assert (work["work_pool"]["work_queue_name"], work["schedules"]) == ("work", [])
+    assert load_flow_from_entrypoint(work["entrypoint"], use_placeholder_flow=False).name == FLOW
 
 
 def test_paths_are_absolute() -> None:

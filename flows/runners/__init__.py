@@ -1,0 +1,1 @@
+"""Where copies of the one loop run: on this machine, in a work pool of Prefect's, on a Ray cluster."""
