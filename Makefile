@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing the packages named in constraints.txt (a few minutes the first time)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
-		-e '.[tune,s3,dev,docs,examples]'
+		-e '.[tune,s3,ray,dev,docs,examples]'
 	@touch $@
 
 demo: $(STAMP)  ## unpack the emoji, learn both prompts, translate the validation split, write the page (STORE=s3: on S3)

@@ -28,6 +28,7 @@ EXTRAS = {
     **dict.fromkeys(("accelerate", "diffusers", "transformers"), "models"),
     **dict.fromkeys(("fastapi", "prefect", "rich", "sqlalchemy"), "run"),
     "optuna": "tune",
+    **dict.fromkeys(("prefect_ray", "ray"), "ray"),
 }
 
 
