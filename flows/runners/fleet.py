@@ -17,7 +17,7 @@ from flows.runners.runner import AwayError, Runner, runner_of
 from flows.watching.run_log import say
 from lsb.config.job import JobConfig
 from lsb.errors import BudgetExceededError, UnfinishedError
-from lsb.jobs.rerun import Todo, what_is_left
+from lsb.jobs.rerun import Todo, records_of, what_is_left
 from lsb.jobs.work.accounts import Accounts
 from lsb.jobs.work.loop import STAGE, ShardsOutcome
 from lsb.ledger.leases import GONE_SECONDS, Lease, Leases
@@ -69,7 +69,7 @@ class Fleet:
     def work(self, todo: Todo, stop: Callable[[], bool]) -> None:
         """Have the run translated until nothing is left, nobody comes any more, or somebody wants an end."""
         progress = observer().progress
-        progress.start(STAGE, sum(map(len, todo.values())))
+        progress.start(STAGE, records_of(todo))
         next_look = self._clock()
         try:
             while not stop():

@@ -77,7 +77,7 @@ class Tally:
     def counts(self) -> Counter[str]:
         """Rows by status, of all shards."""
         with self._lock:
-            return sum(self._by_shard.values(), Counter())
+            return Counter(self._total)
 
     @property
     def spent(self) -> str | None:
