@@ -36,6 +36,7 @@ class _Line:
     done: int = 0
     started: float = 0.0
     said: float = 0.0
+    told: int = 0  # of what is done
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -61,8 +62,8 @@ class LineProgress(Progress):
         line.done += n
         _add(line.figures, figures)
         now = self._clock()
-        if now - line.said >= self._every and line.done < line.total:
-            line.said = now
+        if now - line.said >= self._every and line.told < line.done < line.total:
+            line.said, line.told = now, line.done
             rate = line.done / (now - line.started)
             pace = f", {rate:.1f}/s, {(line.total - line.done) / rate:.0f} s left" if rate else ""
             self._say(f"{name}: {line.done} of {line.total}{_shown(line.figures)}{pace}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from decimal import Decimal
 
 from lsb.config.job import BudgetConfig
 from lsb.records import Status, has_output
@@ -42,8 +43,14 @@ def over_budget(
             )
     allowed_hours, hours = budget.max_device_hours, device_seconds / 3600
     if allowed_hours is not None and hours >= allowed_hours:
-        exceeded.append(f"{hours:.3g} device hours are spent, budget.max_device_hours allows {allowed_hours:g}")
+        spent = f"{_plain(hours)} device hours are spent"
+        exceeded.append(f"{spent}, budget.max_device_hours allows {_plain(allowed_hours)}")
     return "; ".join(exceeded) or None
+
+
+def _plain(number: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{Decimal(f'{number:.3g}'):f}"
 
 
 class Tally:

@@ -33,7 +33,7 @@ from lsb.pictures.sources import open_sources
 from lsb.progress import NoProgress, Progress
 from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt
 from lsb.prompts.settings import SIDES
-from lsb.records import Action
+from lsb.records import Action, Status
 from lsb.store.scratch import ScratchStore
 from lsb.store.store import open_store
 
@@ -42,7 +42,7 @@ from lsb.store.store import open_store
 class DryRun:
     """What a job would do. `run` and `transform_id` are None while a prompt has yet to be learned."""
 
-    records: int
+    records: int  # of the source, or those chosen of another run's
     quarantined: int
     duplicates: int
     left_out: dict[str, int]  # entries of the source that are no records, by kind
@@ -118,14 +118,15 @@ def dry_run(
         run = planned_as(store, spec)
     records = read_records(store, dataset)
     plan = read_plan(store, run) if run else make_plan(records, config.execution.shard_size)
+    records = records.filter(pc.is_in(records["record_id"], plan["record_id"].combine_chunks()))
     sizes = sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options))
     each = config.method_settings.forwards
     left = sum(pending(store, run).values()) if run else None
     rate = last_rate(store, run) if run and left else None
     return DryRun(
-        records=dataset.records,
-        quarantined=dataset.quarantined,
-        duplicates=dataset.duplicates,
+        records=records.num_rows,
+        quarantined=pc.sum(pc.equal(records["status"], Status.QUARANTINED.value)).as_py() or 0,
+        duplicates=pc.sum(pc.is_valid(records["duplicate_of"])).as_py() or 0,
         left_out=dataset.left_out,
         dataset_version=dataset.version,
         carried=pc.sum(pc.equal(plan["action"], Action.CARRY.value)).as_py() or 0,

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from lsb.errors import ModelError, UnsafeWeightsError
+from lsb.errors import ConfigError, ModelError, UnsafeWeightsError
 from lsb.fields import Frozen, ModelLocation
 from lsb.records import digest_of, sha256
 
@@ -41,8 +41,9 @@ class GivenWeights(Frozen):
         """Its files on this disk, fetched from the hub if need be, and looked at, but not loaded; None of none.
 
         Raises:
-            UnsafeWeightsError: a TorchScript file without its digest or with another one, a hub id without a commit, a
-                folder with pickles alone.
+            ConfigError: a TorchScript file without its digest, a hub id without a commit, or one of these where it has
+                no meaning.
+            UnsafeWeightsError: a TorchScript file with another digest, a folder with pickles alone.
             ModelError: nothing there, or nothing of the kind.
         """
         if self.weights is None:
@@ -51,20 +52,18 @@ class GivenWeights(Frozen):
 
         path = Path(self.weights)
         if path.exists() and self.revision is not None:
-            raise ModelError(f"{path.name} is no hub id and has no revisions; leave evaluate.features.revision out")
+            raise _refused("revision", f"{self.weights} is no hub id and has no revisions; do without")
         if path.is_file() and path.suffix.lower() in TORCHSCRIPT:
             return GivenFiles(path.name, path, None, _script(path, self.sha256))
         if self.sha256 is not None:
-            raise ModelError(f"{path.name} is no TorchScript file; leave evaluate.features.sha256 out")
+            raise _refused("sha256", f"{self.weights} is no TorchScript file; do without")
         if path.exists():
             return _of_folder(path.name, path)
         if not is_hub_id(self.weights):
             raise ModelError(f"no feature network {self.weights}: there is no such folder or file, and it is no hub id")
         if self.revision is None or not COMMIT.fullmatch(self.revision):
-            raise UnsafeWeightsError(
-                f"feature network {self.weights} at revision {self.revision or 'main'} can change; give the full "
-                "commit of 40 hex digits in evaluate.features.revision"
-            )
+            changes = f"feature network {self.weights} at revision {self.revision or 'main'} can change"
+            raise _refused("revision", f"{changes}; give the full commit of 40 hex digits in")
         folder = cached_or_fetched(self.weights, self.revision, _PARTS)
         if folder is None:
             raise ModelError(f"no feature network {self.weights}: no such folder here, and the hub gives none")
@@ -106,12 +105,16 @@ class GivenFiles:
         return next(iter(known.values())) if len(known) == 1 else digest_of(known)
 
 
+def _refused(setting: str, message: str) -> ConfigError:
+    """`message` ends before the setting's name."""
+    field = f"evaluate.features.{setting}"
+    return ConfigError(f"{message} {field}", field=field)
+
+
 def _script(file: Path, stated: str | None) -> bytes:
     if stated is None:
-        raise UnsafeWeightsError(
-            f"{file.name} is TorchScript, which is code; state the SHA-256 of the file that you trust in "
-            "evaluate.features.sha256"
-        )
+        code = f"{file} is TorchScript, which is code"
+        raise _refused("sha256", f"{code}; state the SHA-256 of the file that you trust in")
     try:
         data = file.read_bytes()
     except OSError as error:

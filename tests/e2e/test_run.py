@@ -85,6 +85,10 @@ def test_a_dry_run_of_a_finished_job_names_its_run(finished: Job, capsys: pytest
     answer = lsb(capsys, "run", finished.config, "--dry-run", "--json")
     assert answer.code == 0, answer.err
     assert (answer.json["run"], answer.json["pending"]) == (run_of(finished).name, 0)
+    choice = ("--records-from", run_of(finished), "--match", "group-0/*")
+    few = lsb(capsys, "run", finished.config, *choice, "--dry-run", "--json").json
+    assert (few["records"], few["pending"], sum(few["sizes"]["outputs"].values())) == (5, 5, 5)
+    assert answer.json["records"] == PICTURES
     assert finished.files() == before
 
 

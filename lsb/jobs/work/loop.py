@@ -190,6 +190,11 @@ def raise_what_failed(outcome: ShardsOutcome, run_uri: str, todo: Todo, shards: 
     left = records_of(todo)
     if outcome.signal == signal.SIGINT:
         raise KeyboardInterrupt
+    if outcome.signal is not None and not left:
+        raise UnfinishedError(
+            f"stopped by SIGTERM with every record of {run_uri} done; measuring and publishing are left, run again or "
+            f"`lsb publish {run_uri}`"
+        )
     if outcome.signal is not None:
         raise UnfinishedError(
             f"stopped by SIGTERM with {left} records left in {run_uri}; what is done is committed, run again to go on"

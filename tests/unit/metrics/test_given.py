@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lsb.errors import LsbError, ModelError, UnsafeWeightsError
+from lsb.errors import ConfigError, LsbError, ModelError, UnsafeWeightsError
 from lsb.metrics.features import Features
 from lsb.metrics.given import GivenFiles, GivenWeights
 from lsb.metrics.tower import GivenFeatures
@@ -124,8 +124,11 @@ def test_a_script_is_not_loaded_unless_it_is_the_one_that_is_stated(
 ) -> None:
     script(tmp_path / "inception.pt")
     monkeypatch.setattr("torch.jit.load", lambda *_, **__: pytest.fail("it was loaded"))
-    for stated, words in ((None, "state the SHA-256"), ("0" * 64, "it is not loaded")):
-        with pytest.raises(UnsafeWeightsError, match=words):
+    for stated, error, words in (
+        (None, ConfigError, r"trust in evaluate\.features\.sha256"),
+        ("0" * 64, UnsafeWeightsError, "it is not loaded"),
+    ):
+        with pytest.raises(error, match=words):
             located(weights=str(tmp_path / "inception.pt"), sha256=stated)
 
 
@@ -158,11 +161,11 @@ def test_what_is_loaded_are_the_bytes_that_were_looked_at(tmp_path: Path) -> Non
                 ('{"image_std": [0.5, 0.5, 0]}', "image_std must be above 0"),
             )
         ),
-        ({}, {"revision": "a" * 40}, ModelError, "no revisions"),
-        ({}, {"sha256": "a" * 64}, ModelError, "no TorchScript"),
+        ({}, {"revision": "a" * 40}, ConfigError, "no revisions"),
+        ({}, {"sha256": "a" * 64}, ConfigError, "no TorchScript"),
         (None, {}, ModelError, "no such folder"),
-        (None, {"weights": "owner/name"}, UnsafeWeightsError, "full commit"),
-        (None, {"weights": "owner/name", "revision": "main"}, UnsafeWeightsError, "full commit"),
+        (None, {"weights": "owner/name"}, ConfigError, "full commit"),
+        (None, {"weights": "owner/name", "revision": "main"}, ConfigError, "full commit"),
         (None, {"weights": "owner/name", "revision": "a" * 40}, ModelError, "the hub gives none"),
     ],
 )

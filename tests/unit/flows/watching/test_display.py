@@ -29,7 +29,7 @@ def test_lines_say_start_pace_and_end() -> None:
     ]
 
 
-def test_nothing_is_said_of_a_pace_before_there_is_one_nor_of_an_end_that_was_not_reached() -> None:
+def test_nothing_is_said_twice_nor_of_an_end_that_was_not_reached() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = LineProgress(stream, clock)
     progress.start("translate", 2)
@@ -37,7 +37,6 @@ def test_nothing_is_said_of_a_pace_before_there_is_one_nor_of_an_end_that_was_no
     progress.advance("translate", 0)
     progress.finish("translate")
     assert stream.getvalue().splitlines() == [
-        "translate: 0 of 2",
         "translate: 0 of 2",
         "translate: 0 of 2, left after 10.0 s",
     ]

@@ -63,6 +63,14 @@ def test_a_signal_during_the_last_batch_ends_the_run_before_it_is_measured(
         raise_what_failed(ShardsOutcome(signal=number), "runs/x", {}, 4)
 
 
+def test_a_signal_after_the_last_record_says_what_is_left() -> None:
+    outcome = ShardsOutcome(signal=signal.SIGTERM)
+    with pytest.raises(UnfinishedError, match="measuring and publishing are left, run again or `lsb publish runs/x`"):
+        raise_what_failed(outcome, "runs/x", {}, 4)
+    with pytest.raises(UnfinishedError, match=r"with \d+ records left in runs/x"):
+        raise_what_failed(outcome, "runs/x", PENDING, 4)
+
+
 def test_unfinished_shards_ask_for_another_run() -> None:
     assert ShardsFailedError("x", failures={}).exit_code == 5
 
@@ -252,7 +260,7 @@ def test_device_hours_end_a_run_and_more_of_them_let_it_go_on(tmp_path: Path) ->
     outcome = fleet.work(**few)
     assert outcome.shards == 1
     assert outcome.over_budget is not None
-    assert outcome.over_budget.endswith("device hours are spent, budget.max_device_hours allows 1e-08")
+    assert outcome.over_budget.endswith("device hours are spent, budget.max_device_hours allows 0.00000001")
     assert fleet.work(**few).shards == 0
     for entry in fleet.store.list(leases_folder(fleet.run.id)):  # the rows tell it, too
         fleet.store.delete(entry.key)
