@@ -34,23 +34,27 @@ def evaluate_run(config: JobConfig, run_id: str, or_say_why: bool = False) -> Me
 
 def _measures(config: JobConfig, run_id: str) -> Measures:
     # With these come torch and torchmetrics, and what is measured already needs none of them.
+    from lsb.jobs.hearing import heard_for_page
     from lsb.jobs.loading import backbone_for, extractor_for
     from lsb.metrics.evaluation import evaluate
 
     store = open_store(config.store)
     run = open_run(store, run_id)
     here = as_here(config)
+    backbone = backbone_for(here, run)
     measures = evaluate(
         store,
         run,
         open_sources(config.source.path),
         open_target(config),
         open_truth(config),
-        backbone_for(here, run),
+        backbone,
         extractor_for(here),
         config.evaluate.sample,
         progress=observer().progress,
     )
+    if heard := heard_for_page(config, run, store, backbone):
+        measures["listening"] = heard
     return {**measures, "settings": evaluation_settings(config)}
 
 

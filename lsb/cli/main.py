@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from lsb.cli.commands.deleting import erase, gc
-from lsb.cli.commands.looking import diff, export, ls, report, status, trace, verify
+from lsb.cli.commands.looking import diff, export, listen, ls, report, status, trace, verify
 from lsb.cli.commands.making import (
     evaluate,
     ingest,
@@ -42,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (
-    init, tune, run, ingest, optimise, plan, translate, work, evaluate, publish,
+    init, listen, tune, run, ingest, optimise, plan, translate, work, evaluate, publish,
     ls, status, rerun, verify, diff, trace, export, report, gc, erase,
 ):  # fmt: skip
     app.command()(command)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lsb.audit.verdict import Replayed, Verdict
     from lsb.jobs.erase import Erased
     from lsb.jobs.gc import CleanUp
+    from lsb.jobs.hearing import LookHeard
     from lsb.jobs.rerun import Chosen
     from lsb.ledger.dataset import Dataset
     from lsb.ledger.run import Run
@@ -282,6 +283,13 @@ def metrics(measured: Mapping[str, Any]) -> Figures:
         for row in measured["rows"]
     }
     return {**rows, "unmeasured": measured.get("unmeasured")}
+
+
+def heard(looks: Sequence[LookHeard]) -> Figures:
+    """By look, at which noise the other look's words make the model how much worse, and what to make of it."""
+    from lsb.views.prompts_shown import heard_in_words
+
+    return {look.look: heard_in_words(asdict(look)) for look in looks}
 
 
 def _replayed(results: Sequence[Replayed]) -> str | None:

@@ -327,7 +327,10 @@ class JobConfig(Frozen):
             wanted, domain = self.prompts.source, self.prompts.source.domain or self.source.domain
         else:
             wanted, domain = self.prompts.target, self.prompts.target.domain or "target"
-        return PromptRequest(domain, wanted, self.learning, self.seed, self.execution.dtype, self.geometry.as_seen)
+        other = self.prompts.target if side == "source" else self.prompts.source
+        against = other.text or (other.initial if other.images else "")
+        geometry = self.geometry.as_seen
+        return PromptRequest(domain, wanted, self.learning, self.seed, self.execution.dtype, geometry, against)
 
     @property
     def says_geometry(self) -> bool:

@@ -58,6 +58,7 @@ class DryRun:
     sizes: Sizes
     model: str
     prompts_to_learn: tuple[str, ...]
+    forwards_to_learn: int | None  # of the network, at most, for all of these
     run: str | None
     transform_id: str | None
     seconds: float | None  # that translating may take, at the rate of a run before; None where there is none
@@ -140,6 +141,7 @@ def dry_run(
         sizes=sizes,
         model=identity.id,
         prompts_to_learn=missing,
+        forwards_to_learn=len(missing) * config.learning.forwards or None,
         run=run.id if run else None,
         transform_id=run.transform_id if run else None,
         seconds=left / rate.records_per_second if left and rate else None,

@@ -186,8 +186,9 @@ def check_same_transform(run: Run, config: JobConfig, identity: ModelIdentity) -
     frozen = {**frozen_parts(run), "dataset": {"name": run.dataset["name"]}}
     learned = [side for side in SIDES if config.prompt_request(side).wanted.images is not None]
     if before is not None and learned:
-        asked |= _learned_by(config, learned)
-        frozen |= _learned_by(before, learned)
+        said = config.learning.model_fields_set
+        asked |= _learned_by(config, learned, said)
+        frozen |= _learned_by(before, learned, said)
     refuse_differences(run, frozen, asked)
 
 
@@ -233,13 +234,13 @@ def _prompt_asked_for(run: Run, before: JobConfig | None, config: JobConfig, sid
         return frozen
 
 
-def _learned_by(config: JobConfig, sides: Sequence[Side]) -> dict[str, object]:
-    """The settings that prompts are learned with, wherever the images lie."""
+def _learned_by(config: JobConfig, sides: Sequence[Side], said: set[str]) -> dict[str, object]:
+    """The settings that prompts are learned with, wherever the images lie; of those of learning, the ones named."""
     prompts = {}
     for side in sides:
         settings = config.prompt_request(side).wanted.model_dump(mode="json")
         prompts[side] = {**settings, "images": settings["images"] is not None}
-    return {"prompts": prompts, "learning": config.learning.model_dump(mode="json")}
+    return {"prompts": prompts, "learning": config.learning.model_dump(mode="json", include=said)}
 
 
 def object_uri(store: Store, key: str) -> str:

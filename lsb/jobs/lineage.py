@@ -20,8 +20,8 @@ from lsb.ledger.run import Run, RunSpec, create_run, open_run, run_id
 from lsb.ledger.selection import Selection
 from lsb.ledger.transform import ModelIdentity
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt, find_prompt, keep_negative
-from lsb.prompts.settings import SIDES, Side
+from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt, find_prompt, keep_negative, learned_by
+from lsb.prompts.settings import SIDES, LearningConfig, Side
 from lsb.store.store import Store
 
 UNSAID = {"fit": "letterbox"}  # the geometry of runs that were planned before there was a choice
@@ -58,7 +58,7 @@ def prompt_of_job(
     """
     request = config.prompt_request(side)
     earlier = () if refit else _earlier_prompts(store, config, side, identity)
-    return find_prompt(store, request, identity, earlier, reread=reread, progress=progress)
+    return find_prompt(store, request, identity, earlier, refit=refit, reread=reread, progress=progress)
 
 
 def prompts_of_job(
@@ -92,8 +92,11 @@ def _earlier_prompts(store: Store, config: JobConfig, side: Side, identity: Mode
         before = learned_with(run)
         if before is None or run.model["digest"] != identity.digest:
             continue
-        if before.prompt_request(side) == request:
-            yield StoredPrompt(request.domain, run.transform["prompts"][side], run.prompts[side])
+        found = StoredPrompt(request.domain, run.transform["prompts"][side], run.prompts[side])
+        if request.is_that_of(before.prompt_request(side)):
+            learned = learned_by(store, found)
+            if not learned or request.learning.allows(learned):
+                yield found
 
 
 def planned_as(store: Store, spec: RunSpec, signer: Signer | None = None) -> Run:
@@ -140,6 +143,7 @@ def learned_with(run: Run) -> JobConfig | None:
     """
     frozen = run.config or {}
     parts: dict[str, Any] = {name: frozen.get(name) for name in ("name", "store", "model", "learning", "seed")}
+    parts["learning"] = LearningConfig.of_trace(parts["learning"] or {})
     parts["prompts"] = {side: (frozen.get("prompts") or {}).get(side) for side in SIDES}
     seen = frozen.get("geometry", UNSAID)
     parts["geometry"] = {field: seen[field] for field in ("fit", "area") if field in seen}

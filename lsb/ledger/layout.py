@@ -107,6 +107,12 @@ def dataset_records(name: str, version: str) -> str:
     return f"{dataset_folder(name)}/{version}/records.parquet"
 
 
+def version_of_records(key: str) -> str | None:
+    """The version of a data set by the key of its records; None for other keys."""
+    match = re.fullmatch(rf"datasets/[^/]+/({_DIGEST})/records\.parquet", key)
+    return match[1] if match else None
+
+
 def dataset_records_again(name: str, version: str, digest: str) -> str:
     """Other records of the same version: the same bytes, of which another decoding says something else."""
     return f"{dataset_folder(name)}/{version}/records-{digest}.parquet"
@@ -142,6 +148,20 @@ def prompt_file(domain: str, prompt_id: str, *, learned: bool) -> str:
 def prompt_provenance(domain: str, prompt_id: str) -> str:
     """How the prompt came about: images, steps, losses."""
     return f"prompts/{domain}/{prompt_id}.json"
+
+
+def prompt_folder(domain: str) -> str:
+    return f"prompts/{domain}"
+
+
+def prompt_checkpoint(domain: str, digest: str) -> str:
+    """The state of a prompt that is being learned by a recipe."""
+    return f"prompts/{domain}/recipe-{digest}.checkpoint"
+
+
+def is_checkpoint(key: str) -> bool:
+    """Whether a key is that of such a state."""
+    return re.fullmatch(rf"prompts/[^/]+/recipe-{_DIGEST}\.checkpoint", key) is not None
 
 
 def prompt_recipe(domain: str, digest: str) -> str:

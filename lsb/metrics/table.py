@@ -73,6 +73,7 @@ class Measures(TypedDict):
     rows: Sequence[Mapping[str, Any]]  # `key`, `images`, and by each column's key an estimate as it is shown
     compared_with: NotRequired[ComparedWith]
     gates: NotRequired[GateMeasures]
+    listening: NotRequired[Sequence[Mapping[str, Any]]]  # of either look what `lsb.jobs.hearing.LookHeard` has
     unmeasured: NotRequired[str]  # why there are no rows, in a sentence without its end
     settings: NotRequired[Mapping[str, object]]  # what `lsb.jobs.measures.evaluation_settings` says
 

@@ -71,6 +71,10 @@ class Backbone(Protocol):
         """What the text encoder's embedding table holds for the n tokens of `text`: (n, D) float32 on the CPU."""
         ...
 
+    def table_scale(self) -> tuple[float, float]:
+        """Of that table: the standard deviation of its numbers, and the median length of its vectors."""
+        ...
+
     def predict(self, x_t: Tensor, sigma: float | Sequence[float], condition: Tensor) -> Tensor:
         """eps_hat (B, C, h, w) in x_t's dtype: the predicted unit noise, so that x_hat = x_t - sigma eps_hat.
 

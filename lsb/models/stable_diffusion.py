@@ -98,6 +98,9 @@ class StableDiffusion:
     def table_vectors(self, text: str) -> Tensor:
         return self._text.table_vectors(text)
 
+    def table_scale(self) -> tuple[float, float]:
+        return self._text.table_scale()
+
     def predict(self, x_t: Tensor, sigma: float | Sequence[float], condition: Tensor) -> Tensor:
         sigmas = [sigma] if isinstance(sigma, int | float) else list(sigma)
         return self.predict_at(x_t, sigmas, [self.schedule.network_time(value) for value in sigmas], condition)

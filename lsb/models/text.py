@@ -77,6 +77,11 @@ class TextConditioner:
         rows = self._embedding.weight[torch.tensor(ids, device=self._embedding.weight.device)]
         return rows.detach().float().cpu()
 
+    def table_scale(self) -> tuple[float, float]:
+        """Standard deviation of the embedding table's numbers, and the median length of its rows."""
+        table = self._embedding.weight.detach().float()
+        return float(table.std()), float(table.norm(dim=1).median())
+
     def _tokens(self, prompt: Prompt, vectors: int) -> tuple[list[int], list[int], int]:
         """Token ids padded to `length`, the places of the vectors, and how many ids are not padding."""
         start, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id

@@ -10,16 +10,36 @@ a recipe writes `prompts/<domain>/recipe-<digest>.json`; everybody after it take
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
+import pyarrow.compute as pc
 from PIL import Image
 
-from lsb.errors import AlreadyExistsError, DecodingError, ImageError, NotFoundError, SourceError, TamperedError
+from lsb.errors import (
+    AlreadyExistsError,
+    DecodingError,
+    ImageError,
+    NotFoundError,
+    SourceError,
+    TamperedError,
+    UnverifiableError,
+)
 from lsb.ledger.dataset import Dataset, read_records
-from lsb.ledger.layout import prompt_file, prompt_provenance, prompt_recipe
+from lsb.ledger.layout import (
+    dataset_folder,
+    is_checkpoint,
+    prompt_checkpoint,
+    prompt_file,
+    prompt_folder,
+    prompt_provenance,
+    prompt_recipe,
+    version_of_records,
+)
 from lsb.ledger.log.seal import read_proved, seal, unseal
+from lsb.ledger.schemas import RECORDS, read_table
 from lsb.ledger.transform import ModelIdentity
 from lsb.models.prompt import Prompt, from_bytes, load_prompt, to_bytes
 from lsb.models.protocol import Backbone
@@ -27,8 +47,8 @@ from lsb.pictures.decoder import shared_decoder
 from lsb.pictures.ingest import ingest
 from lsb.pictures.sources import Source, open_sources
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.settings import DomainPrompt, PromptRequest
-from lsb.records import digest_of, sha256
+from lsb.prompts.settings import DomainPrompt, LearningConfig, PromptRequest
+from lsb.records import Status, digest_of, sha256
 from lsb.store.store import Store
 
 if TYPE_CHECKING:
@@ -74,6 +94,9 @@ class Provenance(TypedDict):
     history: NotRequired[list[Look]]
     best_step: NotRequired[int]
     stopped_because: NotRequired[str]
+    sigmas: NotRequired[tuple[float, float]]  # between which the noise was
+    begun_with: NotRequired[int | None]  # the step until which there were fewer pictures
+    imagined: NotRequired[list[str]]  # small pictures that the prompt alone makes of noise, WebP in base64
 
 
 def find_prompt(
@@ -82,12 +105,17 @@ def find_prompt(
     identity: ModelIdentity,
     earlier: Iterable[StoredPrompt] = (),
     *,
+    refit: bool = False,
     reread: bool = False,
     progress: Progress = NoProgress(),
 ) -> StoredPrompt | UnlearnedPrompt:
     """The prompt of one side, or what is to be learned for it.
 
+    A prompt that was learned, or half learned, before some settings of learning could be said is taken where nothing is
+    said of them.
+
     Args:
+        refit: learn with today's defaults whatever was learned with those of before.
         earlier: what runs before learned for the same request, the newest first. The first is taken, whatever the
             images are now; nobody asks for it where the prompt is given.
         reread: read every picture to learn from, whatever is known of it.
@@ -112,8 +140,15 @@ def find_prompt(
         rules=request.geometry.decoding_rules,
         progress=progress,
     )
-    recipe = _recipe(request, dataset, identity)
-    return _follow(store, domain, recipe) or UnlearnedPrompt(store, request, sources, dataset, recipe)
+    requests = [request, replace(request, learning=request.learning.as_before)]
+    unlearned = [
+        UnlearnedPrompt(store, one, sources, dataset, _recipe(one, dataset, identity))
+        for one in requests[: 1 if refit else 2]
+    ]
+    for one in unlearned:
+        if (found := _follow(store, domain, one.recipe)) is not None:
+            return found
+    return next((one for one in unlearned if one.checkpoint.begun), unlearned[0])
 
 
 @dataclass(frozen=True)
@@ -133,11 +168,12 @@ class UnlearnedPrompt:
             SourceError: no usable images to learn from.
             PromptError, FrozenSettingsError, BridgeError: see `learn_prompt`.
         """
-        from lsb.prompts.learning import learn_prompt  # with it comes torch
+        from lsb.prompts.imagining import imagined  # with these comes torch
+        from lsb.prompts.learning import learn_prompt
 
         store, domain, wanted = self.store, self.request.domain, self.request.wanted
         learning, recipe = self.request.learning, self.recipe
-        checkpoint = StoredCheckpoint(store, prompt_recipe(domain, digest_of(recipe)).replace(".json", ".checkpoint"))
+        checkpoint = self.checkpoint
         images = _pictures(store, self.sources, self.dataset, learning.max_images, self.request.geometry.decoding_rules)
         learned = learn_prompt(
             backbone,
@@ -148,13 +184,48 @@ class UnlearnedPrompt:
             learning,
             self.request.seed,
             geometry=self.request.geometry,
+            against=self.request.against,
             checkpoint=checkpoint,
             progress=progress,
         )
-        kept = _keep(store, domain, replace(learned.prompt, prefix=wanted.prefix), _provenance(recipe, learned))
+        pictures = imagined(backbone, learned.prompt, self.request.seed)
+        provenance: Provenance = {**_provenance(recipe, learned), "imagined": pictures}
+        kept = _keep(store, domain, replace(learned.prompt, prefix=wanted.prefix), provenance)
         kept = _claim(store, domain, recipe, replace(kept, new=True))
-        store.delete(checkpoint.key)
+        for key in checkpoint.keys:
+            store.delete(key)
         return kept
+
+    @property
+    def checkpoint(self) -> StoredCheckpoint:
+        """Where its state is kept while it is learned, and where that of fewer pictures may lie."""
+        store, domain = self.store, self.request.domain
+        own = prompt_checkpoint(domain, digest_of(self.recipe))
+        there = {entry.key for entry in store.list(prompt_folder(domain)) if entry.key != own}
+        there = {key for key in there if is_checkpoint(key)}
+        smaller = []
+        for entry in store.list(dataset_folder(self.dataset.name)) if there else ():
+            version = version_of_records(entry.key) or ""
+            key = prompt_checkpoint(domain, digest_of({**self.recipe, "images": version}))
+            if key in there and _contents(store, entry.key) <= _contents(store, self.dataset.key):
+                smaller.append(key)
+        return StoredCheckpoint(store, own, smaller)
+
+
+def provenance_of(store: Store, domain: str, prompt_id: str) -> Mapping[str, Any]:
+    """How a prompt came about: `Provenance`; nothing where that is not to be known."""
+    key = prompt_provenance(domain, prompt_id)
+    try:
+        found: Mapping[str, Any] = read_proved(store, key, lambda data: unseal(data, key=key, schema=PROMPT_SCHEMA))
+    except (NotFoundError, TamperedError, UnverifiableError):
+        return {}
+    return found
+
+
+def learned_by(store: Store, prompt: StoredPrompt) -> Mapping[str, Any]:
+    """The settings that a prompt was learned with, by name; nothing where that is not to be known."""
+    recipe = provenance_of(store, prompt.domain, prompt.id).get("recipe")
+    return LearningConfig.of_trace(recipe["learning"]) if recipe else {}
 
 
 def read_prompt(store: Store, key: str) -> Prompt:
@@ -192,19 +263,40 @@ def keep_negative(store: Store, text: str) -> StoredPrompt:
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A half-learned prompt's state in the store, so that a killed process loses little."""
+    """A half-learned prompt's state in the store, so that a killed process loses little.
+
+    Attributes:
+        smaller: keys of states that were learned from some of the pictures only, which may be gone on from.
+    """
 
     store: Store
     key: str
+    smaller: Sequence[str] = ()
 
-    def load(self) -> bytes | None:
-        try:
-            return self.store.read(self.key)
-        except NotFoundError:
-            return None
+    @property
+    def keys(self) -> list[str]:
+        return [self.key, *self.smaller]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return any(map(self.store.exists, self.keys))
+
+    def load(self) -> tuple[bytes, bool] | None:
+        """The state, and whether it is that of fewer pictures."""
+        for key in self.keys:
+            with suppress(NotFoundError):
+                return self.store.read(key), key != self.key
+        return None
 
     def save(self, state: bytes) -> None:
         self.store.write(self.key, state)
+
+
+def _contents(store: Store, key: str) -> set[str]:
+    rows = read_table(store.read(key), RECORDS, columns=["sha256", "status"])
+    found: set[str] = set(rows.filter(pc.equal(rows["status"], Status.OK.value))["sha256"].to_pylist())
+    return found
 
 
 def _recipe(request: PromptRequest, dataset: Dataset, identity: ModelIdentity) -> Recipe:
@@ -215,7 +307,7 @@ def _recipe(request: PromptRequest, dataset: Dataset, identity: ModelIdentity) -
         "initial": request.wanted.initial,
         "vectors": request.wanted.vectors,
         "prefix": request.wanted.prefix,
-        "learning": request.learning.model_dump(mode="json"),
+        "learning": request.learning.trace,
         "seed": request.seed,
         "dtype": request.dtype,
     }
@@ -269,6 +361,8 @@ def _provenance(recipe: Recipe, learned: LearnedPrompt) -> Provenance:
         "history": learned.history,
         "best_step": learned.best_step,
         "stopped_because": learned.stopped_because,
+        "sigmas": learned.sigmas,
+        "begun_with": learned.begun_with,
     }
 
 

@@ -15,12 +15,11 @@ neither on the order of files nor on how often the work was interrupted.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NotRequired, Protocol, TypedDict, TypeVar
@@ -32,16 +31,17 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
-from lsb.bridge.noise import unit_noise
-from lsb.errors import BridgeError, FrozenSettingsError, PromptError, ResourceError
-from lsb.memory import free_memory, is_out_of_memory
+from lsb.bridge.settings import BridgeSettings
+from lsb.errors import BridgeError, FrozenSettingsError, PromptError
 from lsb.models.prompt import Prompt, names_and_words, with_words
 from lsb.models.protocol import Backbone
-from lsb.pictures.geometry import Canvas, Geometry, frame_of, sigma_scale
-from lsb.pictures.images import pixels_sha256, to_rgb, to_tensor
+from lsb.pictures.geometry import Geometry, sigma_scale
 from lsb.progress import NoProgress, Progress
-from lsb.prompts.settings import LearningConfig
-from lsb.records import digest_of, sha256
+from lsb.prompts.course import Course, generator
+from lsb.prompts.listening import audible_from, listen
+from lsb.prompts.seen import Fitting, distinct, latents_of, views
+from lsb.prompts.settings import FORWARDS_OF_A_STEP, LARGEST, LearningConfig
+from lsb.records import digest_of
 from lsb.redaction import redact
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MAX_MISHAPS = 3
-_VALIDATION_DRAWS = 16
-_FORWARDS_OF_A_STEP, _LONG = 3, 120.0  # of each picture; seconds that are worth a word before
+_HEARD, _LEVELS = 16, 7  # pictures and noise levels that it is found out with where words begin to matter
+_LONG = 120.0  # seconds that are worth a word before
 _BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8  # Adam
 _TENSORS = ("vectors", "mean", "square", "best_vectors")
 
@@ -58,7 +58,9 @@ _TENSORS = ("vectors", "mean", "square", "best_vectors")
 class Checkpoint(Protocol):
     """Where a half-learned prompt is kept: a safetensors file, replaced as a whole."""
 
-    def load(self) -> bytes | None: ...
+    def load(self) -> tuple[bytes, bool] | None:
+        """The last state, and whether it was learned from some of the images only."""
+        ...
 
     def save(self, state: bytes, /) -> None: ...
 
@@ -95,12 +97,16 @@ class LearnedPrompt:
         history: each look at the held-out images.
         best_step: the step whose vectors these are; 0 if training helped nothing.
         stopped_because: `steps` or `patience`.
+        sigmas: between which the noise was, at the model's own area.
+        begun_with: the step until which there were fewer images, None if there were not.
     """
 
     prompt: Prompt
     history: list[Look]
     best_step: int
     stopped_because: str
+    sigmas: tuple[float, float]
+    begun_with: int | None = None
 
 
 @dataclass
@@ -119,6 +125,9 @@ class _State:
     best_loss: float = math.inf
     best_step: int = 0
     history: list[Look] = field(default_factory=list)
+    sigmas: Sequence[float] | None = None
+    begun_with: int | None = None
+    longest: float = math.inf  # of a vector
 
 
 def learn_prompt(
@@ -131,6 +140,7 @@ def learn_prompt(
     seed: str,
     *,
     geometry: Geometry = Geometry(),
+    against: str = "",
     checkpoint: Checkpoint | None = None,
     progress: Progress = NoProgress(),
 ) -> LearnedPrompt:
@@ -145,6 +155,8 @@ def learn_prompt(
         learning: steps, batch, templates, sigmas, validation; part of the images is held out for it.
         seed: of all randomness, as text.
         geometry: how the network sees images; the sigmas are meant at the model's own area, see there.
+        against: words for another look. Where they differ from `initial`, sigma_min is not below where they begin to
+            matter.
         checkpoint: where to keep the state after each validation, and to resume from.
         progress: one bar, `learn <token>`.
 
@@ -157,13 +169,13 @@ def learn_prompt(
     """
     geometry = geometry.as_seen
     scale = sigma_scale(geometry, backbone.canvas)
-    if learning.sigma_max * scale > backbone.sigma_max:
+    if learning.sigma_max is not None and learning.sigma_max * scale > backbone.sigma_max:
         raise BridgeError(
             f"learning.sigma_max is {learning.sigma_max}; this model's noise schedule ends at "
             f"{backbone.sigma_max / scale:.6g}{'' if scale == 1.0 else ' at this geometry.area'}",
             field="learning.sigma_max",
         )
-    pixels, digests = _distinct(images, geometry, backbone.canvas, learning.max_images)
+    pixels, digests = distinct(images, geometry, backbone.canvas, learning.max_images)
     start = _initial_vectors(backbone.table_vectors(initial), vectors)
     settings: Settings = {
         "model": backbone.identity.digest,
@@ -172,121 +184,76 @@ def learn_prompt(
         "token": token,
         "initial": initial,
         "vectors": vectors,
-        "learning": learning.model_dump(mode="json"),
+        "learning": learning.trace,
         "seed": seed,
     }
     if (trace := geometry.trace) is not None:
         settings["geometry"] = trace
-    state = _resume(checkpoint, settings) or _State(
-        start, torch.zeros_like(start), torch.zeros_like(start), start.clone(), learning.learning_rate
-    )
+    state = _resume(checkpoint, settings) or _begun(backbone, start, learning)
     prompts = [Prompt(template, token, start) for template in learning.templates]
-    latents = _latents(backbone, pixels, learning.batch)
-    held_out = min(max(1, round(learning.validation_fraction * len(latents))), len(latents) - 1)
-    course = _Course(backbone, prompts, latents[held_out:], latents[:held_out], learning, seed, scale)
+    held_out = min(max(1, round(learning.validation_fraction * len(pixels))), len(pixels) - 1)
+    random = generator(seed, "views", 0)
+    seen = [*pixels[:held_out], *views(pixels[held_out:], random, flip=learning.flip, crops=learning.crops)]
+    latents = latents_of(backbone, seen, learning.batch)
+    if state.sigmas is None:
+        words = learning.templates[0].replace("{token}", initial), against
+        state.sigmas = _sigmas(backbone, latents[: len(pixels)], words, learning, seed, scale)
+    low, high = state.sigmas
+    course = Course(backbone, prompts, latents[held_out:], latents[:held_out], learning, seed, (low, high), scale)
     stopped = _train(course, state, lambda: _save(checkpoint, state, settings), progress)
     prompt = Prompt(learning.templates[0], token, state.best_vectors)
-    return LearnedPrompt(prompt, state.history, state.best_step, stopped)
+    return LearnedPrompt(prompt, state.history, state.best_step, stopped, (low, high), state.begun_with)
 
 
-@dataclass(frozen=True)
-class _Course:
-    """What stays the same during the learning: the model, the latents, each (C, h, w), the settings."""
-
-    backbone: Backbone
-    prompts: Sequence[Prompt]
-    training: Sequence[Tensor]
-    validation: Sequence[Tensor]
-    learning: LearningConfig
-    seed: str
-    scale: float  # of all sigmas
-
-    def training_losses(self, step: int, vectors: Tensor, rows: int) -> Iterator[Tensor]:
-        """The loss of one batch as a sum of terms of at most so many rows each; a function of seed and step alone."""
-        draw = _generator(self.seed, "draw", step)
-        count = self.learning.batch
-        chosen = draw.choice(len(self.training), count, replace=len(self.training) < count)
-        strata = (draw.permutation(count) + draw.random(count)) / count
-        prompt = self.prompts[int(draw.integers(len(self.prompts)))]
-        latents = [self.training[row] for row in chosen]
-        losses = self._losses(latents, strata, "noise", step, prompt, vectors, rows)
-        if rows >= count:
-            yield torch.cat([*losses]).mean()
-        else:
-            for some in losses:
-                yield some.sum() / count
-
-    @property
-    def looked_at(self) -> int:
-        """How many rows the network is asked for in a look at the held-out images."""
-        return math.ceil(_VALIDATION_DRAWS / len(self.validation)) * len(self.validation)
-
-    @torch.no_grad()
-    def validation_loss(self, vectors: Tensor, rows: int) -> float:
-        """The loss over the held-out images, at the same noise and sigmas each time, in the template to be used."""
-        latents = [*self.validation] * (self.looked_at // len(self.validation))
-        strata = (_generator(self.seed, "validation", 0).permutation(len(latents)) + 0.5) / len(latents)
-        size = self.learning.batch
-        losses = [
-            some
-            for start in range(0, len(latents), size)
-            for some in self._losses(
-                latents[start : start + size],
-                strata[start : start + size],
-                "validation",
-                start // size,
-                self.prompts[0],
-                vectors,
-                rows,
-            )
-        ]
-        return float(torch.cat(losses).double().mean())
-
-    def _losses(
-        self,
-        latents: Sequence[Tensor],
-        strata: np.ndarray,
-        purpose: str,
-        step: int,
-        prompt: Prompt,
-        vectors: Tensor,
-        rows: int,
-    ) -> Iterator[Tensor]:
-        """The loss of each row, in some order; `strata` in [0, 1] say where between sigma_min and sigma_max.
-
-        Rows of one shape go through the network together, at most so many at a time.
-        """
-        alike: dict[torch.Size, list[int]] = {}
-        for place, latent in enumerate(latents):
-            alike.setdefault(latent.shape, []).append(place)
-        for number, places in enumerate(alike.values()):
-            x = torch.stack([latents[place] for place in places])
-            which = purpose if number == 0 else f"{purpose}/{number}"
-            noisy = self._noisy(x, strata[places], which, step)
-            for some, eps, sigmas in zip(*(values.split(rows) for values in noisy), strict=True):
-                yield self._losses_of(some, eps, sigmas, prompt, vectors)
-
-    def _noisy(self, x: Tensor, strata: np.ndarray, purpose: str, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (B, C, h, w), their noise, and their sigmas (B,) in float64."""
-        low, high = math.log(self.learning.sigma_min), math.log(self.learning.sigma_max)
-        sigmas = np.exp(low + (high - low) * strata) * self.scale
-        eps = unit_noise(x.shape, seed=self.seed, digest="learning", purpose=purpose, step=step).to(x)
-        return x, eps, torch.from_numpy(sigmas)
-
-    def _losses_of(self, x: Tensor, eps: Tensor, sigmas: Tensor, prompt: Prompt, vectors: Tensor) -> Tensor:
-        sigma = sigmas.to(x).view(-1, 1, 1, 1)
-        condition = self.backbone.embed(prompt, vectors)
-        eps_hat = self.backbone.predict(x + sigma * eps, sigmas.tolist(), condition)
-        return ((1 + sigma**2) * (eps_hat - eps) ** 2).flatten(1).mean(1)
+def _begun(backbone: Backbone, start: Tensor, learning: LearningConfig) -> _State:
+    """The state before the first step."""
+    rate, longest = learning.learning_rate, math.inf
+    if rate is None or learning.longest is not None:
+        spread, length = backbone.table_scale()
+        rate = learning.relative_rate * spread if rate is None else rate
+        longest = length * (learning.longest or math.inf)
+    zeros = torch.zeros_like(start)
+    return _State(start, zeros, zeros.clone(), start.clone(), rate, longest=longest)
 
 
-def _train(course: _Course, state: _State, save: Callable[[], None], progress: Progress) -> str:
+def _sigmas(
+    backbone: Backbone,
+    latents: Sequence[Tensor],
+    words: tuple[str, str],
+    learning: LearningConfig,
+    seed: str,
+    scale: float,
+) -> tuple[float, float]:
+    """Between which sigmas to learn where the settings leave it open.
+
+    The largest sigma of the paper's bridge depends on the model alone, so that a prompt serves every tau. Below where
+    words for another look raise the loss by half of what they do where they do most, the picture itself says how it
+    looks, and a prompt would learn something else.
+    """
+    high = min(LARGEST, backbone.sigma_max / scale) if learning.sigma_max is None else learning.sigma_max
+    if learning.sigma_min is not None:
+        return learning.sigma_min, high
+    side = backbone.canvas.side
+    low = min(BridgeSettings.tau_for(backbone.latent_shape(side, side)[-1]) / 2, high / 2)
+    right, wrong = words
+    if not wrong.strip() or right == wrong:
+        return low, high
+    conditions = backbone.embed(Prompt(right)), backbone.embed(Prompt(wrong))
+    levels = np.geomspace(low / 4, high, _LEVELS).tolist()
+    heard = listen(backbone, latents[:_HEARD], *conditions, levels, seed=seed, scale=scale)
+    return max(low, min(audible_from(heard) or low, high / 2)), high
+
+
+def _train(course: Course, state: _State, save: Callable[[], None], progress: Progress) -> str:
     """Run until the steps are done or patience is at its end; `state` is left at the best."""
     learning, name = course.learning, f"learn {course.prompts[0].token}"
     if state.step:
         name += f", going on at step {state.step}"
     progress.start(name, learning.steps - state.step)
-    fitting = _Fitting(learning.batch)
+    fitting = Fitting(learning.batch)
+    if state.begun_with == state.step:  # with other images held out, no loss of before says anything
+        fitting.call(partial(_validate, course, state, None))
+        save()
     if not state.history:
         began = time.monotonic()
         fitting.call(partial(_validate, course, state, None))
@@ -312,10 +279,10 @@ def expected_seconds(look: float, pictures: int, learning: LearningConfig) -> fl
     A step goes forward and back, which costs about three forwards.
     """
     looks = math.ceil(learning.steps / learning.validate_every)
-    return looks * look + learning.steps * learning.batch * _FORWARDS_OF_A_STEP * look / pictures
+    return looks * look + learning.steps * learning.batch * FORWARDS_OF_A_STEP * look / pictures
 
 
-def _announce(course: _Course, look: float) -> None:
+def _announce(course: Course, look: float) -> None:
     """Say that it takes long, where it does."""
     seconds = expected_seconds(look, course.looked_at, course.learning)
     if seconds >= _LONG:
@@ -327,36 +294,7 @@ def _announce(course: _Course, look: float) -> None:
         )
 
 
-@dataclass
-class _Fitting:
-    """How many rows fit into memory at a time: all of a batch until it turns out that they do not."""
-
-    rows: int
-
-    def call(self, act: Callable[[int], Result]) -> Result:
-        """What `act(rows)` gives, which changes nothing before it has all that it calculates.
-
-        Raises:
-            ResourceError: one row is too many.
-        """
-        while True:
-            try:
-                return act(self.rows)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                problem = redact(str(error))
-            free_memory()  # of which no traceback holds any more
-            if self.rows == 1:
-                raise ResourceError(
-                    f"learning a prompt does not fit into memory, not even one picture at a time ({problem}); free "
-                    "memory, or use a smaller geometry.area or another dtype"
-                )
-            self.rows = -(-self.rows // 2)
-            logger.warning("learning does not fit into memory; from now on %d rows at a time: %s", self.rows, problem)
-
-
-def _step(course: _Course, state: _State, rows: int) -> float:
+def _step(course: Course, state: _State, rows: int) -> float:
     """One update of the vectors by Adam; a loss or gradient that is not finite is skipped and halves the rate.
 
     Args:
@@ -385,11 +323,14 @@ def _step(course: _Course, state: _State, rows: int) -> float:
     state.square = _BETA_2 * state.square + (1 - _BETA_2) * gradient**2
     mean = state.mean / (1 - _BETA_1**state.updates)
     square = state.square / (1 - _BETA_2**state.updates)
-    state.vectors = state.vectors - state.learning_rate * mean / (square.sqrt() + _TINY)
+    vectors = state.vectors - state.learning_rate * mean / (square.sqrt() + _TINY)
+    if math.isfinite(state.longest):
+        vectors = vectors * (state.longest / vectors.norm(dim=1, keepdim=True).clamp_min(_TINY)).clamp_max(1)
+    state.vectors = vectors
     return float(loss)
 
 
-def _validate(course: _Course, state: _State, training_loss: float | None, rows: int) -> None:
+def _validate(course: Course, state: _State, training_loss: float | None, rows: int) -> None:
     loss = course.validation_loss(state.vectors, rows)
     if loss < state.best_loss:
         state.best_loss, state.best_step, state.stale = loss, state.step, 0
@@ -405,55 +346,11 @@ def _validate(course: _Course, state: _State, training_loss: float | None, rows:
     state.history.append(entry)
 
 
-def _distinct(
-    images: Tensor | Iterable[Image.Image], geometry: Geometry, canvas: Canvas, limit: int
-) -> tuple[list[Tensor | Image.Image], list[str]]:
-    """The first `limit` different images in the order of their digests, as the network sees them, and the digests."""
-    by_digest: dict[str, Tensor | Image.Image]
-    if isinstance(images, Tensor):
-        by_digest = {sha256(row.contiguous().cpu().float().numpy().tobytes()): row.float() for row in images}
-    else:
-        seen = (frame_of(image.size, geometry, canvas).prepare(image) for image in map(to_rgb, images))
-        by_digest = {pixels_sha256(image): image for image in seen}
-    digests = sorted(by_digest)[:limit]
-    if len(digests) < 2:
-        raise PromptError(f"{len(digests)} different images to learn from; at least 2 are needed, better 100")
-    return [by_digest[digest] for digest in digests], digests
-
-
-def _latents(backbone: Backbone, images: Sequence[Tensor | Image.Image], batch: int) -> list[Tensor]:
-    """The latent (C, h, w) of each; images of one size are encoded together, `batch` at a time or as many as fit."""
-    fitting = _Fitting(batch)
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for place, image in enumerate(images):
-        alike.setdefault(tuple(image.shape) if isinstance(image, Tensor) else image.size, []).append(place)
-    latents: dict[int, Tensor] = {}
-    for places in alike.values():
-        encoded: list[Tensor] = []
-        while left := places[len(encoded) :]:
-            encoded += fitting.call(partial(_encoded, backbone, [_pixels(images[place]) for place in left[:batch]]))
-        latents |= dict(zip(places, encoded, strict=True))
-    return [latents[place] for place in range(len(images))]
-
-
-def _encoded(backbone: Backbone, pixels: Sequence[Tensor], rows: int) -> Tensor:
-    return backbone.encode(torch.stack([*pixels[:rows]]))
-
-
-def _pixels(image: Tensor | Image.Image) -> Tensor:
-    return image if isinstance(image, Tensor) else to_tensor([image])[0]
-
-
 def _initial_vectors(rows: Tensor, count: int) -> Tensor:
     """(V, D) from the vectors (n, D) of the initial words: means of V groups of them, or the words over again."""
     if count > len(rows):
         return rows[torch.arange(count) % len(rows)].clone()
     return torch.stack([group.mean(0) for group in rows.tensor_split(count)])
-
-
-def _generator(seed: str, purpose: str, step: int) -> np.random.Generator:
-    key = np.frombuffer(hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()[:16], dtype="<u8")
-    return np.random.Generator(np.random.Philox(key=key.astype(np.uint64)))
 
 
 def _save(checkpoint: Checkpoint | None, state: _State, settings: Settings) -> None:
@@ -470,9 +367,10 @@ def _resume(checkpoint: Checkpoint | None, settings: Settings) -> _State | None:
     Raises:
         FrozenSettingsError: it belongs to other settings.
     """
-    data = None if checkpoint is None else checkpoint.load()
-    if data is None:
+    loaded = None if checkpoint is None else checkpoint.load()
+    if loaded is None:
         return None
+    data, of_fewer = loaded
     try:
         saved = json.loads(names_and_words(data)[1] or "")
         values: dict[str, Any] = {**safetensors_torch.load(data), **saved["state"]}
@@ -481,11 +379,16 @@ def _resume(checkpoint: Checkpoint | None, settings: Settings) -> _State | None:
         logger.warning("the checkpoint of the prompt cannot be read and is begun anew: %s", redact(str(error)))
         return None
     now = json.loads(json.dumps(settings))
-    differing = sorted(key for key in now if saved["settings"].get(key) != now[key])
+    open_to_change = {"images"} if of_fewer else set()
+    differing = sorted(key for key in now.keys() - open_to_change if saved["settings"].get(key) != now[key])
     if differing:
         raise FrozenSettingsError(
             f"the checkpoint of {settings['token']} was made with another {', '.join(differing)}; "
             "delete it, or go back to those settings",
             fields=differing,
         )
+    if of_fewer:
+        logger.warning("%s goes on at step %d, with more images than before", settings["token"], state.step)
+        state.begun_with, state.stale, state.best_loss = state.step, 0, math.inf
+        state.vectors = state.best_vectors.clone()
     return state

@@ -31,7 +31,8 @@ def with_method(config: JobConfig, method: Method) -> JobConfig:
             "bridge": method if is_lsb else BridgeSettings(),
         }
     )
-    return job_of(changed.model_dump())
+    # Of these it matters what was said.
+    return job_of(changed.model_dump()).model_copy(update={"geometry": config.geometry, "learning": config.learning})
 
 
 def refuse_existing(out: Path) -> None:

@@ -32,6 +32,7 @@ from lsb.views.costs import Costs
 from lsb.views.flagged import Flagged, numbers_of
 from lsb.views.page_html import GRID, WORST, Command, Example, ReportInput, render_report, report_image
 from lsb.views.problems import Problems
+from lsb.views.prompts_shown import prompts_shown
 
 NAMED = 50  # pictures of one status and code that are named; the manifest has them all
 FARTHEST = "structure_distance"
@@ -100,6 +101,7 @@ def gather_report(
         left_out=described(run.left_out or {}),
         untuned=_untuned(run),
         costs=tuple(seen.costs.in_words(collected.usage)),
+        prompts=tuple(prompts_shown(store, run, metrics)),
         settings=(*_settings(run), *seen.sizes(OutputSettings.of_transform(run.transform))),
         digests=tuple(_digests(run)),
         commands=(

@@ -79,6 +79,24 @@ class FlagGroup:
 
 
 @dataclass(frozen=True)
+class PromptShown:
+    """One side's prompt.
+
+    Attributes:
+        text: what the network is asked with.
+        learned: how it was learned, in words; empty if it was given.
+        pictures: what the model makes of noise under it alone.
+        heard: whether the model listens to it, in words; empty where that was not measured.
+    """
+
+    look: str
+    text: str
+    learned: str = ""
+    pictures: tuple[ReportImage, ...] = ()
+    heard: str = ""
+
+
+@dataclass(frozen=True)
 class Command:
     """Something to type, and what it does."""
 
@@ -112,6 +130,7 @@ class ReportInput:
     left_out: str = ""
     untuned: str = ""
     costs: tuple[tuple[str, str], ...] = ()
+    prompts: tuple[PromptShown, ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
     commands: tuple[Command, ...] = ()

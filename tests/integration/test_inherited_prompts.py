@@ -99,6 +99,7 @@ def test_prompts_learned_anew_are_those_of_the_nights_after(tmp_path: Path) -> N
     [
         ({"later": {"setting": 1}, "budget": {"another": 2}}, 1),  # of a version that knows more
         ({"learning": {"steps": 1, "batch": 2, "validate_every": 1}, "evaluate": {}}, 1),  # of one that knew less
+        ({"learning": {"steps": 1, "batch": 2, "validate_every": 1, "patience": 9, "sigma_max": 3}}, 1),  # not said now
         ({"learning": {"steps": 2, "batch": 2, "validate_every": 1}}, 2),
         ({"seed": "1"}, 2),
     ],

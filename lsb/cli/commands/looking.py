@@ -12,6 +12,9 @@ import typer
 from lsb.cli import options as opt
 from lsb.cli import render
 from lsb.cli.addresses import open_store_of
+from lsb.cli.environment import prepare
+from lsb.cli.working_folder import ignore_working_folder
+from lsb.config.job import load_config
 from lsb.errors import UsageError
 
 WATCHED_SECONDS = 2.0
@@ -76,6 +79,26 @@ def status(
         said = line
         # Of a large run it reads much.
         time.sleep(max(WATCHED_SECONDS, 4 * (time.monotonic() - began)))
+
+
+def listen(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:
+    """Whether the model listens to the job's words: how much worse it denoises pictures of either look under the words
+    for the other one. Writes nothing.
+
+    Example: lsb listen examples/emoji/job.yaml
+    """
+    prepare(verbose=verbose)
+    ignore_working_folder()
+    from flows.watching.display import terminal_progress
+    from lsb.jobs.hearing import heard_of_job
+
+    display = terminal_progress()
+    try:
+        heard = heard_of_job(load_config(config), display)
+    finally:
+        display.close()
+    figures = {"looks": [asdict(look) for look in heard]}
+    render.show(figures if json else render.heard(heard), as_json=json)
 
 
 def verify(

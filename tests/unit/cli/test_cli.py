@@ -17,7 +17,7 @@ from lsb.cli.commands import looking, making
 from lsb.errors import BudgetExceededError, StoreBusyError, TamperedError, UsageError
 
 COMMANDS = {
-    "init", "tune", "run", "ingest", "optimise", "plan", "translate", "work", "evaluate", "publish",
+    "init", "listen", "tune", "run", "ingest", "optimise", "plan", "translate", "work", "evaluate", "publish",
     "ls", "status", "rerun", "diff", "verify", "export", "report", "gc", "erase", "trace",
 }  # fmt: skip
 

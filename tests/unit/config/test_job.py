@@ -137,7 +137,7 @@ def test_unset_settings_have_the_paper_s_values(tmp_path: Path) -> None:
         ({"store": "$HOME/lsb"}, "store", "variables are not filled in"),
         ({"store": "~nobody-of-this-name/lsb"}, "store", "no such home"),
         ({"learning": {"templates": ["a picture"]}}, "learning", "lacks {token}"),
-        ({"learning": {"sigma_min": 5.0}}, "learning", "sigma_min 5 is above sigma_max 4; noise is drawn between them"),
+        ({"learning": {"sigma_min": 9}}, "learning", "sigma_min 9 is above sigma_max 8; noise is drawn between them"),
         ({"prompts": {"source": {"text": "a", "file": "b"}, "target": {"text": "c"}}}, "prompts.source", "exactly one"),
     ],
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -12,8 +14,16 @@ from safetensors.torch import save_file
 from lsb.config.job import DomainPrompt, JobConfig
 from lsb.errors import PromptError, SourceError, TamperedError
 from lsb.models.stable_diffusion import StableDiffusion
-from lsb.prompts.finding import StoredPrompt, UnlearnedPrompt, find_prompt, given_prompt, read_prompt
-from lsb.prompts.settings import Side
+from lsb.prompts.finding import (
+    StoredPrompt,
+    UnlearnedPrompt,
+    find_prompt,
+    given_prompt,
+    learned_by,
+    provenance_of,
+    read_prompt,
+)
+from lsb.prompts.settings import LearningConfig, Side
 from lsb.store.local import LocalStore
 
 
@@ -32,7 +42,7 @@ def config(folder: Path, images: int = 6, **learning: object) -> JobConfig:
                 "source": {"images": str(folder / "flat"), "token": "<flat>", "initial": "icon"},
                 "target": {"domain": "3d", "text": "a 3d icon", "prefix": "clean "},
             },
-            "learning": {"steps": 2, "batch": 2, "validate_every": 1, **learning},
+            "learning": {"steps": 2, "batch": 2, "validate_every": 1, "validation_draws": 2, **learning},
         }
     )
 
@@ -167,3 +177,76 @@ def test_the_configured_token_names_a_nameless_file(tmp_path: Path) -> None:
     save_file({"<cat>": torch.ones(1, 4)}, tmp_path / "named.safetensors")
     with pytest.raises(PromptError, match="token is <flat>, but the file names its embedding <cat>"):
         given_prompt(DomainPrompt(file=str(tmp_path / "named.safetensors"), token="<flat>"))
+
+
+def test_what_was_learned_before_there_were_these_settings_stays(
+    tmp_path: Path, tiny_backbone: StableDiffusion
+) -> None:
+    """Where nothing is said of them; whoever says something, or asks for it, learns anew."""
+    store, identity = LocalStore(tmp_path / "store"), tiny_backbone.identity
+    then = config(tmp_path, validation_draws=16)
+    then = then.model_copy(update={"learning": then.learning.as_before})
+    recipe = find_prompt(store, then.prompt_request("source"), identity).recipe  # type: ignore[union-attr]
+    assert recipe["learning"] == {  # as versions before wrote it, by which the recipe's file is called
+        "steps": 2, "batch": 2, "validate_every": 1, "learning_rate": 0.005, "sigma_min": 0.3, "sigma_max": 4.0,
+        "templates": list(LearningConfig().templates), "validation_fraction": 0.1, "patience": 5, "max_images": 1000,
+    }  # fmt: skip
+    earlier = learned(store, then, "source", tiny_backbone)
+    request = config(tmp_path, validation_draws=16).prompt_request("source")
+    assert find_prompt(store, request, identity) == earlier.__class__(earlier.domain, earlier.id, earlier.key)
+    assert isinstance(find_prompt(store, request, identity, refit=True), UnlearnedPrompt)
+    for said in ({"sigma_max": 8.0}, {"flip": True}, {"learning_rate": 0.1}):
+        assert isinstance(
+            find_prompt(store, config(tmp_path, validation_draws=16, **said).prompt_request("source"), identity),
+            UnlearnedPrompt,
+        )
+    same = config(tmp_path, validation_draws=16, sigma_max=4.0, learning_rate=0.005).prompt_request("source")
+    assert isinstance(find_prompt(store, same, identity), StoredPrompt)
+
+
+def test_what_was_half_learned_before_there_were_these_settings_is_gone_on_with(
+    tmp_path: Path, tiny_backbone: StableDiffusion
+) -> None:
+    store, identity = LocalStore(tmp_path / "store"), tiny_backbone.identity
+    then = config(tmp_path)
+    then = then.model_copy(update={"learning": then.learning.as_before})
+    begun = find_prompt(store, then.prompt_request("source"), identity)
+    assert isinstance(begun, UnlearnedPrompt)
+    begun.checkpoint.save(b"state")
+    found = find_prompt(store, config(tmp_path).prompt_request("source"), identity)
+    assert isinstance(found, UnlearnedPrompt)
+    assert found.recipe == begun.recipe
+
+
+def test_pictures_that_are_added_leave_what_was_begun(tmp_path: Path, tiny_backbone: StableDiffusion) -> None:
+    """One that is taken away does not: what was learned from it may not stay."""
+    store, identity = LocalStore(tmp_path / "store"), tiny_backbone.identity
+
+    def unlearned(images: int) -> UnlearnedPrompt:
+        found = find_prompt(store, config(tmp_path, images).prompt_request("source"), identity)
+        assert isinstance(found, UnlearnedPrompt)
+        return found
+
+    first = unlearned(6)
+    first.checkpoint.save(b"state")
+    more = unlearned(8)
+    assert more.checkpoint.load() == (b"state", True)
+    (tmp_path / "flat" / "0.png").unlink()
+    fewer = find_prompt(store, config(tmp_path, 0).prompt_request("source"), identity)
+    assert isinstance(fewer, UnlearnedPrompt)
+    assert fewer.checkpoint.load() is None
+    more.checkpoint.save(b"own")
+    assert unlearned(8).checkpoint.load() == (b"own", False)
+
+
+def test_a_learned_prompt_says_between_which_levels_and_shows_what_it_is(
+    tmp_path: Path, tiny_backbone: StableDiffusion
+) -> None:
+    store, job = LocalStore(tmp_path / "store"), config(tmp_path)
+    found = learned(store, job, "source", tiny_backbone)
+    said = provenance_of(store, found.domain, found.id)
+    assert said["sigmas"][1] == 8.0
+    pictures = [Image.open(io.BytesIO(base64.b64decode(one))) for one in said["imagined"]]
+    assert [picture.format for picture in pictures] == ["WEBP"] * 4
+    assert learned_by(store, found) == job.learning.model_dump(mode="json")
+    assert provenance_of(store, "flat", "0" * 64) == {}

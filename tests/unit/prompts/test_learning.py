@@ -9,6 +9,7 @@ from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,8 +21,19 @@ from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
 from lsb.pictures.geometry import Canvas
 from lsb.prompts.learning import LearnedPrompt, expected_seconds, learn_prompt
+from lsb.prompts.listening import Heard, audible_from, listen
+from lsb.prompts.seen import views
 
-QUICK = LearningConfig(steps=12, batch=4, validate_every=4, learning_rate=0.02, patience=100, sigma_max=3.0)
+QUICK = LearningConfig(
+    steps=12,
+    batch=4,
+    validate_every=4,
+    validation_draws=16,
+    learning_rate=0.02,
+    patience=100,
+    sigma_min=0.3,
+    sigma_max=3.0,
+)
 
 
 @dataclass
@@ -31,9 +43,10 @@ class Memory:
     data: bytes | None = None
     dies_after: int | None = None
     saves: int = 0
+    of_fewer: bool = False
 
-    def load(self) -> bytes | None:
-        return self.data
+    def load(self) -> tuple[bytes, bool] | None:
+        return None if self.data is None else (self.data, self.of_fewer)
 
     def save(self, state: bytes) -> None:
         self.data = state
@@ -83,6 +96,9 @@ class Line:
 
     def table_vectors(self, text: str) -> torch.Tensor:
         return torch.zeros(len(text.split()), 3)
+
+    def table_scale(self) -> tuple[float, float]:
+        return 0.5, 10.0
 
     def predict(self, x_t: torch.Tensor, sigma: Any, condition: torch.Tensor) -> Any:
         if torch.is_grad_enabled():
@@ -334,3 +350,109 @@ def test_what_does_not_fit_by_itself_is_said_in_a_line(
     monkeypatch.setattr(tiny_backbone, "_network", full)
     with pytest.raises(ResourceError, match="not even one picture at a time"):
         learn(tiny_backbone, pictures())
+
+
+def test_the_rate_is_a_share_of_the_tables_spread() -> None:
+    learned = learn(Line(), flat_colour((0.5, -0.3, 0.8)), LearningConfig(steps=1, relative_rate=0.1))
+    assert learned.history[0]["learning_rate"] == pytest.approx(0.1 * 0.5)
+
+
+def test_vectors_stay_near_the_lengths_of_the_table() -> None:
+    """In the direction that is best, and no longer than is allowed."""
+    settings = QUICK.model_copy(update={"steps": 60, "learning_rate": 0.1, "longest": 0.04})
+    learned = learn(Line(), flat_colour((3.0, 0.0, 0.0)), settings)
+    assert learned.prompt.vectors is not None
+    assert learned.prompt.vectors.norm(dim=1).tolist() == pytest.approx([0.4, 0.4], abs=1e-3)
+    assert learned.prompt.vectors[:, 0].min() > 0.39
+
+
+def test_mirrored_pictures_and_cut_outs_are_learned_from_and_not_judged_by() -> None:
+    seen: list[int] = []
+
+    class Counting(Line):
+        def encode(self, images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
+            seen.append(len(images))
+            return images
+
+    images = flat_colour((0.5, -0.3, 0.8), count=5)  # of which one is held out
+    plain = learn(Counting(), images)
+    more = learn(Counting(), images, QUICK.model_copy(update={"flip": True, "crops": 2}))
+    assert sum(seen) == 5 + 1 + 2 * 4 * 3
+    assert more.history[0] == plain.history[0]
+    assert same(more, learn(Line(), images.flip(0), QUICK.model_copy(update={"flip": True, "crops": 2})))
+
+
+def test_views_are_parts_of_their_picture_and_mirrored() -> None:
+    picture = Image.new("RGB", (40, 20), "red")
+    picture.paste("blue", (0, 0, 20, 20))
+    found = views([picture], np.random.default_rng(0), flip=True, crops=3)
+    assert len(found) == 8
+    assert {one.size for one in found if isinstance(one, Image.Image)} == {(40, 20)}
+    assert found[4].getpixel((0, 5)) == (255, 0, 0)  # type: ignore[union-attr]
+    assert found[4].getpixel((39, 5)) == (0, 0, 255)  # type: ignore[union-attr]
+    tensor = torch.rand(3, 10, 12)
+    assert [tuple(one.shape) for one in views([tensor], np.random.default_rng(0), flip=True, crops=1)] == [  # type: ignore[union-attr]
+        (3, 10, 12)
+    ] * 4
+
+
+def test_a_range_that_is_left_open_follows_from_the_model() -> None:
+    """The paper's largest sigma for latents of 4 x 4 is 2.3 / 2 x 4 / 64; the model ends at 10."""
+    open_range = LearningConfig(steps=1, learning_rate=0.1, longest=None)
+    assert learn(Line(), flat_colour((0.5, -0.3, 0.8)), open_range).sigmas == pytest.approx((0.071875, 8.0))
+    narrow = Line()
+    narrow.sigma_max = 3.0  # type: ignore[misc]
+    assert learn(narrow, flat_colour((0.5, -0.3, 0.8)), open_range).sigmas[1] == 3.0
+
+
+class Listener(Line):
+    """Its answer is off by `wrong` under words other than the first, the more the nearer sigma is to 1."""
+
+    def embed(self, prompt: Prompt, vectors: torch.Tensor | None = None) -> torch.Tensor:
+        if vectors is None:
+            return torch.full((1, 1, 3), 0.0 if prompt.text.startswith("red") else 1.0)
+        return super().embed(prompt, vectors)
+
+    def predict(self, x_t: torch.Tensor, sigma: Any, condition: torch.Tensor) -> Any:
+        if isinstance(sigma, list):
+            return super().predict(x_t, sigma, condition)
+        rise = math.exp(-(math.log(sigma) ** 2)) * condition.mean()
+        return x_t * 0 + math.sqrt(1 + rise) / sigma  # of which eps is no part: losses are (1 + rise) to chance
+
+
+def test_no_prompt_is_learned_where_words_hardly_matter() -> None:
+    """By half of what they do at the best sigma, exp(-log² sigma) = 1/2 at sigma = 0.435."""
+    backbone = Listener()
+    images = torch.zeros(20, 3, 4, 4)
+    heard = listen(
+        backbone, [*images], *(backbone.embed(Prompt(word)) for word in ("red", "blue")), (0.3, 1.0), seed="0"
+    )  # type: ignore[arg-type]
+    assert [round(one.rise, 1) for one in heard] == pytest.approx([0.2, 0.5], abs=0.15)  # less by noise, 1 + sigma²
+    found = [Heard(s, 1.0, math.exp(-(math.log(s) ** 2)), 0.01) for s in (0.1, 0.25, 0.5, 1, 2, 4)]
+    assert audible_from(found) == pytest.approx(0.435, abs=0.02)
+    assert audible_from(found[3:]) == 1
+    assert audible_from([Heard(s, 1.0, 0.01, 0.01) for s in (0.5, 1.0)]) is None
+    learned = learn(
+        Listener(),
+        flat_colour((0.5, -0.3, 0.8), 20),
+        LearningConfig(steps=1, learning_rate=0.1, longest=None),
+        against="blue",
+    )
+    assert learned.sigmas[0] > 0.2
+
+
+def test_more_pictures_go_on_from_what_was_learned_of_fewer() -> None:
+    """From its best vectors, and by losses of the pictures that are held out now."""
+    memory = Memory(dies_after=3)
+    images = flat_colour((0.5, -0.3, 0.8), 9)
+    with pytest.raises(KeyboardInterrupt):
+        learn(Line(), images[:6], checkpoint=memory)
+    memory.of_fewer, memory.dies_after = True, None
+    learned = learn(Line(), images, checkpoint=memory)
+    assert learned.begun_with == 8
+    assert [look["step"] for look in learned.history] == [0, 4, 8, 8, 12]
+    memory.of_fewer = False  # what was saved is the state of these images
+    assert same(learn(Line(), images, checkpoint=memory), learned)
+    other = Memory(memory.data, of_fewer=True)
+    with pytest.raises(FrozenSettingsError, match="another learning"):
+        learn(Line(), images, QUICK.model_copy(update={"batch": 2}), checkpoint=other)
