@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prefect import task
 
-from flows.runners import local
+from flows.runners import local, ray_cluster
 from flows.watching.interruption import Interruption
 from lsb.cli.main import main as command
 from lsb.jobs import loading
@@ -57,6 +58,11 @@ class Gate:
     def open(self) -> None:
         """Let all through, for good."""
         (self.folder / "open").touch()
+
+    def shut(self) -> None:
+        """Hold them again, and forget what was let through and what was heard."""
+        for file in self.folder.iterdir():
+            file.unlink()
 
     @property
     def signals(self) -> int:
@@ -106,6 +112,7 @@ def install() -> None:
     of answers that it waits for in vain."""
     loading.load_model = load
     local.COMMAND = [*LSB[:-1], "from tests.gate import copy; copy()"]
+    ray_cluster.WORK = task(part, name="work", persist_result=False)
     receive = Interruption.receive
 
     def heard(*arguments: Any) -> None:
@@ -133,6 +140,12 @@ def install() -> None:
 def main() -> None:
     install()
     command()
+
+
+def part(document: dict[str, Any]) -> dict[str, str]:
+    """One that such a command starts on a Ray cluster."""
+    install()
+    return dict(ray_cluster.work.fn(document))
 
 
 def copy() -> None:

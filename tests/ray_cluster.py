@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from tests.prefect_parts import REPOSITORY, kill, wait_until
 
 RAY = [sys.executable, "-P", "-c", "from ray.scripts.scripts import main; main()"]
@@ -65,6 +67,12 @@ class RayCluster:
         assert self._process is not None
         kill(self._process)
         self._temporary.cleanup()
+
+    def at_work(self) -> list[psutil.Process]:
+        """The workers that have a task of ours."""
+        assert self._process is not None
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        return [one for one in family if one.is_running() and one.cmdline()[:1] == ["ray::work"]]
 
     def _started(self) -> bool:
         assert self._process is not None

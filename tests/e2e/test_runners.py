@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lsb.store.store import open_store
 from tests.e2e.jobs import PICTURES, Job, log_entries, start_lsb, wait_for_commits
 from tests.gate import Gate
 from tests.prefect_parts import DEPLOYMENT_FILE, POOL, PrefectServer, Worker, wait_until
+from tests.ray_cluster import RayCluster
 
 
 def run_of(job: Job) -> Path:
@@ -164,6 +166,72 @@ class TestPool:
             code, line = refusal(start_lsb(gate, "run", there.config, PREFECT_API_URL=pool.url))
         assert (code, line) == (3, "lsb: error: no model at <path>; mount it")
         assert not (run_of(there) / "leases").exists()
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(tmp_path_factory.mktemp("cluster") / "gate")
+
+
+@pytest.fixture(scope="module")
+def cluster(held: Gate) -> Iterator[RayCluster]:
+    """Of one node, whose workers are held at a gate."""
+    with RayCluster(held.folder.parent, cpus=2, OMP_NUM_THREADS="1", **held.environment) as running:
+        yield running
+
+
+def on(cluster: RayCluster, job: Job, address: str | None = None) -> Job:
+    asked = {"address": address or cluster.address, "num_gpus": 0}
+    return job.one_by_one("there", execution__runner="ray", execution__parallel=2, execution__ray=asked)
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("ray")
+class TestCluster:
+    """Runner `ray` on a cluster of one node."""
+
+    def test_without_a_cluster_or_its_token_nothing_is_done(
+        self, cluster: RayCluster, held: Gate, job: Job, tmp_path: Path
+    ) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            away = on(cluster, job, f"127.0.0.1:{nobody.getsockname()[1]}")
+            code, line = refusal(start_lsb(held, "run", away.config, **cluster.environment))
+            assert (code, "no Ray cluster answers at 127.0.0.1" in line) == (3, True), line
+        (tmp_path / "guessed").write_text("0" * 64)
+        guessed = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "guessed")}
+        code, line = refusal(start_lsb(held, "run", on(cluster, job).config, **guessed))
+        assert (code, "no Ray cluster lets us in" in line) == (3, True), line
+        assert not job.store.exists()
+
+    def test_a_signal_ends_the_copies_in_order_and_one_that_is_killed_is_started_again(
+        self, cluster: RayCluster, held: Gate, job: Job
+    ) -> None:
+        there = on(cluster, job)
+        held.admit(1)
+        process = start_lsb(held, "run", there.config, **cluster.environment)
+        wait_for_commits(process, there.store)
+        wait_until("both have a task", lambda: len(cluster.at_work()) == 2)
+        process.send_signal(signal.SIGTERM)
+        wait_until("all have heard of it", lambda: held.signals >= 3)
+        held.open()
+        _, err = process.communicate()
+        assert process.returncode == 5, err
+        names = [path.name for path in (run_of(there) / "leases").iterdir()]
+        assert {name[:14] for name in names if "-back" not in name} == {name[:14] for name in names if "-back" in name}
+
+        held.shut()
+        held.admit(1)
+        before = len(log_entries(there.store))
+        process = start_lsb(held, "run", there.config, "--json", **cluster.environment)
+        wait_for_commits(process, there.store, before + 1)
+        cluster.at_work()[0].kill()
+        held.open()
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        assert json.loads(out)["counts"] == {"ok": PICTURES - 1, "quarantined": 1}
+        assert len({row["record_id"] for row in rows(there)}) == PICTURES
+        assert run_command(["verify", str(run_of(there))]) == 0
 
 
 def online(server: PrefectServer) -> list[dict[str, Any]]:
