@@ -28,6 +28,8 @@ from lsb.records import Status
 from lsb.redaction import redact
 from lsb.store.store import open_store
 
+logger = logging.getLogger(__name__)
+
 FUTILE = 3  # times that each copy may vanish without anything having been committed meanwhile
 LEAST_SECONDS = 1.0  # between two questions to the runner, and between two looks at the store
 MOST_SECONDS = 60.0  # between two looks, of which each of a run of many shards costs so much
@@ -137,14 +139,14 @@ class Fleet:
             self.outcome.over_budget = str(error).partition("; what is done")[0]
             return
         if not isinstance(error, VanishedError):
-            say(f"copy {number} ended: {redact(str(error))}", logging.WARNING)
+            _warn(f"copy {number} ended: {redact(str(error))}")
             self.outcome.failures[f"copy {number}"] = error
             return
         self._futile += 1
         if self._futile > FUTILE * self._config.execution.parallel:
             self.outcome.failures[f"copy {number}"] = UnfinishedError(f"copy {number} vanished too often: {error}")
             return
-        say(f"copy {number} has vanished ({redact(str(error))}) and is started again", logging.WARNING)
+        _warn(f"copy {number} has vanished ({redact(str(error))}) and is started again")
         self._missing.append(number)
 
     def _is_over(self) -> bool:
@@ -168,7 +170,7 @@ class Fleet:
             try:
                 self._runner.start(number, Part(self._config, self._run.id, mark=mark))
             except AwayError as error:
-                logging.getLogger(__name__).info("%s", error)
+                logger.info("%s", error)
                 return
             self._live[mark] = self._missing.pop(0)
 
@@ -188,12 +190,18 @@ class Fleet:
             self._pause(min(0.25, left))
 
 
+def _warn(text: str) -> None:
+    """Whoever reads the terminal, and whoever reads Prefect's pages."""
+    logger.warning("%s", text)
+    say(text, logging.WARNING)
+
+
 @contextmanager
 def _away() -> Iterator[None]:
     try:
         yield
     except AwayError as error:
-        logging.getLogger(__name__).info("%s", error)
+        logger.info("%s", error)
 
 
 def translate_by_copies(config: JobConfig, run: Run, todo: Todo, stop: Callable[[], bool]) -> ShardsOutcome:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks.workers import measure_runner
 from flows.runners import local
 from lsb.cli.main import run_command
 from lsb.ledger.publish import manifest_table
@@ -61,6 +62,15 @@ def test_of_two_processes_one_is_killed_and_started_again(job: Job, tmp_path: Pa
     assert json.loads(out)["translated"] == PICTURES - 1  # that are there now, the copy of one included
     assert len({row["record_id"] for row in rows(two)}) == PICTURES
     assert run_command(["verify", str(run_of(two))]) == 0
+
+
+@pytest.mark.long
+def test_copies_make_the_pixels_of_one_command(tmp_path: Path) -> None:
+    """With the embedded model and one killed; benchmarks/workers.py has the whole of it, with every runner."""
+    found = measure_runner(tmp_path, "local", records=24, shard_size=6)
+    assert found.same_pixels_as_lsb_run
+    assert (found.rows, found.verified, found.exit_codes) == (24, 0, {"0": 1})
+    assert found.twice == found.twice_with_a_killed <= 6
 
 
 @pytest.mark.long
