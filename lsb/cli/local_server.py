@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import secrets
 import signal
@@ -93,7 +94,7 @@ def _connect(warn: Callable[[str], None]) -> None:
 
 
 def _warn(message: str) -> None:
-    render.complain(message)
+    render.complain(message, logging.WARNING)
 
 
 def _check(url: str) -> None:

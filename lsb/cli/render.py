@@ -92,7 +92,7 @@ def _size(count: int) -> str:
     return f"{size:.3g} {unit}" if unit != "B" else f"{count} B"
 
 
-def complain(message: str, level: int = logging.WARNING, **about: object) -> None:
+def complain(message: str, level: int = logging.INFO, **about: object) -> None:
     """One line on standard error, in which no secret stands; `about`: what a log in JSON says beside it."""
     if json_wanted():
         logger.log(level, "%s", message, extra=about)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -36,10 +35,10 @@ def ls(
     if found or json:
         render.show_runs(found, as_json=json)
     else:
-        render.complain(f"no runs in {root}", logging.INFO)
+        render.complain(f"no runs in {root}")
     errors = {run.run: run.error for run in found if run.error}
     for run_id, error in errors.items():
-        render.complain(f"{run_id} cannot be read: {error}", logging.INFO)
+        render.complain(f"{run_id} cannot be read: {error}")
     raise typer.Exit(min((error.exit_code for error in errors.values()), default=0))
 
 

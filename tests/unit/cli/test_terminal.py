@@ -77,7 +77,7 @@ def test_complaints_hold_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     assert inert(err)
     assert "hunter2" not in err
     render.complain("prompts.target.token: give <dog> at /home/ann/job.yaml")
-    assert capsys.readouterr().err == "lsb: warning: prompts.target.token: give <dog> at /home/ann/job.yaml\n"
+    assert capsys.readouterr().err == "prompts.target.token: give <dog> at /home/ann/job.yaml\n"
 
 
 @pytest.mark.parametrize("verbose", [False, True])
