@@ -243,7 +243,7 @@ def dataset_of(store: LocalStore, count: int) -> Dataset:
     )
 
 
-def spec(store: LocalStore, dataset: Dataset) -> RunSpec:
+def spec(store: LocalStore, dataset: Dataset, shard_size: int = SHARD_SIZE) -> RunSpec:
     """A run with prompts of plain bytes."""
     from lsb.bridge.settings import BridgeSettings
     from lsb.ledger.layout import prompt_file
@@ -265,7 +265,7 @@ def spec(store: LocalStore, dataset: Dataset) -> RunSpec:
         dataset=dataset,
         transform=transform,
         model=identity,
-        shard_size=SHARD_SIZE,
+        shard_size=shard_size,
         prompts=prompts,
         decoding=decoding_version(LETTERBOX_RULES),
         source="made-up",
