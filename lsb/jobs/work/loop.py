@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,6 +35,7 @@ from lsb.translation.shard import ShardOutcome, run_shard
 # A store or a model that fails three shards in a row will fail the next thousand as well.
 FAILURES_IN_A_ROW = 3
 STAGE = "translate"
+HEARS_SECONDS = 1.0  # after which a wish to stop is heard that wakes nobody
 LOOKS_SECONDS = 60.0  # after which a worker in the middle of a shard looks at what others have done
 
 Chosen = Mapping[str, int] | None  # records of a shard, see `lsb.translation.shard.run_shard`
@@ -268,7 +269,10 @@ def _at_once(shares: Shares, translate: Translate, workers: int) -> Iterator[Res
                 live.add(pool.submit(context.run, _turn, shares, translate))
             if not live:
                 return
-            future = next(as_completed(list(live)))
+            # A wish to stop need not wake the main thread: Ray's only makes Python's handler of a signal due.
+            while not (done := wait(live, HEARS_SECONDS, FIRST_COMPLETED).done):
+                pass
+            future = done.pop()
             live.remove(future)
             if result := future.result():
                 yield result

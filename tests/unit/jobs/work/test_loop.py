@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 import time
@@ -129,6 +130,22 @@ def test_threads_of_one_worker_share_its_shards(tmp_path: Path) -> None:
     outcome = fleet.work(do, execution={"workers": 3})
     assert (outcome.translated, outcome.shards, sorted(met)) == (8, 4, fleet.run.shards())
     assert set(fleet.made().values()) == {1}
+
+
+def test_a_wish_that_wakes_nobody_is_heard_before_the_shard_ends(tmp_path: Path) -> None:
+    """As Ray tells it, and no system call is interrupted."""
+    fleet, heard = Fleet(tmp_path, 2), threading.Event()
+
+    def do(shard: str, share: Share) -> ShardOutcome:
+        _thread.interrupt_main()
+        assert heard.wait(60)
+        return fleet.do(shard, share)
+
+    before = signal.signal(signal.SIGINT, lambda *_: heard.set())
+    try:
+        assert fleet.work(do).translated == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_who_finds_all_in_others_hands_waits_until_it_is_committed(tmp_path: Path) -> None:
