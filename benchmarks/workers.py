@@ -41,6 +41,7 @@ import yaml
 from examples.emoji.unpack import unpack
 from flows.runners import local
 from lsb.audit import verify
+from lsb.cli.environment import prepare
 from lsb.cli.main import main as command
 from lsb.config.job import JobConfig, load_config
 from lsb.jobs import loading
@@ -137,6 +138,7 @@ def noting() -> None:
     loading.load_model = load_noting
     local.COMMAND = [*LSB[:-1], "from benchmarks.workers import noted_copy; noted_copy()"]
     if os.environ.get(RUNNER) == "ray":
+        prepare()  # before Prefect is imported
         from prefect import task
 
         from flows.runners import ray_cluster

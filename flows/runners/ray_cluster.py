@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from contextvars import Context
 from functools import partial
 from importlib.util import find_spec
@@ -52,6 +53,7 @@ class RayRunner:
         self._config = config
         self._tasks: dict[str, Any] = {}
         self._runner: Any = None
+        self._open = ExitStack()
 
     def __enter__(self) -> RayRunner:
         """Connect.
@@ -67,11 +69,14 @@ class RayRunner:
         _refuse_silence(address)
         from prefect_ray import RayTaskRunner
 
+        # Ray says on standard output that a worker has died, where a command's result is to stand alone.
+        self._open.enter_context(redirect_stdout(sys.stderr))
         self._runner = RayTaskRunner(address, {"log_to_driver": False, "logging_level": "ERROR"})
         try:
             with _handlers_kept():
                 self._runner.__enter__()
         except Exception as error:
+            self._open.close()
             raise ResourceError(
                 f"no Ray cluster lets us in at {address} ({without_secrets(' '.join(f'{error}'.split()))}); see "
                 "execution.ray.address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH for its token"
@@ -85,7 +90,8 @@ class RayRunner:
         for one in self._tasks.values():
             with suppress(Exception):
                 ray.cancel(one, force=True)
-        self._runner.__exit__(None, None, None)
+        with self._open:
+            self._runner.__exit__(None, None, None)
 
     def start(self, number: int, part: Part) -> None:
         """Submit a task. Ray tries none again by itself."""
