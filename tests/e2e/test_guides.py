@@ -26,6 +26,7 @@ from lsb.store.store import open_store
 from lsb.views.status import status
 from tests.e2e.jobs import make_pictures
 from tests.prefect_parts import REPOSITORY, PrefectServer
+from tests.tiny import tiny_model
 from tests.webhook import Told
 
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("guides")]
@@ -126,6 +127,34 @@ def test_trying_again_what_failed(folder: Path) -> None:
     snapshot = latest_snapshot(store, run)
     assert snapshot is not None
     assert snapshot.number == 1
+
+
+def test_answering_an_auditor(folder: Path) -> None:
+    said = Reader(folder).follows("auditing")
+    assert said.count("verdict    intact") == 3
+    assert "ended with 10" in said
+    assert "13" not in re.findall(r"ended with (\d+)", said)
+    store = open_store(str(folder / "store"))
+    run = open_run(store, str(current_run(store, "flat-to-3d")))
+    assert status(store, run).records["erased"] == 1
+    assert run.id in (folder / "page.html").read_text()
+
+
+def test_changing_the_model(folder: Path) -> None:
+    tiny_model(folder / "model-2", seed=1)
+    said = Reader(folder).follows("changing-the-model")
+    assert said.count("verdict    intact") == 2
+    store = open_store(str(folder / "store"))
+    made = {
+        name: [line.split()[1] for line in (folder / name).read_text().splitlines() if line.startswith("run ")]
+        for name in ("said.txt", "tried.txt", "made.txt")
+    }
+    ((before,), (tried,), (after,)) = (made[name] for name in ("said.txt", "tried.txt", "made.txt"))
+    assert current_run(store, "flat-to-3d") == after.rsplit("/", 1)[1]
+    old, few, new = (open_run(store, uri.rsplit("/", 1)[1]) for uri in (before, tried, after))
+    assert old.model["digest"] != few.model["digest"] == new.model["digest"]
+    assert few.prompts == new.prompts
+    assert status(store, few).records["ok"] == 5
 
 
 def test_a_data_set_kept_up_to_date(folder: Path, told: Told) -> None:
