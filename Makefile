@@ -53,7 +53,7 @@ test-long: $(STAMP)  ## run the tests that kill, plant and wait much, and only t
 coverage: $(STAMP)  ## run the tests and show which lines they miss (what child processes run is not counted)
 	@$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term --cov-report=html
 
-nightly: $(STAMP)  ## fifteen nights, one a minute, with Prefect's server, worker and schedule, while things go wrong
+nightly: $(STAMP)  ## nights with Prefect's server, workers, queue and automation while things go wrong
 	@PYTHONPATH=. $(BIN)/python benchmarks/nightly.py
 
 chaos: $(STAMP)  ## translate the emoji on S3 while processes are killed at random (a few minutes)

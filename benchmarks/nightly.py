@@ -1,13 +1,20 @@
-"""Fifteen minutes of nights, one a minute, with the real parts, while all goes wrong that does go wrong.
+"""Nights of one data set with the real parts while things go wrong, and an account of them from the store.
 
     make nightly                                                   or, with options:
-    PYTHONPATH=. python benchmarks/nightly.py --minutes 15 --json
+    PYTHONPATH=. python benchmarks/nightly.py --seed 7 --json
 
-A Prefect server, a process worker, `deployments/prefect.yaml` with a cron of every minute, and an inbox in which
-pictures come, go and change while it is read; one file is broken, one is no picture. Once the worker is killed with its
-run, once a run is cut off by SIGTERM; then more pictures come. At the end a last night, and an account made from the
-store alone: every file that was listed has its row, nothing was translated twice that need not be, all verifies. Ends
-with 0 if the account holds.
+A Prefect server, process workers, `deployments/prefect.yaml` with its queue's limit, the automation that ends runs that
+died, and an inbox in which pictures come, go and change while it is read; one file is broken, one is no picture.
+
+    1  it is started twice in the same moment: one of the two waits. The worker is killed with its run; the automation
+       sees it, and with another worker the one that waited goes on
+    2  the server is away for a minute in the middle of a night, which goes on
+    3  the cap: a night may use hardly any time of a device, and ends BeyondBudget with what it has published
+    4  a night is cut off by SIGTERM
+    5  the last one, which nobody disturbs
+
+Pictures come before each. The account is made from the store: every file that was listed has its row, nothing was
+translated twice that need not be, all verifies; and no two nights were under way at once. Ends with 0 if it holds.
 """
 
 from __future__ import annotations
@@ -30,14 +37,24 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 from PIL import Image, ImageDraw
 
 from lsb.errors import LsbError
 from lsb.ledger.run import Run, pending
 from lsb.ledger.schemas import RECORDS, read_table
 from lsb.store.store import open_store
+from tasks.guarded.flow import BEYOND_BUDGET
 from tests.nights import Account, account_of, committed, runs_of
-from tests.prefect_parts import ENDED, POOL, PrefectServer, Worker, deployment_file, wait_until
+from tests.prefect_parts import (
+    AUTOMATIONS_FILE,
+    POOL,
+    QUEUE,
+    PrefectServer,
+    Worker,
+    deployment_file,
+    wait_until,
+)
 from tests.tiny import IMAGE_SIZE, tiny_model
 
 JOB = "nightly"
@@ -45,6 +62,8 @@ FIRST_PICTURES = 12
 MANY_PICTURES = 12  # come at once before a night that is to be cut off
 SECONDS_BETWEEN_CHANGES = 8.0
 LONGEST_NIGHT = 600.0
+SERVER_AWAY_SECONDS = 60.0
+ZOMBIE_SECONDS = 60  # in place of three minutes
 BROKEN, NO_PICTURE = "broken.png", "notes.txt"
 
 
@@ -121,8 +140,10 @@ class Trial:
         self.server = PrefectServer(folder / "server", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", **variables)
         self.store_uri = str(folder / "store")
         self.deployment = ""
+        self.config: dict[str, Any] = {}
         self.worker: Worker | None = None
         self.deeds: list[dict[str, Any]] = []
+        self.surprises: list[str] = []
         self._flow_runs: list[dict[str, Any]] = []
         self._began = time.monotonic()
         self._changed = self._began
@@ -147,35 +168,37 @@ class Trial:
         }
 
     @contextmanager
-    def under_way(self, cron: str | None) -> Iterator[None]:
+    def under_way(self) -> Iterator[None]:
         """The server with the deployment, and a worker."""
         self.inbox.open()
         with self.server:
             self.server.command("work-pool", "create", POOL, "--type", "process")
-            file = deployment_file(self.folder / "prefect.yaml", self.settings(), cron, entrypoint=self.flow)
+            self.server.command("work-queue", "create", QUEUE, "--pool", POOL, "--limit", "1")
+            self._watch_for_zombies()
+            self.config = self.settings()
+            file = deployment_file(self.folder / "prefect.yaml", self.config, None, entrypoint=self.flow)
             self.deployment = self.server.deploy(file, JOB)["id"]
-            self.worker = Worker(self.server, "first")
+            self.worker = Worker(self.server, "first", limit=2)
             try:
                 yield
             finally:
                 self.worker.stop()
                 self._flow_runs = self.server.runs(self.deployment)
 
-    def run(self, minutes: float) -> None:
+    def run(self) -> None:
         """All of it."""
-        with self.under_way("* * * * *"):
-            self._until(0.3 * minutes)
-            self.kill_the_worker()
-            self._until(0.6 * minutes)
+        with self.under_way():
+            self.two_nights()
+            self.stop_the_server(self.start_a_night())
+            self.capped_night()
+            self.start_a_night()
             self.cut_a_night_off()
-            self._until(minutes)
-            self._end_the_schedule()
             self.whole_night()
 
     def account(self) -> tuple[Account, dict[str, Any]]:
         """What the store says, and what else there is to tell."""
         account = account_of(open_store(self.store_uri), JOB)
-        account.problems += self._unseen()
+        account.problems += self._unseen() + self._at_once() + self.surprises
         told = {
             "minutes": round((time.monotonic() - self._began) / 60, 1),
             "deeds": self.deeds,
@@ -185,18 +208,39 @@ class Trial:
         }
         return account, told
 
-    def start_a_night(self) -> str:
+    def start_a_night(self, **body: Any) -> str:
         """Without waiting for its time; the flow run's id."""
-        return self.server.trigger(self.deployment)
+        return self.server.trigger(self.deployment, **body)
 
     def whole_night(self) -> None:
         """One that nobody disturbs."""
-        night = self.start_a_night()
+        self._wait_for_the_end(self.start_a_night())
 
-        def ended() -> bool:
-            return self.server.get(f"flow_runs/{night}")["state_type"] in ENDED
+    def capped_night(self) -> None:
+        """One that may use hardly any time of a device: it stops after its first shard, and publishes that."""
+        self.inbox.add(MANY_PICTURES)
+        capped = {**self.config, "budget": {**self.config["budget"], "max_device_hours": 1e-6}}
+        night = self.start_a_night(parameters={"config": capped})
+        state = self._wait_for_the_end(night)
+        run, _ = self._newest()
+        assert run is not None
+        self._deed("the cap reached", run)
+        if state != BEYOND_BUDGET:
+            self.surprises.append(f"{run.id}: the night with a cap ended as {state}")
 
-        wait_until("the night's end", ended, 2 * LONGEST_NIGHT)
+    def two_nights(self) -> None:
+        """Two in the same moment: one waits for the other, whose worker is killed in the middle."""
+        nights = [self.start_a_night(), self.start_a_night()]
+        self.kill_the_worker()
+        for night in nights:
+            self._wait_for_the_end(night)
+
+    def _wait_for_the_end(self, night: str) -> str:
+        def ended() -> str | None:
+            self._let_time_pass()
+            return self.server.ended(night)
+
+        return str(wait_until("the night's end", ended, 2 * LONGEST_NIGHT))
 
     def kill_the_worker(self) -> None:
         """With its run, in the middle of it; another worker goes on with the same pictures."""
@@ -204,7 +248,7 @@ class Trial:
         assert self.worker is not None
         self.worker.kill()
         self._deed("worker killed with its run", run)
-        self.worker = Worker(self.server, "second")
+        self.worker = Worker(self.server, "second", limit=2)
 
     def cut_a_night_off(self) -> None:
         """As a time window does that ends, in the middle; new pictures come before the next night."""
@@ -216,16 +260,35 @@ class Trial:
         self._deed("run ended by SIGTERM", run)
         self.inbox.add(3)
 
+    def stop_the_server(self, night: str) -> None:
+        """In the middle of a night, which goes on; for Prefect it stays Running until it counts as crashed."""
+        run = self._wait_for_the_middle()
+        self.server.stop()
+        self._deed("server stopped", run)
+        until = time.monotonic() + SERVER_AWAY_SECONDS
+        while time.monotonic() < until:
+            self._let_time_pass()
+        self.server.start()
+        assert self.worker is not None
+        if self.worker.process.poll() is not None:  # it gave the server up, and its supervisor starts it again
+            self.worker = Worker(self.server, "third", limit=2)
+        self._deed("server back", run)
+        self._wait_for_the_end(night)
+
+    def _watch_for_zombies(self) -> None:
+        content = yaml.safe_load(AUTOMATIONS_FILE.read_text())
+        (zombie,) = (one for one in content["automations"] if one["name"] == "lsb zombie")
+        zombie["trigger"]["within"] = ZOMBIE_SECONDS
+        file = self.folder / "automations.yaml"
+        file.write_text(yaml.safe_dump({"automations": [zombie]}))
+        self.server.command("automation", "create", "--from-file", str(file))
+
     def _look(self, name: str) -> str:
         folder = self.folder / name
         looks = Inbox(folder, random.Random(name))
         folder.mkdir()
         looks.add(8)
         return str(folder)
-
-    def _until(self, minutes: float) -> None:
-        while time.monotonic() < self._began + 60 * minutes:
-            self._let_time_pass()
 
     def _let_time_pass(self) -> None:
         time.sleep(0.2)
@@ -262,12 +325,15 @@ class Trial:
         minute = round((time.monotonic() - self._began) / 60, 1)
         self.deeds.append({"what": what, "minute": minute, "run": run.id, "committed": done, "left": left})
 
-    def _end_the_schedule(self) -> None:
-        """No more nights by themselves, and none that waits; one that is under way goes on."""
-        self.server.command("deployment", "schedule", "pause", f"translate-dataset/{JOB}", "--all")
-        for run in self.server.runs(self.deployment):
-            if run["state_type"] == "SCHEDULED":
-                self.server.delete(f"flow_runs/{run['id']}")
+    def _at_once(self) -> list[str]:
+        """Nights that were under way, for Prefect, while another one was."""
+        begun = sorted((run for run in self._flow_runs if run["start_time"]), key=lambda run: run["start_time"])
+        ends = [run["end_time"] or datetime.max.replace(tzinfo=UTC).isoformat() for run in begun]
+        return [
+            f"flow run {after['id']} began before {before['id']} had ended"
+            for before, end, after in zip(begun, ends, begun[1:], strict=False)
+            if datetime.fromisoformat(after["start_time"]) < datetime.fromisoformat(end)
+        ]
 
     def _unseen(self) -> list[str]:
         """Files that lay there while a night listed them, and are neither in its data set nor counted as left out."""
@@ -313,7 +379,6 @@ def printed(account: Account, told: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", type=Path, help="a new folder for all that it makes, kept; else a temporary one")
@@ -322,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         trial = Trial(folder.resolve(), args.seed)
-        trial.run(args.minutes)
+        trial.run()
         account, told = trial.account()
     finally:
         if args.keep is None:

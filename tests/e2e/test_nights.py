@@ -14,21 +14,28 @@ from tests.nights import account_of
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_a_killed_worker_and_a_night_cut_off_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
+def test_two_at_once_a_killed_worker_a_night_cut_off_and_the_cap_lose_nothing_and_do_nothing_twice(
+    tmp_path: Path,
+) -> None:
     gate = Gate(tmp_path / "gate")
     trial = Trial(tmp_path, seed=3, flow=FLOW, **gate.environment)
-    with trial.under_way(cron=None):
+    with trial.under_way():
         gate.admit(4)
+        trial.start_a_night()
         trial.start_a_night()
         trial.kill_the_worker()
         gate.admit(4)
-        trial.start_a_night()
         trial.cut_a_night_off()
         gate.open()
+        trial.capped_night()
         trial.whole_night()
     account, told = trial.account()
     assert account.problems == []
-    assert [deed["left"] > 0 for deed in told["deeds"]] == [True, True]
+    states = told["flow_runs"]
+    assert (states.pop("Crashed"), states.pop("Failed"), states.pop("BeyondBudget")) == (1, 1, 1)
+    # A picture that goes before its turn is a failed record.
+    assert states in ({"Completed": 1}, {"CompletedWithFailures": 1})
+    assert [deed["left"] > 0 for deed in told["deeds"]] == [True, True, True]
     last = account.nights[-1]
     assert last.whole
     assert last.rows["quarantined"] == 1
