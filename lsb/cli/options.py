@@ -34,6 +34,9 @@ NewFile = Annotated[Path, Option("--out", metavar="FILE", help="The file to writ
 NewStore = Annotated[
     str | None, Option(metavar="ROOT", help="Where runs are to be kept; by default `store` beside the file.")
 ]
+LearnPrompts = Annotated[
+    bool, Option("--learn", help="Have a word for each look learned from its pictures, instead of the looks' names.")
+]
 
 # tune
 TunedMethod = Annotated[

@@ -156,8 +156,8 @@ class ExecutionConfig(Frozen):
     ray: RayConfig = RayConfig()
     server_patience: Seconds = Field(
         default=600,
-        description="Seconds for which a run waits though none of its copies is seen at work and none can be started, "
-        "such as while Prefect's server is away. Then it ends with 5.",
+        description="Seconds for which a run waits though no copy of it works and none can be started. Prefect's "
+        "server may be away as long; then it ends with 5.",
     )
 
     @model_validator(mode="after")

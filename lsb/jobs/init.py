@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,23 @@ from lsb.pictures.sources import list_sources, open_sources
 _HEAD = """\
 # A job; `lsb run {name} --dry-run` says what it would do. What is commented out stands at its default.
 # docs/configuration.md says more of every setting. A relative path is relative to this file.
-
+{prompts}
+"""
+_WORDS = """\
+# The looks are named to the model in words of your choice: `lsb listen {name}` says whether it knows them.
+# For looks that have no words, `lsb init --learn` has a new word learned from the pictures of each.
+"""
+_LEARNED = """\
+# A new word is learned from the pictures of each look; `initial` is yours to say, words that come near. With `text`
+# instead of `images`, `token` and `initial` nothing is learned.
 """
 _WIDTH = 120
 _LONGEST = 18  # characters of a look's name: two and " to " are a job's name
 
 
-def write_job(path: Path, source: str, target: str, model: str, store: str | None = None) -> JobConfig:
+def write_job(
+    path: Path, source: str, target: str, model: str, store: str | None = None, *, learn: bool = False
+) -> JobConfig:
     """Write a job that translates the pictures of one folder to the look of another's, and read it.
 
     Where this machine has CUDA the network is to calculate in bfloat16. That is written down, since the default of a
@@ -38,10 +49,11 @@ def write_job(path: Path, source: str, target: str, model: str, store: str | Non
 
     Args:
         path: the file, which must not exist.
-        source: folder or URI of the pictures to translate; the source's prompt is learned from them, too.
+        source: folder or URI of the pictures to translate.
         target: folder or URI of pictures of the target look.
         model: as in a job.
         store: as in a job; without one `store` beside the file.
+        learn: have prompts learned from the pictures, instead of the looks' names as words.
 
     Raises:
         UsageError: there is such a file, or it cannot be written; or the places will not do as a job's.
@@ -57,15 +69,21 @@ def write_job(path: Path, source: str, target: str, model: str, store: str | Non
             f"source and target are the same folder, {source}; give pictures of another look as the target"
         )
     before, after = _names(source, target)
+    prompts: dict[str, dict[str, str]] = {
+        "source": {"text": before.replace("-", " ")},
+        "target": {"domain": after, "text": after.replace("-", " ")},
+    }
+    if learn:
+        prompts = {
+            "source": {"images": source, "token": f"<{before}>", "initial": before.replace("-", " ")},
+            "target": {"domain": after, "images": target, "token": f"<{after}>", "initial": after.replace("-", " ")},
+        }
     settings = {
         "name": f"{before}-to-{after}",
         "store": store,
         "model": model,
         "source": {"domain": before, "path": source},
-        "prompts": {
-            "source": {"images": source, "token": f"<{before}>"},
-            "target": {"domain": after, "images": target, "token": f"<{after}>"},
-        },
+        "prompts": prompts,
         "evaluate": {"target": target},
     }
     config = job_of(settings)
@@ -78,7 +96,11 @@ def write_job(path: Path, source: str, target: str, model: str, store: str | Non
         settings["bridge"] = {"tau": BridgeSettings.tau_for(facts.latent_side)}
     if usable_device("auto").startswith("cuda"):
         settings["execution"] = {"dtype": "bfloat16"}
-    text = _HEAD.format(name=path.name) + "\n".join(_lines(JobConfig, settings)) + "\n"
+    text = (
+        _HEAD.format(name=path.name, prompts=(_LEARNED if learn else _WORDS).format(name=path.name))
+        + "\n".join(_lines(JobConfig, settings))
+        + "\n"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -104,7 +126,8 @@ def _names(source: str, target: str) -> tuple[str, str]:
 
 
 def _word(part: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-")[:_LONGEST].strip("-")
+    plain = unicodedata.normalize("NFKD", part.casefold()).encode("ascii", "ignore").decode()  # without accents
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:_LONGEST].strip("-")
 
 
 def _lines(model: type[BaseModel], given: Mapping[str, Any], indent: str = "", mark: str = "") -> Iterator[str]:

@@ -100,7 +100,7 @@ def test_a_file_that_init_wrote_can_be_run(
     assert (answer.code, answer.json["job"], answer.json["name"]) == (0, str(file), "flat-to-3d")
     resolved = lsb(capsys, "run", file, "--dry-run", "--json")
     assert (resolved.code, resolved.json["records"]) == (0, PICTURES)
-    assert resolved.json["prompts_to_learn"] == ["flat", "3d"]
+    assert (resolved.json["prompts_to_learn"], resolved.json["forwards_to_learn"]) == ([], None)
     again = lsb(capsys, "init", job.source, target, "--model", model, "--out", file)
     assert (again.code, "exists" in again.complaint) == (2, True)
 

@@ -28,16 +28,18 @@ def init(
     model: opt.Model,
     out: opt.NewFile = Path("job.yaml"),
     store: opt.NewStore = None,
+    learn: opt.LearnPrompts = False,
     json: opt.Json = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Write a job's file for two folders and a model, with all other settings in it as comments.
+    """Write a job's file for two folders and a model, with all other settings in it as comments. Prompts are the looks'
+    names, by their folders.
 
     Example: lsb init photos/cats photos/dogs --model models/stable-diffusion
     """
     from lsb.jobs.init import write_job
 
-    job = write_job(out, source, target, model, store)
+    job = write_job(out, source, target, model, store, learn=learn)
     render.show({"job": str(out), "name": job.name, "store": job.store, "next": f"lsb tune {out}"}, as_json=json)
 
 

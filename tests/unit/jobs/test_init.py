@@ -46,9 +46,17 @@ def test_it_names_two_folders_and_a_model(tmp_path: Path, cats: str, dogs: str, 
     assert load_config(tmp_path / "jobs" / "job.yaml") == job
     assert (job.name, job.store, job.model) == ("cats-co-to-dogs", str(tmp_path / "jobs" / "store"), model)
     assert (job.source.domain, job.source.path) == ("cats-co", cats)
-    assert (job.prompts.source.images, job.prompts.source.token) == (cats, "<cats-co>")
+    assert (job.prompts.source.text, job.prompts.target.text) == ("cats co", "dogs")
     assert job.bridge == BridgeSettings(tau=0.2875)  # of latents of 8 x 8
-    assert (job.prompts.target.domain, job.prompts.target.images, job.evaluate.target) == ("dogs", dogs, dogs)
+    assert (job.prompts.target.domain, job.evaluate.target) == ("dogs", dogs)
+
+
+def test_prompts_are_learned_if_somebody_asks_for_it(tmp_path: Path, cats: str, dogs: str, model: str) -> None:
+    job = write_job(tmp_path / "job.yaml", cats, dogs, model, learn=True)
+    source, target = job.prompts.source, job.prompts.target
+    assert (source.images, source.token, source.initial) == (cats, "<cats-co>", "cats co")
+    assert (target.images, target.token, target.initial) == (dogs, "<dogs>", "dogs")
+    assert "`initial` is yours to say" in (tmp_path / "job.yaml").read_text()
 
 
 def test_bfloat16_is_written_where_there_is_cuda(
@@ -97,6 +105,7 @@ def test_a_hub_id_stays_one_unless_such_a_folder_exists(
     [
         ("flat/train", "3d/train", ("flat", "3d")),
         ("猫", "犬", ("source", "target")),
+        ("mes icônes plates", "Größe & 3D", ("mes-icones-plates", "grosse-3d")),
         ("a-very-long-name-of-a-folder", "-b-", ("a-very-long-name-o", "b")),
     ],
 )
@@ -125,7 +134,7 @@ def test_a_file_that_is_there_is_not_touched(tmp_path: Path, cats: str, dogs: st
         ({"target": "{tmp}/empty"}, SourceError, "no images at {tmp}/empty"),
         ({"model": "{tmp}/modl"}, ModelError, "no model {tmp}/modl"),
         ({"model": "{tmp}/empty"}, ModelError, "{tmp}/empty"),
-        ({"store": "{tmp}/photos/dogs/store"}, UsageError, "lies in prompts.target.images"),
+        ({"store": "{tmp}/photos/dogs/store"}, UsageError, "lies in"),
         ({"source": "s3://ann:hunter2@bucket/cats"}, ConfigError, "credentials"),
         ({"source": "{tmp}/odd/${{x}}"}, ConfigError, "is not filled in here"),
         ({"target": "{tmp}/photos/Cats & co"}, UsageError, "the same folder"),
