@@ -19,13 +19,12 @@ from PIL import Image
 
 from examples.object_server import ObjectServer
 from lsb.audit import verify
-from lsb.config.job import load_config
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.publish import latest_snapshot
 from lsb.ledger.run import open_run
 from lsb.store.store import open_store
 from lsb.views.status import status
-from tests.e2e.jobs import PICTURES, make_pictures
+from tests.e2e.jobs import make_pictures
 from tests.prefect_parts import REPOSITORY, PrefectServer
 from tests.tiny import tiny_model
 from tests.webhook import Told
@@ -104,17 +103,6 @@ def folder(tmp_path: Path, model: Path) -> Path:
 def told() -> Iterator[Told]:
     with Told() as made:
         yield made
-
-
-def test_your_own_pictures(folder: Path) -> None:
-    for look, hue in (("flat", 0.0), ("3d", 0.5)):
-        make_pictures(folder / look / "more", hue + 0.3)
-    said = Reader(folder, PATIENCE="15").follows("your-own-pictures")
-    assert "the model does not listen" in said  # which has learned nothing
-    assert (folder / "job.tune" / "sheet.html").exists()
-    run = open_run(open_store(str(folder / "store")), said.rpartition("/runs/")[2][: len("flat-to-3d-") + 12])
-    assert run.transform["bridge"] == load_config(folder / "job.tuned.yaml").bridge.model_dump(mode="json")
-    assert len(list((folder / "translated").rglob("*.png"))) >= 2 * (PICTURES - 2)
 
 
 def test_a_job_on_s3(folder: Path, object_server: ObjectServer, s3_uri: str) -> None:
