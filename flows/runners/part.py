@@ -33,8 +33,11 @@ class Part:
     mark: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """Itself as JSON."""
-        return {**vars(self), "config": self.config.model_dump(mode="json")}
+        """Itself as JSON. Learning and geometry that nobody has said stay unsaid: an old run may have others."""
+        config = self.config.model_dump(mode="json")
+        config["learning"] = self.config.learning.model_dump(mode="json", exclude_unset=True)
+        config["geometry"] = self.config.geometry.model_dump(mode="json", exclude_unset=True)
+        return {**vars(self), "config": config}
 
 
 class VanishedError(Exception):

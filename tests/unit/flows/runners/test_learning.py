@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 from flows.runners import learning
 from flows.runners.fleet import FUTILE
 from flows.runners.learning import learn_by
-from flows.runners.part import Part, VanishedError
+from flows.runners.part import Part, VanishedError, part_of
 from flows.runners.runner import AwayError
 from lsb.config.job import JobConfig
 from lsb.errors import PromptError, UnfinishedError
+from lsb.prompts.settings import LearningConfig
 from lsb.store.local import LocalStore
 from tests.unit.jobs.work.fleet import config_over
 
@@ -95,3 +97,15 @@ def test_prompts_are_learned_here_where_the_device_for_it_is(
 ) -> None:
     monkeypatch.setattr(learning, "device_of", lambda config: device)
     assert learning._learned_here(config(tmp_path, **execution)) is here
+
+
+def test_a_copy_does_not_take_a_default_for_what_the_job_says(tmp_path: Path) -> None:
+    said: dict[str, dict[str, object]] = {"learning": {"steps": 7}, "geometry": {"fit": "letterbox"}}
+    for settings in ({}, said, {"method": {"name": "sdedit"}}):
+        job = config_over(LocalStore(tmp_path / "store"), tmp_path, **settings)
+        there = part_of(json.loads(json.dumps(Part(job, "run").document()))).config
+        assert there == job
+        assert there.learning.model_fields_set == settings.get("learning", {}).keys()
+        assert there.geometry.model_fields_set == settings.get("geometry", {}).keys()
+        before = LearningConfig.of_trace({**job.learning.model_dump(mode="json"), "longest": None})
+        assert there.learning.allows(before)
