@@ -5,6 +5,7 @@ from __future__ import annotations
 from flows.runners.part import Part, do
 from flows.watching.run_log import LogProgress
 from lsb.config.job import JobConfig
+from lsb.logs import log_as_asked
 from lsb.observation import Observer, observed_by
 from lsb.prompts.settings import Side
 from tasks.guarded.flow import observed
@@ -28,5 +29,6 @@ def work(
     Raises:
         LsbError: as `lsb work`; what it says is told to the user of whoever started this.
     """
+    log_as_asked()
     with observed_by(Observer(LogProgress())):
         do(Part(config, run, side, refit, mark))

@@ -18,6 +18,7 @@ from functools import partial
 from flows.runners.part import Part, VanishedError, do, ending, part_of, told
 from lsb.config.job import JobConfig
 from lsb.jobs.job import device_of, executed_with
+from lsb.logs import log_as_asked
 
 COMMAND = [sys.executable, "-P", "-m", "flows.runners.local"]
 
@@ -83,6 +84,7 @@ def _ending(process: subprocess.Popen[str]) -> Exception | None:
 
 def main() -> None:
     """A copy."""
+    log_as_asked()
     part = part_of(json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_whoever_started_it, daemon=True).start()
     print(json.dumps(told(partial(do, part))), flush=True)  # noqa: T201
