@@ -103,7 +103,8 @@ class PoolRunner:
         """Cancel them: a worker sends SIGTERM, and what nobody has begun is never begun."""
         for mark in marks:
             if (run := self._runs.get(mark)) is not None:
-                _ask(lambda client: client.set_flow_run_state(run, Cancelling()))
+                with suppress(ObjectNotFound):  # somebody has deleted it
+                    _ask(lambda client: client.set_flow_run_state(run, Cancelling()))
 
     def _look(self, client: SyncPrefectClient) -> DeploymentResponse:
         execution, where = self._config.execution, _server()

@@ -60,7 +60,7 @@ class Client:
         return [*self.runs.values()]
 
     def set_flow_run_state(self, run: Any, state: Any) -> None:
-        self.runs[run].state = Cancelled()
+        self._found(self.runs.get(run)).state = Cancelled()
 
     def _found(self, what: Any) -> Any:
         if what is None:
@@ -157,6 +157,8 @@ def test_how_flow_runs_end(client: Client, config: JobConfig) -> None:
         assert runner.ended() == {}
         runner.stop(["running", "nobody"])
         assert isinstance(runner.ended()["running"], VanishedError)
+        runner.start(0, Part(config, "run", mark="deleted while it is asked to end"))
+        client.runs.clear()
     assert {mark: type(how) for mark, how in ended.items()} == {
         "done": type(None),
         "blind": ModelError,
