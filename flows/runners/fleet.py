@@ -61,6 +61,7 @@ class Fleet:
         self.outcome = ShardsOutcome()
         self._live: dict[str, int] = {}  # mark -> which of `execution.parallel` it is
         self._missing = list(range(config.execution.parallel))  # those to be started
+        self._mark = secrets.token_hex(4)  # of the next one; the same until it is known to be started
         self._accounts = Accounts(self._store, run, config.budget, leases.look())
         self._begun = self._counts = self._accounts.tally.counts
         self._futile = 0
@@ -166,13 +167,14 @@ class Fleet:
 
     def _start(self) -> None:
         while self._missing:
-            number, mark = self._missing[0], secrets.token_hex(4)
+            number, mark = self._missing[0], self._mark
             try:
                 self._runner.start(number, Part(self._config, self._run.id, mark=mark))
             except AwayError as error:
                 logger.info("%s", error)
                 return
             self._live[mark] = self._missing.pop(0)
+            self._mark = secrets.token_hex(4)
 
     def _see_out(self, seconds: float) -> None:
         """Wait for the copies' end."""

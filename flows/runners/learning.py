@@ -67,14 +67,14 @@ def learn_by(
         LsbError: see `optimised`.
     """
     mark, vanished, answered = None, 0, clock()
+    fresh = secrets.token_hex(4)
     patience = part.config.execution.server_patience
     while True:
         ended: dict[str, Exception | None] = {}
         try:
             if mark is None:
-                fresh = secrets.token_hex(4)
                 runner.start(0, Part(part.config, side=part.side, refit=part.refit, mark=fresh))
-                mark = fresh
+                mark, fresh = fresh, secrets.token_hex(4)
             ended, answered = runner.ended(), clock()
         except AwayError as error:
             if clock() - answered > patience:

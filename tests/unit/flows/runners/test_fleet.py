@@ -157,11 +157,14 @@ def test_one_that_refuses_leaves_the_work_to_the_others(crew: Crew) -> None:
 
 
 def test_a_runner_that_does_not_answer_is_asked_for_as_long_as_patience_lasts(crew: Crew) -> None:
+    marks: set[str | None] = set()
+
     class Away(Threads):
         asked = 0
 
         def start(self, number: int, part: Part) -> None:
             self.asked += 1
+            marks.add(part.mark)
             raise AwayError("no server")
 
         def ended(self) -> dict[str, Exception | None]:
@@ -170,6 +173,7 @@ def test_a_runner_that_does_not_answer_is_asked_for_as_long_as_patience_lasts(cr
     runner = Away(vanishing)
     outcome = watch(crew, runner, server_patience=100.0)
     assert 50 < runner.asked <= 102
+    assert len(marks) == 1  # or a start whose answer was lost would start another one
     assert raised(crew, outcome) is UnfinishedError
     assert "server_patience" in str(outcome.failures["fleet"])
 
