@@ -139,7 +139,7 @@ class LearningConfig(Frozen):
     @property
     def as_before(self) -> LearningConfig:
         """What is not said at what it was before it could be said."""
-        return self.model_copy(update={k: v for k, v in _BEFORE.items() if k not in self.model_fields_set})
+        return self.model_copy(update={k: v for k, v in _BEFORE.items() if k not in self._said})
 
     @staticmethod
     def of_trace(trace: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,8 +148,14 @@ class LearningConfig(Frozen):
 
     def allows(self, learned: Mapping[str, Any]) -> bool:
         """Whether these settings say nothing else than what `of_trace` gave."""
-        said = self.model_dump(mode="json", include=self.model_fields_set)
+        said = self.model_dump(mode="json", include=self._said)
         return all(learned.get(name) == value for name, value in said.items())
+
+    @property
+    def _said(self) -> set[str]:
+        """Who names a `relative_rate` says with it that there is no `learning_rate` instead."""
+        said = self.model_fields_set
+        return said | {"learning_rate"} if "relative_rate" in said else said
 
     @model_validator(mode="after")
     def _templates_name_the_token(self) -> LearningConfig:

@@ -250,3 +250,13 @@ def test_a_learned_prompt_says_between_which_levels_and_shows_what_it_is(
     assert [picture.format for picture in pictures] == ["WEBP"] * 4
     assert learned_by(store, found) == job.learning.model_dump(mode="json")
     assert provenance_of(store, "flat", "0" * 64) == {}
+
+
+def test_a_rate_that_is_said_is_not_that_of_before() -> None:
+    before = LearningConfig.of_trace({})
+    assert LearningConfig().allows(before)
+    assert LearningConfig(learning_rate=5e-3).allows(before)
+    relative = LearningConfig(relative_rate=0.04)
+    assert not relative.allows(before)
+    assert relative.as_before.learning_rate is None
+    assert relative.allows(LearningConfig.of_trace(relative.trace))
