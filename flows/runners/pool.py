@@ -68,16 +68,22 @@ class PoolRunner:
         deployment, execution = self._deployment, self._config.execution
         assert deployment is not None
         assert part.mark is not None
-        made = _ask(
-            lambda client: client.create_flow_run_from_deployment(
-                deployment.id,
-                parameters=part.document(),
-                name=f"{part.run or f'prompt-{part.side}'}-{number}",
-                tags=[self._config.name],
-                idempotency_key=part.mark,
-                work_queue_name=execution.queue,
+        try:
+            made = _ask(
+                lambda client: client.create_flow_run_from_deployment(
+                    deployment.id,
+                    parameters=part.document(),
+                    name=f"{part.run or f'prompt-{part.side}'}-{number}",
+                    tags=[self._config.name],
+                    idempotency_key=part.mark,
+                    work_queue_name=execution.queue,
+                )
             )
-        )
+        except ObjectNotFound as error:
+            raise ResourceError(
+                f"the deployment of the flow {FLOW} in work pool {execution.pool} is there no more; deploy it again, "
+                "and run again to go on"
+            ) from error
         self._runs[part.mark] = made.id
 
     def ended(self) -> dict[str, Exception | None]:
@@ -114,8 +120,8 @@ class PoolRunner:
             pool = client.read_work_pool(name)
         except ObjectNotFound:
             raise ResourceError(
-                f"no work pool {name} on {where}; `prefect work-pool create {name}` makes one, and PREFECT_API_URL "
-                "says which server is meant"
+                f"no work pool {name} on {where}; `prefect work-pool create {name}` makes one on the server that "
+                "PREFECT_API_URL names (where it names none, lsb has started this one for itself alone)"
             ) from None
         deployments = client.read_deployments(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),

@@ -68,7 +68,8 @@ _NEW = ("relative_rate", "longest", "validation_draws", "flip", "crops")
 
 class LearningConfig(Frozen):
     """How prompts are learned from images. Textual inversion: the new word's vectors are trained, nothing else. What is
-    not said counts as what the job's prompt was learned with, until `--refit`.
+    not said counts as what the job's prompt was learned with, until `--refit`, as
+    long as the prompt is not to be learned anew for what is said.
     """
 
     steps: Count = Field(default=500, description="Training steps at most.")

@@ -37,7 +37,10 @@ def heard_in_words(look: Mapping[str, Any]) -> str:
     rises = list(zip(look["sigmas"], look["rise"], strict=True))
     each = ", ".join(f"{100 * rise:+.1f} % at {sigma:.2g}" for sigma, rise in rises)
     if not look["clear"]:
-        return f"the model does not listen: the other look's words change no more than chance does ({each})"
+        return (
+            f"it is not clear from {look['pictures']} pictures that the model listens: the other look's words change "
+            f"the error, by sigma: {each}"
+        )
     return (
         f"the other look's words raise the error on {look['pictures']} pictures, by sigma: {each}; "
         f"they matter from {look['matters_from']:.2g} on"

@@ -168,6 +168,18 @@ def test_how_flow_runs_end(client: Client, config: JobConfig) -> None:
     assert str(ended["blind"]) == "no model at <path>; mount it"
 
 
+def test_a_deployment_that_goes_away_meanwhile_is_said(
+    client: Client, config: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> Any:
+        raise ObjectNotFound(Exception())
+
+    with PoolRunner(config) as runner:
+        monkeypatch.setattr(client, "create_flow_run_from_deployment", gone)
+        with pytest.raises(ResourceError, match="there no more; deploy it again"):
+            runner.start(0, Part(config, "run", mark="late"))
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
