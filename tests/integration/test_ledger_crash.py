@@ -141,9 +141,9 @@ def test_committing(store: Store, tmp_path: Path, crashes: Callable[..., Any]) -
         # The next run does exactly what has no row.
         done, mark = manifest_table(left_behind, run, partial=True)["source_sha256"].to_pylist(), log.stat().st_size
         orphans = set(verify(left_behind, run.id).orphans)
-        assert run_shard(left_behind, run, "00000", equipment(sources, Inverter(side_log=log))).translated == len(left)
+        assert run_shard(left_behind, run, "00000", equipment(sources, Inverter(side_log=log))).translated == left
         gained = log.read_text()[mark:].split()
-        assert len(gained) == len(left)
+        assert len(gained) == left
         assert not set(gained) & set(done)
         assert set(finish(left_behind, run, sources).orphans) == orphans
         assert orphans <= clean_now(left_behind)
