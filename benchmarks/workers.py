@@ -218,6 +218,14 @@ def plan(config: JobConfig) -> str:
     return planned_as(store, run_spec(config, dataset, *prompts_of_job(store, config, identity), identity)).id
 
 
+def by_one_command(folder: Path, records: int, shard_size: int) -> tuple[float, dict[str, str]]:
+    """How long one `lsb run` takes, and the pixels that it makes."""
+    job = write_job(folder, "alone", records, shard_size)
+    start = time.monotonic()
+    Worker(folder, "alone", "run", str(job)).end()
+    return time.monotonic() - start, pixels(load_config(job))
+
+
 def measure(
     folder: Path, records: int, shard_size: int, workers: int, killed: int, stopped: int, *, alone: bool = True
 ) -> Outcome:
@@ -226,13 +234,7 @@ def measure(
     Args:
         alone: compare its pixels with those of one `lsb run`.
     """
-    seconds, expected = 0.0, {}
-    if alone:
-        job = write_job(folder, "alone", records, shard_size)
-        start = time.monotonic()
-        Worker(folder, "alone", "run", str(job)).end()
-        seconds = time.monotonic() - start
-        expected = pixels(load_config(job))
+    seconds, expected = by_one_command(folder, records, shard_size) if alone else (0.0, {})
     config = load_config(write_job(folder, "together", records, shard_size))
     store, run_id = open_store(config.store, create=True), plan(config)
     uri = object_uri(store, layout.run_folder(run_id))
@@ -308,13 +310,7 @@ class Copies:
 
 def measure_runner(folder: Path, runner: str, records: int, shard_size: int, *, alone: bool = True) -> Outcome:
     """Let two copies of a runner translate, and kill one."""
-    seconds, expected = 0.0, {}
-    if alone:
-        job = write_job(folder, "alone", records, shard_size)
-        start = time.monotonic()
-        Worker(folder, "alone", "run", str(job)).end()
-        seconds = time.monotonic() - start
-        expected = pixels(load_config(job))
+    seconds, expected = by_one_command(folder, records, shard_size) if alone else (0.0, {})
     copies = Copies(folder / "copies")
     told = {COPIES: str(copies.folder), RUNNER: runner}
     with ExitStack() as stack:
