@@ -57,7 +57,7 @@ NAMED = 20  # pictures of one status and code that are named in Prefect's pages
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job led to. URIs and counts only."""
+    """What a job led to: URIs, counts, and a few words."""
 
     run: str
     snapshot: int
@@ -70,6 +70,7 @@ class JobResult:
     carried: int  # records whose rows come from the runs before
     left_out: dict[str, int]  # entries of the source that were no records when the run was planned, by kind
     unmeasured: str | None = None  # why there are no measures, if there are none
+    without_output: tuple[str, ...] = ()  # pictures that something can be done about, a kind a line
 
 
 @observed(name="translate-dataset", flow_run_name="{config.name}")
@@ -172,8 +173,13 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int, s
         BudgetExceededError: too many of them, at the end or so that the run was stopped; or it was, for its cost.
     """
     store = open_store(config.store)
+    uri = object_uri(store, run_folder(run.id))
+    problems = Problems(NAMED)
+    for rows in manifest_pieces(store, reference(snapshot), columns=list(COLUMNS)):
+        problems.add(rows)
+    groups = problems.groups(uri)
     result = JobResult(
-        run=object_uri(store, run_folder(run.id)),
+        run=uri,
         snapshot=snapshot.number,
         snapshot_sha256=snapshot.sha256,
         counts=dict(snapshot.counts),
@@ -184,11 +190,9 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int, s
         carried=run.plan.get("carried", 0),
         left_out=dict(run.left_out or {}),
         unmeasured=json.loads(store.read(snapshot.metrics_key)).get("unmeasured"),
+        without_output=tuple(group.line() for group in groups if group.command),
     )
-    problems = Problems(NAMED)
-    for rows in manifest_pieces(store, reference(snapshot), columns=list(COLUMNS)):
-        problems.add(rows)
-    show_report(run.id, result.report, result.counts, result.left_out, problems.groups(result.run))
+    show_report(run.id, result.report, result.counts, result.left_out, groups)
     if excess := over_budget(config.budget, result.counts, snapshot.planned) or stopped:
         raise BudgetExceededError(
             (f"stopped with {snapshot.missing} records left: " if snapshot.missing else "")

@@ -17,6 +17,7 @@ from lsb.logs import json_wanted
 from lsb.redaction import visible, without_secrets
 
 if TYPE_CHECKING:
+    from flows.translate import JobResult
     from lsb.audit.verdict import Replayed, Verdict
     from lsb.jobs.erase import Erased
     from lsb.jobs.gc import CleanUp
@@ -131,6 +132,13 @@ def difference_lines(found: Difference) -> Iterator[str]:
 def counted(figures: Figures) -> Figures:
     """Numbers in place of lists, for people who are shown the lists below."""
     return {name: len(value) if isinstance(value, (list, tuple, dict)) else value for name, value in figures.items()}
+
+
+def show_result(result: JobResult, *, as_json: bool) -> None:
+    """Print what a job led to; as text, pictures without an output follow, a kind a line."""
+    figures = asdict(result)
+    lines = () if as_json else figures.pop("without_output")
+    show(figures, as_json=as_json, lines=lines)
 
 
 def dataset(found: Dataset) -> Figures:

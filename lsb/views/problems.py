@@ -43,6 +43,13 @@ class ProblemGroup:
     command: str  # empty where there is nothing to do
     pictures: tuple[Problem, ...]
 
+    def line(self, named: int = 3) -> str:
+        """All of it in one line, the first `named` pictures by name."""
+        names = [problem.key for problem in self.pictures[:named]]
+        more = self.count - len(names)
+        listed = ", ".join([*names, *([f"{more} more"] if more else [])])
+        return f"{self.count} {self.status} ({self.code}): {listed}. {self.remedy} {self.command}".rstrip()
+
 
 @dataclass
 class Problems:

@@ -98,7 +98,7 @@ def run(
             from flows.translate import translate_dataset
 
             result = translate_dataset(job, run_id, options)
-    render.show(asdict(result), as_json=json)
+    render.show_result(result, as_json=json)
 
 
 def tune(
@@ -222,7 +222,7 @@ def publish(
         from flows.stages import publish_only
 
         result = publish_only(config, run_id)
-    render.show(asdict(result), as_json=json)
+    render.show_result(result, as_json=json)
 
 
 def _named(job: str, resume: str | None) -> tuple[JobConfig, str | None]:
@@ -336,7 +336,7 @@ def rerun(
         from flows.rerun import rerun_records
 
         result = rerun_records(job, run_id, chosen)
-    render.show(asdict(result), as_json=json)
+    render.show_result(result, as_json=json)
 
 
 def _values(given: list[str]) -> dict[str, tuple[str, ...]]:

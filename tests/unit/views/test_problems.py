@@ -67,6 +67,9 @@ def test_failures_come_first_and_what_is_not_named_is_counted() -> None:
         ("quarantined", "corrupt", 1),
     ]
     assert [problem.key for problem in groups[0].pictures] == ["f0.png", "f1.png"]
+    assert groups[0].line().startswith("5 failed (translate_error): f0.png, f1.png, 3 more. ")
+    assert groups[0].line(named=1).startswith("5 failed (translate_error): f0.png, 4 more. ")
+    assert groups[1].line().endswith(f"{groups[1].remedy} {groups[1].command}")
 
 
 def test_prefect_is_told_each_picture_in_lines_that_no_name_breaks_out_of(monkeypatch: pytest.MonkeyPatch) -> None:
