@@ -3,6 +3,9 @@
 The UNet computes in the dtype asked for; the state stays float32. The text encoder always computes in float32, and
 so does the VAE unless its configuration allows less (`force_upcast: false`): both run once an image or a prompt, and
 16 bits would cost more there than they save.
+
+Where gradients flow through the UNet of a model whose own pictures are large, it keeps the inputs of its blocks only and
+calculates what lies between once more on the way back: a third more work for a fifth of the memory, to the same bits.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from lsb.models.variance_preserving import alpha_bar_of, eps_from_v, network_sta
 
 logger = logging.getLogger(__name__)
 
+_LARGE = 256  # pixels of a model's own side from which on memory is dearer than work
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,6 +60,8 @@ class StableDiffusion:
         self._shift = float(vae.config.shift_factor or 0.0)
         self.canvas = canvas_from(unet.config, vae.config)
         self._factor = halvings(vae.config)
+        if self.canvas.side >= _LARGE:
+            unet.enable_gradient_checkpointing()
 
     @property
     def sigma_max(self) -> float:

@@ -130,6 +130,16 @@ def test_the_networks_are_frozen(tiny_backbone: StableDiffusion) -> None:
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
+@pytest.mark.parametrize(("side", "twice"), [(32, False), (256, True)])
+def test_a_network_of_large_pictures_calculates_twice_what_it_need_not_keep(
+    tiny_backbone: StableDiffusion, side: int, twice: bool
+) -> None:
+    parts = (tiny_backbone._unet.config | {"sample_size": side // 4}, tiny_backbone._vae, tiny_backbone._text)
+    unet = UNet2DConditionModel.from_config(parts[0])
+    StableDiffusion(tiny_backbone.identity, unet, *parts[1:], tiny_backbone.schedule, predicts_v=False)
+    assert unet.is_gradient_checkpointing is twice
+
+
 def edit(folder: Path, name: str, **changes: object) -> None:
     file = folder / name
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))

@@ -352,6 +352,43 @@ def test_what_does_not_fit_by_itself_is_said_in_a_line(
         learn(tiny_backbone, pictures())
 
 
+def test_blocks_that_are_calculated_twice_change_no_bit(
+    tiny_backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where memory ends on the way back, fewer rows are learned from at a time."""
+    images = [Image.new("RGB", (32, 32), (20 * number, 90, 90)) for number in range(6)]
+    few = QUICK.model_copy(update={"steps": 3})
+    whole = learn(tiny_backbone, images, few)
+    block, unet = tiny_backbone._unet.up_blocks[0].resnets[0], tiny_backbone._unet
+    forward, again, most = block.forward, list[int](), few.batch
+
+    def counted(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if torch._C._current_graph_task_id() != -1:  # on the way back
+            again.append(len(x))
+            if len(x) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(x, *rest)
+
+    monkeypatch.setattr(block, "forward", counted)
+    learn(tiny_backbone, images, few.model_copy(update={"steps": 1}))
+    assert not again
+    try:
+        unet.enable_gradient_checkpointing()
+        assert same(learn(tiny_backbone, images, few), whole)
+        assert again == [few.batch] * few.steps
+        again.clear()
+        most = 1
+        assert learn(tiny_backbone, images, few).history[-1]["validation_loss"] == pytest.approx(
+            whole.history[-1]["validation_loss"], rel=1e-4
+        )
+        assert again == [4, 2] + [1] * few.batch * few.steps
+        most = 0
+        with pytest.raises(ResourceError, match=r"one picture at a time \(CUDA out of memory.*or another dtype$"):
+            learn(tiny_backbone, images, few)
+    finally:
+        unet.disable_gradient_checkpointing()
+
+
 def test_the_rate_is_a_share_of_the_tables_spread() -> None:
     learned = learn(Line(), flat_colour((0.5, -0.3, 0.8)), LearningConfig(steps=1, relative_rate=0.1))
     assert learned.history[0]["learning_rate"] == pytest.approx(0.1 * 0.5)
