@@ -4,8 +4,8 @@ The UNet computes in the dtype asked for; the state stays float32. The text enco
 so does the VAE unless its configuration allows less (`force_upcast: false`): both run once an image or a prompt, and
 16 bits would cost more there than they save.
 
-Where gradients flow through the UNet of a model whose own pictures are large, it keeps the inputs of its blocks only and
-calculates what lies between once more on the way back: a third more work for a fifth of the memory, to the same bits.
+Where gradients flow through the UNet of a model whose own pictures are large, it keeps no more than what its blocks
+begin with, and calculates the rest once more on the way back, to the same bits.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from lsb.redaction import redact
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+_TOGETHER = 2**20  # pixels that are encoded at a time: more of them would need more memory than a step does
 LEAST_CUT = 0.6  # of the sides of a picture that a cut-out has at least
 
 
@@ -102,12 +104,13 @@ def latents_of(backbone: Backbone, images: Sequence[Tensor | Image.Image], batch
     fitting = Fitting(batch)
     alike: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(images):
-        alike.setdefault(tuple(image.shape) if isinstance(image, Tensor) else image.size, []).append(place)
+        alike.setdefault(tuple(image.shape[1:]) if isinstance(image, Tensor) else image.size, []).append(place)
     latents: dict[int, Tensor] = {}
-    for places in alike.values():
+    for size, places in alike.items():
+        together = min(batch, max(1, _TOGETHER // math.prod(size)))
         encoded: list[Tensor] = []
-        while left := places[len(encoded) :]:
-            encoded += fitting.call(partial(_encoded, backbone, [_pixels(images[place]) for place in left[:batch]]))
+        while left := places[len(encoded) :][:together]:
+            encoded += fitting.call(partial(_encoded, backbone, [_pixels(images[place]) for place in left]))
         latents |= dict(zip(places, encoded, strict=True))
     return [latents[place] for place in range(len(images))]
 

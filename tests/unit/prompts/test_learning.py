@@ -22,7 +22,7 @@ from lsb.models.stable_diffusion import StableDiffusion
 from lsb.pictures.geometry import Canvas
 from lsb.prompts.learning import LearnedPrompt, expected_seconds, learn_prompt
 from lsb.prompts.listening import Heard, audible_from, listen
-from lsb.prompts.seen import views
+from lsb.prompts.seen import latents_of, views
 
 QUICK = LearningConfig(
     steps=12,
@@ -339,6 +339,20 @@ def test_pictures_that_cannot_be_encoded_together_are_encoded_one_by_one(
     monkeypatch.setattr(tiny_backbone, "encode", small)
     parts = learn(tiny_backbone, images)
     assert parts.history[0]["validation_loss"] == pytest.approx(whole.history[0]["validation_loss"], rel=1e-4)
+
+
+def test_no_more_than_four_pictures_of_512_pixels_are_encoded_together() -> None:
+    """More of them need more memory than a step of learning does."""
+    together: list[int] = []
+
+    class Counting(Line):
+        def encode(self, images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
+            together.append(len(images))
+            return images[..., :1, :1]
+
+    sizes = [(512, 512)] * 5 + [(2048, 1024)] * 2 + [(64, 64)] * 9
+    assert len(latents_of(Counting(), [torch.zeros(3, *size) for size in sizes], 8)) == 16
+    assert together == [4, 1, 1, 1, 8, 1]
 
 
 def test_what_does_not_fit_by_itself_is_said_in_a_line(
