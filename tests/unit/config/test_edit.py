@@ -31,7 +31,7 @@ def test_values_are_set_and_all_else_stays(name: str) -> None:
     expected["bridge"] = (expected.get("bridge") or {}) | VALUES
     assert yaml.safe_load(after) == expected
     assert [line.partition("#")[2] for line in after.splitlines() if "#" in line] == [
-        line.partition("#")[2] for line in before.splitlines() if "#" in line
+        line.partition("#")[2] for line in before.splitlines() if "#" in line and line != "#  t0: 0.2"
     ]
     assert with_settings(after, "bridge", VALUES) == after
 
@@ -44,6 +44,51 @@ def test_a_section_goes_and_comments_between_others_stay(name: str) -> None:
     after = without_section(before, "bridge")
     assert yaml.safe_load(after) == expected
     assert ("#  t0: 0.2" in after) == ("#  t0: 0.2" in before)
+
+
+FIRST_FILE = """\
+# A job.
+name: a
+bridge:  # How far.
+#  preset: published  # which
+  tau: 0.1  # mine
+#  # A comment that is too long for its line.
+#  t0: 0.5
+#  noise: step
+#learning:  # How prompts are learned.
+#  times: 3
+#  noise: learned
+seed: 1
+"""
+SET = """\
+# A job.
+name: a
+bridge:  # How far.
+  times: [0.1, 0.5]
+#  preset: published  # which
+  tau: 0.25  # mine
+#  # A comment that is too long for its line.
+  t0: 0.1
+  noise: mix
+#learning:  # How prompts are learned.
+#  times: 3
+#  noise: learned
+seed: 1
+"""
+
+
+@pytest.mark.parametrize("commented", [False, True])
+def test_what_is_commented_out_gives_its_line(commented: bool) -> None:
+    """Of this section, not of the next; the section itself may be commented out."""
+    before, after = FIRST_FILE, SET
+    if commented:
+        before = before.replace("bridge:", "#bridge:").replace("  tau: 0.1  # mine", "#  tau: 0.1  # mine")
+    assert with_settings(before, "bridge", VALUES) == (
+        after
+        if commented
+        else after.replace("  times: [0.1, 0.5]\n", "").replace("  tau: ", "  times: [0.1, 0.5]\n  tau: ")
+    )
+    assert yaml.safe_load(after)["bridge"] == VALUES
 
 
 def test_an_empty_section_is_filled() -> None:
