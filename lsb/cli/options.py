@@ -43,8 +43,17 @@ TunedMethod = Annotated[
     str | None, Option("--method", metavar="NAME", help="Tune this method instead of the job's own.")
 ]
 TuningSeconds = Annotated[
-    float,
-    Option("--seconds", min=1, metavar="N", help="Seconds that it may take; those of learning prompts come on top."),
+    float | None,
+    Option(
+        "--seconds",
+        min=1,
+        metavar="N",
+        help="Seconds that it may take; those of learning prompts come on top. Without it and --tries 600.",
+    ),
+]
+Tries = Annotated[
+    int | None,
+    Option("--tries", min=1, metavar="N", help="Settings to try at most, however long that takes without --seconds."),
 ]
 TriedSettings = Annotated[
     list[str],

@@ -39,7 +39,15 @@ def try_all(bench: Bench, space: Space, settings: Iterable[Mapping[str, Any]], b
     progress.finish(NAME)
 
 
-def search(bench: Bench, space: Space, book: Book, left: Callable[[], float], seed: int, progress: Progress) -> None:
+def search(
+    bench: Bench,
+    space: Space,
+    book: Book,
+    left: Callable[[], float],
+    seed: int,
+    progress: Progress,
+    tries: int | None = None,
+) -> None:
     """Try the job's own settings, and others while there is time, `TRIALS` in all at most.
 
     What was begun when the time is over is dropped, as if it had not been begun.
@@ -47,17 +55,15 @@ def search(bench: Bench, space: Space, book: Book, left: Callable[[], float], se
     Args:
         book: what earlier calls have tried, and where what this one tries is kept.
         left: gives the seconds that are left, for the sheet as well, which takes about as long as one setting.
+        tries: settings that this call tries at most; None for as many as there is time for.
     """
-    total, done, counted = max(1, round(left())), 0, 0
-    progress.start(SECONDS, total)
+    before = len(book.tried)
+    most = TRIALS if tries is None else min(TRIALS, before + tries)
+    bar = _Bar(bench, book, progress, left, None if tries is None else most - before)
     _try_once(bench, space, space.full({}), book)
+    bar.show()
     study = _study(space, book, bench, seed)
-    while len(book.tried) < TRIALS and left() > (reserve := _seconds_of_one(book)):
-        best = _best(book, bench)
-        passed = min(total, max(done, round(total - left())))
-        new = len(book.tried) - counted
-        progress.advance(SECONDS, passed - done, tried=new, likeness=best.likeness, change=best.change)
-        done, counted = passed, counted + new
+    while len(book.tried) < most and left() > (reserve := _seconds_of_one(book)):
         trial = study.ask()
         values: dict[str, Any] = {dial.name: _asked(trial, dial) for dial in space.dials}
         values |= {name: trial.suggest_categorical(name, among) for name, among in space.choices.items()}
@@ -70,8 +76,38 @@ def search(bench: Bench, space: Space, book: Book, left: Callable[[], float], se
         if tried is None:
             break
         book.add(tried)
+        bar.show()
         _tell(study, trial, tried, book, bench)
-    progress.finish(SECONDS)
+    bar.finish()
+
+
+class _Bar:
+    """Counts the tries where these are counted, else the seconds; with the figures of the best so far."""
+
+    def __init__(
+        self, bench: Bench, book: Book, progress: Progress, left: Callable[[], float], tries: int | None
+    ) -> None:
+        self._bench, self._book, self._progress, self._left, self._tries = bench, book, progress, left, tries
+        self._name, self._total = (SECONDS, max(1, round(left()))) if tries is None else (NAME, max(0, tries))
+        self._done, self._told, self._before = 0, 0, len(book.tried)
+        progress.start(self._name, self._total)
+
+    def show(self) -> None:
+        """What has been tried by now."""
+        self._show(len(self._book.tried) - self._before if self._tries is not None else self._total - self._left())
+
+    def finish(self) -> None:
+        if self._tries is None:
+            self._show(self._total)
+        self._progress.finish(self._name)
+
+    def _show(self, passed: float) -> None:
+        best = _best(self._book, self._bench)
+        done, tried = min(self._total, max(self._done, round(passed))), len(self._book.tried)
+        self._progress.advance(
+            self._name, done - self._done, tried=tried - self._told, likeness=best.likeness, change=best.change
+        )
+        self._done, self._told = done, tried
 
 
 def _seconds_of_one(book: Book) -> float:

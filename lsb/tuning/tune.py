@@ -6,9 +6,10 @@ was tried is kept in a folder beside the job's file, and the next call goes on f
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from lsb.views.page_html import Command
 from lsb.views.sheet import render_sheet
 
 SECONDS = 600.0
+FEW = 12  # settings of which the best may well be far from what there is
+_FEW_TRIED = "Few settings were tried, {tried} by now; `lsb tune {path}` goes on with the search."
 BOOK, SHEET, PREPARED = "tried.jsonl", "sheet.html", "prepared.safetensors"
 
 
@@ -47,7 +50,8 @@ class Asked:
     Attributes:
         method: its name; None for the job's own.
         seconds: that all of it may take, but for prompts that have to be learned. The job's own settings are tried in
-            any case.
+            any case. None for `SECONDS`, or for no bound where `tries` is given.
+        tries: settings that are tried at most, beside those that earlier calls have tried.
         settings: values by name, of which all combinations are tried instead.
         write: change the job's own file.
         out: the new file; None for one of the job's name.
@@ -55,11 +59,18 @@ class Asked:
     """
 
     method: str | None = None
-    seconds: float = SECONDS
+    seconds: float | None = None
+    tries: int | None = None
     settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     write: bool = False
     out: Path | None = None
     clock: Callable[[], float] = time.monotonic
+
+    @property
+    def most_seconds(self) -> float:
+        if self.seconds is not None:
+            return self.seconds
+        return SECONDS if self.tries is None else math.inf
 
     @property
     def writes(self) -> bool:
@@ -135,7 +146,7 @@ def _tune(
     from lsb.tuning.search import search, try_all
     from lsb.tuning.times import with_times
 
-    until = asked.clock() + asked.seconds
+    until = asked.clock() + asked.most_seconds
     identity = identify(job.model, **job.model_options)
     sample = read_sample(job, progress)
     backbone, extractor = backbone_for(job), extractor_for(job)
@@ -172,9 +183,11 @@ def _tune(
         full = [space.full(values) for values in wanted]
         tried = [one for one in book.tried if one.settings in full]
     else:
-        search(bench, space, book, lambda: until - asked.clock(), int(job.seed), progress)
+        search(bench, space, book, lambda: until - asked.clock(), int(job.seed), progress, asked.tries)
         tried = book.tried
     choice = choose(tried, bench)
+    if not wanted and len(tried) < FEW:
+        choice = replace(choice, remarks=[*choice.remarks, _FEW_TRIED.format(tried=len(tried), path=path)])
     best = None if choice.best is None else with_times(space.method(choice.best.settings), bench)
     written = None
     if best is not None and asked.writes:

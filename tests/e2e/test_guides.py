@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from examples.object_server import ObjectServer
 from lsb.audit import verify
+from lsb.config.job import load_config
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.publish import latest_snapshot
 from lsb.ledger.run import open_run
@@ -32,6 +34,8 @@ from tests.webhook import Told
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("guides")]
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SET_BY_THE_READER = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EMOJI = REPOSITORY / "examples" / "emoji"
+LOOKED_AT = 32  # pictures of each look
 COMMAND = f'#!/bin/sh\nexec {sys.executable} -P -m lsb.cli.main "$@"\n'
 
 
@@ -100,6 +104,19 @@ def folder(tmp_path: Path, model: Path) -> Path:
 
 
 @pytest.fixture
+def looks(tmp_path: Path) -> Path:
+    """The embedded model, and emoji of two looks that it was trained on, of different symbols."""
+    (tmp_path / "model").symlink_to(EMOJI / "model")
+    columns, train = ["symbol", "style", "image"], [("split", "=", "train")]
+    rows = pq.read_table(EMOJI / "emoji.parquet", columns=columns, filters=train).sort_by("symbol").to_pylist()
+    for look, some in (("flat", slice(0, LOOKED_AT)), ("3d", slice(LOOKED_AT, 2 * LOOKED_AT))):
+        (tmp_path / look).mkdir()
+        for row in [row for row in rows if row["style"] == look][some]:
+            (tmp_path / look / f"{row['symbol']}.webp").write_bytes(row["image"])
+    return tmp_path
+
+
+@pytest.fixture
 def told() -> Iterator[Told]:
     with Told() as made:
         yield made
@@ -155,6 +172,26 @@ def test_changing_the_model(folder: Path) -> None:
     assert old.model["digest"] != few.model["digest"] == new.model["digest"]
     assert few.prompts == new.prompts
     assert status(store, few).records["ok"] == 5
+
+
+def test_from_two_folders_to_pictures_and_a_page(looks: Path) -> None:
+    """The model knows the folders' names, and what is searched is so many settings, however fast this machine is."""
+    said = Reader(looks, BOUND="--tries 2").follows("your-own-pictures")
+    assert said.count("they matter from") == 2
+    assert "Few settings were tried, 2 by now" in said
+    assert "untuned" not in said
+    sheet = (looks / "job.tune" / "sheet.html").read_text()
+    assert sheet.count("<b>Recommended</b>") == 1
+    job, tuned = (load_config(looks / name) for name in ("job.yaml", "job.tuned.yaml"))
+    assert tuned.bridge.tau < job.bridge.tau
+    store = open_store(str(looks / "store"))
+    run = open_run(store, str(current_run(store, "flat-to-3d")))
+    assert status(store, run).records["ok"] == LOOKED_AT
+    page = re.search(r"^report +(\S+)$", (looks / "said.txt").read_text(), re.MULTILINE)
+    assert page is not None
+    assert "What the model was told" in Path(page[1]).read_text()
+    made, given = ({path.stem for path in (looks / name).iterdir()} for name in ("translated", "flat"))
+    assert made >= given
 
 
 def test_a_data_set_kept_up_to_date(folder: Path, told: Told) -> None:

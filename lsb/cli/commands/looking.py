@@ -96,8 +96,12 @@ def listen(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose 
         heard = heard_of_job(load_config(config), display)
     finally:
         display.close()
-    figures = {"looks": [asdict(look) for look in heard]}
-    render.show(figures if json else render.heard(heard), as_json=json)
+    is_heard = any(look.clear for look in heard)
+    after = f"lsb tune {config}" if is_heard else f"lsb listen {config}, with other words in it"
+    figures = {"looks": [asdict(look) for look in heard]} if json else render.heard(heard)
+    if json:
+        figures["next"] = after
+    render.show(figures, as_json=json, lines=[f"next: {after}"])
 
 
 def verify(

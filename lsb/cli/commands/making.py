@@ -40,7 +40,8 @@ def init(
     from lsb.jobs.init import write_job
 
     job = write_job(out, source, target, model, store, learn=learn)
-    render.show({"job": str(out), "name": job.name, "store": job.store, "next": f"lsb tune {out}"}, as_json=json)
+    after = f"lsb {'tune' if learn else 'listen'} {out}"
+    render.show({"job": str(out), "name": job.name, "store": job.store, "next": after}, as_json=json)
 
 
 def run(
@@ -104,7 +105,8 @@ def run(
 def tune(
     config: opt.ConfigFile,
     method: opt.TunedMethod = None,
-    seconds: opt.TuningSeconds = 600,
+    seconds: opt.TuningSeconds = None,
+    tries: opt.Tries = None,
     settings: opt.TriedSettings = [],  # noqa: B006
     write: opt.WriteJob = False,
     out: opt.TunedFile = None,
@@ -121,7 +123,7 @@ def tune(
     from lsb.tuning.tune import Asked
     from lsb.tuning.tune import tune as search
 
-    asked = Asked(method, seconds, _values(settings), write, out)
+    asked = Asked(method, seconds, tries, _values(settings), write, out)
     display = terminal_progress()
     try:
         found = search(config, asked, display)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,17 @@ def test_time_that_is_over_ends_what_was_begun(tmp_path: Path) -> None:
     assert len(book.tried) == len(Book(tmp_path / "tried.jsonl", "key").tried) == 4
     assert bars.calls[0] == ("tune, seconds", 8)
     assert sum(tried for _, tried in bars.calls[1:]) == 4
+    assert sum(passed for passed, _ in bars.calls[1:]) == 8
+
+
+def test_a_count_bounds_it_however_long_it_takes(tmp_path: Path) -> None:
+    """Of each call; the bar counts the same, and is not one try behind when it ends."""
+    for tried in (5, 10):
+        book, bars = Book(tmp_path / "tried.jsonl", "key"), Bars()
+        search(StandIn(), SPACE, book, lambda: math.inf, 0, bars, 5)  # type: ignore[arg-type]
+        assert len(book.tried) == tried
+        assert bars.calls[0] == ("tune", 5)
+        assert [sum(column) for column in zip(*bars.calls[1:], strict=True)] == [5, tried]
 
 
 def test_time_for_the_sheet_is_left(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from itertools import count
@@ -27,7 +28,7 @@ from lsb.tuning.book import Book
 from lsb.tuning.looks import Looks
 from lsb.tuning.sample import FEWEST, Sample, read_sample
 from lsb.tuning.times import with_times
-from lsb.tuning.tune import Asked, tune
+from lsb.tuning.tune import SECONDS, Asked, tune
 from tests.ledger import picture
 from tests.unit.tuning.standin import Pixels
 
@@ -127,6 +128,7 @@ def test_a_search_from_the_job_to_its_new_file(job: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(search, "TRIALS", 4)
     found = tune(job, Asked(seconds=1e6))
     assert (found.tried, found.failed, found.job) == (4, 0, str(job.with_name("job.tuned.yaml")))
+    assert found.remarks[-1] == f"Few settings were tried, 4 by now; `lsb tune {job}` goes on with the search."
     before, after = load_config(job), load_config(Path(str(found.job)))
     assert after.model_copy(update={"bridge": before.bridge}) == before
     assert found.recommended is not None
@@ -143,6 +145,11 @@ def test_a_search_from_the_job_to_its_new_file(job: Path, monkeypatch: pytest.Mo
     again = tune(job, Asked(seconds=1e6, write=True))
     assert (again.tried, again.recommended, again.job) == (4, found.recommended, str(job))
     assert job.read_text() == text
+
+
+def test_a_count_of_tries_stands_in_for_seconds() -> None:
+    asked = [Asked(), Asked(tries=3), Asked(seconds=5, tries=3), Asked(seconds=5)]
+    assert [one.most_seconds for one in asked] == [SECONDS, math.inf, 5, 5]
 
 
 def test_settings_that_somebody_wants_to_see(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
