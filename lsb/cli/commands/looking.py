@@ -98,9 +98,7 @@ def listen(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose 
         display.close()
     is_heard = any(look.clear for look in heard)
     after = f"lsb tune {config}" if is_heard else f"lsb listen {config}, with other words in it"
-    figures = {"looks": [asdict(look) for look in heard]} if json else render.heard(heard)
-    if json:
-        figures["next"] = after
+    figures = {"looks": [asdict(look) for look in heard], "next": after} if json else render.heard(heard)
     render.show(figures, as_json=json, lines=[f"next: {after}"])
 
 
