@@ -18,14 +18,15 @@ import pyarrow.compute as pc
 from lsb.errors import LsbError, TamperedError, UnverifiableError, UsageError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer
-from lsb.ledger.carrying import FINAL, ParentReference, parent_reference, read_manifest, reference, unchanged
+from lsb.ledger.carrying import COMPARED, FINAL, ParentReference, parent_reference, read_manifest, reference, unchanged
+from lsb.ledger.dataset import read_records
 from lsb.ledger.gates import Gates
 from lsb.ledger.log.seal import well_formed
 from lsb.ledger.log.snapshots import Snapshot, current_run
 from lsb.ledger.manifest import collect
 from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import current_heads, latest_snapshot, publish
-from lsb.ledger.run import Run, RunSpec, open_named_run, open_run, read_records
+from lsb.ledger.run import Run, RunSpec, open_named_run, open_run
 from lsb.ledger.transform import transform_id
 from lsb.pictures.geometry import Geometry
 from lsb.pictures.images import decoding_version
@@ -97,7 +98,9 @@ def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> Pa
         except (TamperedError, UnverifiableError) as error:
             leave_out(current, error)
     runs = [run for run in runs if (run.transform_id, run.dataset["name"]) == wanted]
-    records = read_records(store, spec.dataset)
+    if not runs:
+        return None
+    records = read_records(store, spec.dataset, columns=["record_id", "status", *COMPARED])
     usable = records.filter(pc.equal(records["status"], Status.OK.value))
     search = _Search(store, usable, {run.id: run for run in runs})
     for run in runs:

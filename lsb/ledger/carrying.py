@@ -21,6 +21,7 @@ from lsb.records import Action, Status
 from lsb.store.store import Store
 
 FINAL = (Status.OK.value, Status.QUARANTINED.value, Status.ERASED.value)  # what is erased stays erased
+COMPARED = ["sha256", "bytes", "etag"]  # of a record, with the same of the parent's
 
 
 class SnapshotReference(TypedDict):
@@ -87,7 +88,7 @@ def carried_by(store: Store, parent: ParentReference, records: pa.Table) -> pa.A
 
     Args:
         parent: what `parent_reference` gives.
-        records: of schema RECORDS.
+        records: of schema RECORDS, of which the ids and the columns COMPARED are enough.
     """
     rows = read_manifest(store, parent, columns=["record_id", "status", "source_sha256"])
     plan = read_checked(store, parent["plan"], parent["plan_sha256"])
@@ -105,7 +106,7 @@ def unchanged(rows: pa.Table, listed: pa.Table, records: pa.Table, same_decoding
     Args:
         rows: `record_id`, `status`, `source_sha256` of a run's rows.
         listed: `record_id`, `bytes`, `etag` of that run's plan.
-        records: of schema RECORDS.
+        records: of schema RECORDS; the same columns are enough.
         same_decoding: see `parent_reference`; None in runs of versions that carried quarantined rows in any case.
     """
     rows = rows.filter(pc.is_in(rows["status"], pa.array(FINAL)))

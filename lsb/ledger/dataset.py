@@ -64,9 +64,9 @@ def write_dataset(store: Store, name: str, table: pa.Table, left_out: dict[str, 
     )
 
 
-def read_records(store: Store, dataset: Dataset) -> pa.Table:
-    """The data set's records; TamperedError if the file is missing or differs."""
-    return read_table(read_checked(store, dataset.key, dataset.sha256), RECORDS)
+def read_records(store: Store, dataset: Dataset, *, columns: list[str] | None = None) -> pa.Table:
+    """The data set's records, or only their `columns`; TamperedError if the file is missing or differs."""
+    return read_table(read_checked(store, dataset.key, dataset.sha256), RECORDS, columns=columns)
 
 
 def version_of(table: pa.Table) -> str:

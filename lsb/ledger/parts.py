@@ -9,6 +9,7 @@ reads the object, whose digest that document names as well.
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,17 +49,16 @@ class Part(NamedTuple):
 
 def join(tables: Iterable[tuple[str | None, pa.Table]], schema: TableSchema) -> tuple[bytes, IndexReference]:
     """The object of these parts, and how its index is named."""
-    pieces: list[bytes] = []
+    whole = io.BytesIO()
     parts: list[Part] = []
-    offset = 0
     for name, table in tables:
         data = write_table(table, schema)
-        parts.append(Part(name, offset, len(data), table.num_rows, sha256(data)))
-        pieces.append(data)
-        offset += len(data)
+        parts.append(Part(name, whole.tell(), len(data), table.num_rows, sha256(data)))
+        whole.write(data)
     index = canonical_json({"schema": SCHEMA, "table": schema.name, "parts": [list(part) for part in parts]})
-    reference: IndexReference = {"offset": offset, "length": len(index), "sha256": sha256(index)}
-    return b"".join([*pieces, index, _TAIL.pack(len(index), _END)]), reference
+    reference: IndexReference = {"offset": whole.tell(), "length": len(index), "sha256": sha256(index)}
+    whole.write(index + _TAIL.pack(len(index), _END))
+    return whole.getvalue(), reference
 
 
 def is_of_parts(data: bytes) -> bool:

@@ -1,10 +1,11 @@
-"""Rows in record-id order, a piece at a time: what is too much for the memory waits in a file until it is its turn.
+"""Tables a piece at a time: what is too much for the memory waits in a file until it is its turn.
 
-    pieces = Pieces(expected)
+    pieces = Pieces(expected, empty)
     pieces.add(table)          # in any order
-    for table in pieces: ...   # sorted, each behind the one before; as often as wanted
+    for table in pieces: ...   # in record-id order, each behind the one before; as often as wanted
 
-Record ids are hashes, so that ranges of them of one width hold about as many rows each.
+Record ids are hashes, so that ranges of them of one width hold about as many rows each. Whoever knows better what
+belongs together puts it into boxes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 PIECE_ROWS = 10_000  # about, of a piece; as many rows are held before some are written
 LEAST_ROWS = 1_000  # that are written at a time, unless too many such few are held
@@ -24,43 +29,36 @@ _ID = "record_id"
 _OPTIONS = ipc.IpcWriteOptions(compression="zstd")
 
 
-class Pieces:
-    """Tables of one schema, which has a column `record_id`."""
+class Boxes:
+    """Tables of one schema, whose rows are put into numbered boxes."""
 
-    def __init__(self, expected: int, empty: pa.Table) -> None:
-        """Of about `expected` rows with the columns of `empty`."""
-        count = max(1, -(-expected // PIECE_ROWS))
-        self._bounds = np.array([f"{(place << 32) // count:08x}" for place in range(1, count)], dtype=str)
+    def __init__(self, count: int, empty: pa.Table) -> None:
+        """So many boxes, for rows with the columns of `empty`."""
         self._empty = empty
         self._held: list[list[pa.Table]] = [[] for _ in range(count)]
         self._spans: list[list[tuple[int, int]]] = [[] for _ in range(count)]
         self._file, self._end = -1, 0
         self.num_rows = 0
 
-    def add(self, table: pa.Table) -> None:
-        """More rows; their ids are none that were added before."""
+    def put(self, table: pa.Table, boxes: npt.NDArray[Any]) -> None:
+        """More rows, each into the box of its number."""
         self.num_rows += table.num_rows
-        if not len(self._bounds):
+        if len(self._held) == 1:
             self._held[0].append(table)
             return
-        ids = np.array(table[_ID].to_pylist(), dtype=str)
-        which = np.searchsorted(self._bounds, ids, side="right")
-        for place in np.unique(which):
-            self._held[place].append(table.filter(pa.array(which == place)))
+        for box in np.unique(boxes):
+            self._held[box].append(table.filter(pa.array(boxes == box)))
         for least in (LEAST_ROWS, 0):
             if sum(map(_rows, self._held)) > PIECE_ROWS:
                 self._write(least)
 
     def __iter__(self) -> Iterator[pa.Table]:
+        """What is in each box, unless that is nothing: rows in the order in which they came."""
         for held, spans in zip(self._held, self._spans, strict=True):
             tables = [ipc.open_stream(os.pread(self._file, length, start)).read_all() for start, length in spans]
             tables += held
             if tables:
-                yield pa.concat_tables(tables).sort_by(_ID)
-
-    def table(self) -> pa.Table:
-        """All rows."""
-        return pa.concat_tables([self._empty, *self])
+                yield pa.concat_tables(tables)
 
     def _write(self, least: int) -> None:
         for held, spans in zip(self._held, self._spans, strict=True):
@@ -82,6 +80,29 @@ class Pieces:
             self._end += done
             view = view[done:]
         return len(data)
+
+
+class Pieces(Boxes):
+    """Tables of one schema, which has a column `record_id`."""
+
+    def __init__(self, expected: int, empty: pa.Table) -> None:
+        """Of about `expected` rows with the columns of `empty`."""
+        count = max(1, -(-expected // PIECE_ROWS))
+        super().__init__(count, empty)
+        self._bounds = np.array([f"{(place << 32) // count:08x}" for place in range(1, count)], dtype=str)
+
+    def add(self, table: pa.Table) -> None:
+        """More rows; their ids are none that were added before."""
+        ids = np.array(table[_ID].to_pylist() if len(self._bounds) else [], dtype=str)
+        self.put(table, np.searchsorted(self._bounds, ids, side="right"))
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for table in super().__iter__():
+            yield table.sort_by(_ID)
+
+    def table(self) -> pa.Table:
+        """All rows."""
+        return pa.concat_tables([self._empty, *self])
 
 
 def _rows(tables: list[pa.Table]) -> int:

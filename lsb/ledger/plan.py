@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import ConfigError, TamperedError, UsageError
 from lsb.ledger import layout
-from lsb.ledger.carrying import ParentReference, Restriction, carried_by, read_manifest
+from lsb.ledger.carrying import COMPARED, ParentReference, Restriction, carried_by, read_manifest
 from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.parts import IndexReference, index_of, is_of_parts, join, parts_of, read_part, rows_by_name
-from lsb.ledger.schemas import PLAN, read_table, tables_of, write_table
-from lsb.ledger.selection import Selection
+from lsb.ledger.pieces import Boxes
+from lsb.ledger.schemas import PLAN, RECORDS, read_table, tables_of, write_table
+from lsb.ledger.selection import SELECTING, Selection
 from lsb.records import Action, Status
 from lsb.store.store import Store
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from lsb.ledger.run import Run
 
 MAX_SHARDS = 100_000
 PART_ROWS = 20_000  # a plan of no more rows is a single table
+BOX_ROWS = 100_000  # about, of a plan of parts, that are put in order at a time
 SAMPLE = 10_000
+DECIDING = ["record_id", "status", "duplicate_of"]  # on what becomes of a record, without a parent
 
 
 class PlanSettings(TypedDict):
@@ -54,22 +61,74 @@ class PlanReference(PlanSettings):
     sample: NotRequired[SampleReference]  # likewise
 
 
+class WrittenPlan(NamedTuple):
+    """A plan as it is written, and what `decide` gave of its records."""
+
+    data: bytes
+    index: IndexReference | None  # of a plan of parts
+    decisions: pa.Table
+
+
 def plan_of(store: Store, records: pa.Table, settings: PlanSettings, parent: ParentReference | None) -> pa.Table:
     """The plan that follows from a data set's records, the plan's settings and the parent's snapshot.
 
     Raises:
         TamperedError: a snapshot that settings or parent name is not what was written.
         UsageError: the settings restrict the plan to records of which there is none.
+        ConfigError: more than 100,000 shards.
     """
+    return _with_decisions(records, _decided(store, records, settings, parent))
+
+
+def written_plan(
+    store: Store,
+    key: str,
+    digest: str,
+    settings: PlanSettings,
+    parent: ParentReference | None,
+    *,
+    of_parts: bool | None = None,
+) -> WrittenPlan:
+    """The bytes of that plan: a single table, or a part for each shard and others for what is in none. Errors as above.
+
+    What decides is held for all records, the rest a piece at a time.
+
+    Args:
+        key: of the data set's records.
+        digest: of these.
+        of_parts: which of the two; by default parts if there are more than PART_ROWS rows.
+    """
+    data = read_checked(store, key, digest)
+    deciding = DECIDING if parent is None else [*DECIDING, *COMPARED]
+    decisions = _decided(store, read_table(data, RECORDS, columns=deciding), settings, parent)
+    planned = decisions.filter(pc.is_valid(decisions["action"])) if decisions["action"].null_count else decisions
+    pieces = _pieces(data, decisions)
+    del data, decisions  # `pieces` lets go of them when all is boxed
+    if not (planned.num_rows > PART_ROWS if of_parts is None else of_parts):
+        table = pa.concat_tables([PLAN.empty(), *pieces]).combine_chunks()
+        return WrittenPlan(write_table(table, PLAN), None, planned)
+    boxes, start = _boxes_of(planned["shard"]), 0
+    boxed = Boxes(int(boxes.max(initial=0)) + 1, PLAN.empty())
+    for piece in pieces:
+        boxed.put(piece, boxes[start : start + piece.num_rows])
+        start += piece.num_rows
+    written, index = join((part for table in boxed for part in _parts_in(table.combine_chunks())), PLAN)
+    return WrittenPlan(written, index, planned)
+
+
+def _decided(store: Store, records: pa.Table, settings: PlanSettings, parent: ParentReference | None) -> pa.Table:
+    chosen = carried = None
     if only := settings.get("only"):
-        chosen = Selection(**only["selection"]).matching(read_manifest(store, only))["record_id"]
-        records = records.filter(pc.is_in(records["record_id"], chosen.combine_chunks()))
-        if not records.num_rows:
+        rows = read_manifest(store, only, columns=SELECTING)
+        wanted = Selection(**only["selection"]).matching(rows)["record_id"].combine_chunks()
+        chosen = pc.is_in(records["record_id"], wanted)
+        if not pc.any(chosen).as_py():
             lists = {name: values for name, values in only["selection"].items() if isinstance(values, list)}
-            wanted = "; ".join(f"{name} {', '.join(values)}" for name, values in lists.items())
-            raise UsageError(f"no record of run {only['run']} that is in this data set has {wanted}")
-    carried = None if parent is None else carried_by(store, parent, records)
-    return make_plan(records, settings["shard_size"], carried)
+            asked = "; ".join(f"{name} {', '.join(values)}" for name, values in lists.items())
+            raise UsageError(f"no record of run {only['run']} that is in this data set has {asked}")
+    if parent is not None:
+        carried = carried_by(store, parent, records)
+    return decide(records, settings["shard_size"], carried, chosen)
 
 
 def make_plan(records: pa.Table, shard_size: int, carried: pa.Array | None = None) -> pa.Table:
@@ -83,25 +142,90 @@ def make_plan(records: pa.Table, shard_size: int, carried: pa.Array | None = Non
     Raises:
         ConfigError: more than 100,000 shards.
     """
+    return _with_decisions(records, decide(records, shard_size, carried))
+
+
+def decide(
+    records: pa.Table, shard_size: int, carried: pa.Array | None = None, chosen: pa.ChunkedArray | None = None
+) -> pa.Table:
+    """What becomes of each record: its `record_id`, `action`, and the number of its `shard`. Errors as above.
+
+    Args:
+        records: in record-id order; the columns DECIDING are enough.
+        chosen: for each record whether it is planned at all; if not, its action is null.
+    """
     usable = pc.equal(records["status"], Status.OK.value)
     carry = pc.and_(usable, False if carried is None else carried)
     translate = pc.and_not(usable, carry)
-    image = pc.coalesce(records["duplicate_of"], records["record_id"])
-    images = pc.unique(image.filter(translate))
-    shards = -(-len(images) // shard_size)
+    action = pc.if_else(translate, Action.TRANSLATE.value, Action.QUARANTINE.value)
+    action = pc.if_else(carry, Action.CARRY.value, action)
+    if chosen is not None:
+        translate = pc.and_(translate, chosen)
+        action = pc.if_else(chosen, action, pa.scalar(None, pa.string()))
+    shard = _shards(records, translate, shard_size)
+    return pa.table({"record_id": records["record_id"], "action": action, "shard": shard})
+
+
+def _shards(records: pa.Table, translate: pa.ChunkedArray, shard_size: int) -> pa.Array:
+    """The number of each record's shard, null for those not to translate."""
+    ids, copy_of = records["record_id"], records["duplicate_of"]
+    chosen = translate.to_numpy()
+    # Images are numbered as they come, and copies belong to the first of them that is translated. Only of images of
+    # which there are copies it must be found which those are.
+    copied = pc.unique(copy_of.filter(pc.and_(translate, pc.is_valid(copy_of))))
+    image = pc.coalesce(pc.index_in(copy_of, copied), pc.index_in(ids, copied))
+    several = np.flatnonzero(chosen & pc.is_valid(image).to_numpy())
+    image = image.take(pa.array(several)).to_numpy()
+    _, first = np.unique(image, return_index=True)
+    new = chosen.copy()
+    new[several] = False
+    new[several[first]] = True
+    number = np.cumsum(new, dtype=np.int32) - np.int32(1)
+    number[several] = number[several[first]][image]
+    shards = -(-int(np.count_nonzero(new)) // shard_size)
     if shards > MAX_SHARDS:
-        least = -(-len(images) // MAX_SHARDS)
+        least = -(-int(np.count_nonzero(new)) // MAX_SHARDS)
         raise ConfigError(
             f"execution.shard_size {shard_size} makes {shards} shards, at most {MAX_SHARDS} are allowed; "
             f"give {least} or more",
             field="execution.shard_size",
         )
-    numbers = pc.cast(pc.divide(pc.index_in(image, images), shard_size), pa.string())
-    shard = pc.if_else(translate, pc.utf8_lpad(numbers, 5, "0"), pa.scalar(None, pa.string()))
-    action = pc.if_else(translate, Action.TRANSLATE.value, Action.QUARANTINE.value)
-    action = pc.if_else(carry, Action.CARRY.value, action)
-    columns = {name: records[name] for name in records.column_names} | {"shard": shard, "action": action}
-    return pa.table([columns[name] for name in PLAN.arrow.names], schema=PLAN.arrow)
+    return pa.array(number // np.int32(shard_size), mask=~chosen)
+
+
+def _with_decisions(records: pa.Table, decisions: pa.Table) -> pa.Table:
+    """The plan of records, given what was decided on each."""
+    shard = pc.utf8_lpad(pc.cast(decisions["shard"], pa.string()), 5, "0")
+    columns = {name: records[name] for name in records.column_names} | {"shard": shard, "action": decisions["action"]}
+    plan = pa.table([columns[name] for name in PLAN.arrow.names], schema=PLAN.arrow)
+    return plan.filter(pc.is_valid(plan["action"])) if plan["action"].null_count else plan
+
+
+def _pieces(records: bytes, decisions: pa.Table) -> Iterator[pa.Table]:
+    """The same a piece at a time, given the bytes of the records' table."""
+    start = 0
+    for piece in tables_of(records, RECORDS):
+        yield _with_decisions(piece, decisions.slice(start, piece.num_rows))
+        start += piece.num_rows
+
+
+def _boxes_of(shard: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """A box for each planned record, so that parts are whole in one and come in their order."""
+    part = pc.fill_null(shard, -1).to_numpy().astype(np.int64)
+    apart = part < 0
+    part[apart] = part.max(initial=-1) + 1 + np.arange(np.count_nonzero(apart)) // PART_ROWS
+    return (np.cumsum(np.bincount(part)) // BOX_ROWS)[part]
+
+
+def _parts_in(plan: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
+    """The parts of some shards, and of what is in none, in their order."""
+    order = pc.sort_indices(plan, sort_keys=[("shard", "ascending"), ("record_id", "ascending")])
+    runs = pc.run_end_encode(plan["shard"].combine_chunks().take(order))
+    ends, names = runs.run_ends.to_pylist(), runs.values.to_pylist()
+    for name, first, end in zip(names, [0, *ends[:-1]], ends, strict=True):
+        step = PART_ROWS if name is None else end - first
+        for start in range(first, end, step):
+            yield name, plan.take(order[start : min(start + step, end)])
 
 
 def read_plan(store: Store, run: Run, *, columns: list[str] | None = None) -> pa.Table:
@@ -158,8 +282,8 @@ def read_shard_plan(store: Store, run: Run, shard: str, sample: int) -> tuple[pa
 
 def sample_of(plan: pa.Table, count: int) -> SampleReference:
     """The sample of the `count` smallest record ids that may have an output."""
-    usable = plan["record_id"].filter(pc.not_equal(plan["action"], Action.QUARANTINE.value))
-    limit = usable[min(count, len(usable)) - 1].as_py() if len(usable) else None
+    usable = pc.indices_nonzero(pc.not_equal(plan["action"], Action.QUARANTINE.value))
+    limit = plan["record_id"][usable[min(count, len(usable)) - 1].as_py()].as_py() if len(usable) else None
     return {"records": count, "limit": limit}
 
 
@@ -168,21 +292,3 @@ def _of_shard(part: pa.Table, shard: str | None, key: str) -> pa.Table:
     if pc.any(pc.fill_null(strangers, True)).as_py():
         raise TamperedError(f"{key} holds rows of another shard in the part of {shard}", key=key)
     return part
-
-
-def written_plan(plan: pa.Table, *, of_parts: bool | None = None) -> tuple[bytes, IndexReference | None]:
-    """The plan's bytes: a single table, or a part for each shard and others for what is in none.
-
-    Args:
-        of_parts: which of the two; by default parts if there are more than PART_ROWS rows.
-    """
-    if not (plan.num_rows > PART_ROWS if of_parts is None else of_parts):
-        return write_table(plan, PLAN), None
-    order = pc.sort_indices(plan, sort_keys=[("shard", "ascending"), ("record_id", "ascending")])
-    runs = pc.run_end_encode(plan["shard"].combine_chunks().take(order))
-    ends, names = runs.run_ends.to_pylist(), runs.values.to_pylist()
-    spans = []
-    for name, first, end in zip(names, [0, *ends[:-1]], ends, strict=True):
-        step = PART_ROWS if name is None else end - first
-        spans += [(name, start, min(start + step, end)) for start in range(first, end, step)]
-    return join(((name, plan.take(order[start:end])) for name, start, end in spans), PLAN)

@@ -23,11 +23,11 @@ from lsb.errors import (
 )
 from lsb.ledger import layout
 from lsb.ledger.carrying import ParentReference, Restriction
-from lsb.ledger.dataset import Dataset, read_records
-from lsb.ledger.log.commit_log import ShardLog, read_checked
+from lsb.ledger.dataset import Dataset
+from lsb.ledger.log.commit_log import ShardLog
 from lsb.ledger.log.seal import read_proved, seal, unseal, well_formed
-from lsb.ledger.plan import SAMPLE, PlanReference, PlanSettings, plan_of, sample_of, shard_sizes, written_plan
-from lsb.ledger.schemas import PLAN, RECORDS, read_table
+from lsb.ledger.plan import SAMPLE, PlanReference, PlanSettings, sample_of, shard_sizes, written_plan
+from lsb.ledger.schemas import PLAN
 from lsb.ledger.transform import ModelIdentity, Transform, transform_id
 from lsb.records import Action, Status, digest_of, sha256
 from lsb.store.read_ahead import read_ahead
@@ -155,8 +155,8 @@ def create_run(store: Store, spec: RunSpec) -> Run:
     name = run_id(spec)
     if store.exists(layout.run_file(name)):
         return _checked(store, name, spec)
-    plan = plan_of(store, read_records(store, spec.dataset), plan_settings(spec), spec.parent)
-    data, index = written_plan(plan)
+    dataset = spec.dataset
+    data, index, plan = written_plan(store, dataset.key, dataset.sha256, plan_settings(spec), spec.parent)
     plan_key = layout.plan_file(name, sha256(data), of_parts=index is not None)
     store.write(plan_key, data)
     document = {
@@ -164,11 +164,11 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         "run": name,
         "job": spec.job,
         "dataset": {
-            "name": spec.dataset.name,
-            "version": spec.dataset.version,
-            "key": spec.dataset.key,
-            "sha256": spec.dataset.sha256,
-            "records": spec.dataset.records,
+            "name": dataset.name,
+            "version": dataset.version,
+            "key": dataset.key,
+            "sha256": dataset.sha256,
+            "records": dataset.records,
         },
         "transform": spec.transform,
         "transform_id": transform_id(spec.transform),
@@ -186,7 +186,7 @@ def create_run(store: Store, spec: RunSpec) -> Run:
         "prompts": dict(spec.prompts),
         "files": dict(_prompt_files(store, spec.prompts.values())),
         "source": spec.source,
-        "left_out": dict(spec.dataset.left_out),
+        "left_out": dict(dataset.left_out),
         "truth": spec.truth,
         "target": spec.target,
         "parent": None if spec.parent is None else dict(spec.parent),
@@ -207,11 +207,10 @@ def _checked(store: Store, name: str, spec: RunSpec) -> Run:
     check_frozen(run, spec)
     # Clean-up deletes plans without a run after a day. It may have taken this one for such, and so may have died.
     if not store.exists(run.plan["key"]):
-        records = read_table(read_checked(store, run.dataset["key"], run.dataset["sha256"]), RECORDS)
-        plan = plan_of(store, records, settings_of(run.plan), run.parent)
-        data, _ = written_plan(plan, of_parts="index" in run.plan)
-        if sha256(data) == run.plan["sha256"]:
-            store.write(run.plan["key"], data)
+        key, digest, of_parts = run.dataset["key"], run.dataset["sha256"], "index" in run.plan
+        plan = written_plan(store, key, digest, settings_of(run.plan), run.parent, of_parts=of_parts)
+        if sha256(plan.data) == run.plan["sha256"]:
+            store.write(run.plan["key"], plan.data)
     return run
 
 

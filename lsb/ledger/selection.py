@@ -15,6 +15,7 @@ from lsb.errors import UsageError
 from lsb.fields import Frozen
 from lsb.records import RECORD_ID_HEX, key_of
 
+SELECTING = ["record_id", "source_key", "shard", "status", "error_code", "flags"]  # the manifest's columns that matter
 _RECORD_ID = re.compile(rf"[0-9a-f]{{{RECORD_ID_HEX}}}")
 
 
