@@ -81,7 +81,7 @@ def fit_snapshots(store: Store, run: Run, signer: Signer | None = None) -> None:
         except ValueError:  # it was changed before
             metrics = {}
         gates = Gates.of(metrics, document["gates"])
-        collected = combine(run, read_plan(store, run), commits, MANIFEST.empty(), gates)
+        collected = combine(run, read_plan(store, run), commits.items(), MANIFEST.empty(), gates)
         store.write(f"{place}/manifest.parquet", write_table(collected.rows, MANIFEST))
         document |= {"counts": collected.counts(), "planned": collected.planned}
         document |= {"heads": heads, "run_sha256": run.sha256, "parent": parent}

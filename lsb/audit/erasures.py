@@ -11,7 +11,7 @@ from lsb.ledger.log.commit_log import Condemnation
 def inspect_erased(seen: Inspection, keys: Iterable[str]) -> None:
     """Note files that were erased, here or in the run that made them; one that is still there awaits its end."""
     for key in sorted(keys):
-        seen.named.add(key)
+        seen.name([key])
         seen.erased.append(key)
         if key in seen.present or key in seen.present_elsewhere:
             seen.find(INCOMPLETE, key, f"{key} is erased but still there; repeat `lsb erase` to finish")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
 from lsb.ledger.log.commit_log import LogEntry
 from lsb.ledger.run import Run
-from lsb.ledger.schemas import places
+from lsb.ledger.schemas import TABLE_ROWS, places
 from lsb.records import Status, record_id
 
 
@@ -44,12 +44,30 @@ def row_problems(run: Run, entry: LogEntry, rows: pa.Table, planned: pa.Table | 
 
 def inspect_identities(seen: Inspection, place: str, records: pa.ChunkedArray, keys: pa.ChunkedArray) -> None:
     """Find what in a table does not stand for one source file each: every id must be its key's, and be there once."""
-    pairs = zip(records.to_pylist(), keys.to_pylist(), strict=True)
+    table = pa.table({"record": records, "key": keys})
+    pairs = (
+        pair
+        for batch in table.to_batches(max_chunksize=TABLE_ROWS)
+        for pair in zip(batch["record"].to_pylist(), batch["key"].to_pylist(), strict=True)
+    )
     if wrong := next(((record, key) for record, key in pairs if record != record_id(key)), None):
         seen.find(TAMPERED, place, f"{place} gives {wrong[1]!r} the record id {wrong[0]}, which is not the name's")
     if repeated := _repeated(records):
         text = f"{place} has record {repeated[0]} twice: which picture a row is about cannot be told"
         seen.find(UNVERIFIABLE, place, text)
+
+
+def same(one: Iterable[pa.Table], other: Iterable[pa.Table]) -> bool:
+    """Whether two tables, either of which comes a piece at a time, are equal."""
+    ones, others = ((table for table in tables if table.num_rows) for tables in (one, other))
+    mine, its = next(ones, None), next(others, None)
+    while mine is not None and its is not None:
+        count = min(mine.num_rows, its.num_rows)
+        if not mine.slice(0, count).equals(its.slice(0, count)):
+            return False
+        mine = mine.slice(count) if count < mine.num_rows else next(ones, None)
+        its = its.slice(count) if count < its.num_rows else next(others, None)
+    return mine is None and its is None
 
 
 def _unplanned(rows: pa.Table, planned: pa.Table, made: pa.ChunkedArray) -> Iterator[str]:

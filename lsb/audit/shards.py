@@ -1,12 +1,16 @@
-"""The shards' logs, row files and outputs. Every row file is read once; its rows serve all later checks."""
+"""The shards' logs, row files and outputs.
+
+Every row file is read once. Its rows serve all later checks, and wait for them in a file: there may be millions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,7 +21,9 @@ from lsb.audit.verdict import TAMPERED, UNVERIFIABLE, Inspection
 from lsb.errors import DecodingError, ImageError, LsbError
 from lsb.ledger import layout
 from lsb.ledger.log.commit_log import Commit, Condemnation, History, LogEntry, ShardLog, fold
+from lsb.ledger.pieces import Boxes
 from lsb.ledger.run import Run, read_logs
+from lsb.ledger.schemas import MANIFEST
 from lsb.pictures.decoder import DECODERS, shared_decoder
 from lsb.pictures.images import pixels_sha256
 from lsb.store.read_ahead import read_ahead
@@ -25,9 +31,15 @@ from lsb.store.read_ahead import read_ahead
 
 @dataclass
 class Shards:
-    """What the shards hold, as far as it could be read."""
+    """What the shards hold, as far as it could be read.
 
-    commits: dict[str, list[Commit]] = field(default_factory=dict)
+    Attributes:
+        rows: those of the shards' commits, a box for each shard.
+        commits: by shard its entries, without the files that they name, and how many rows each has.
+    """
+
+    rows: Boxes
+    commits: dict[str, list[tuple[LogEntry, int]]] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)  # digests of entries whose rows, or those before, are not all there
     outputs: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> digests of file and pixels
     features: dict[str, str] = field(default_factory=dict)  # key -> digest
@@ -36,10 +48,20 @@ class Shards:
     erased: dict[str, Condemnation] = field(default_factory=dict)  # every file that was erased, and by which entry
     erased_elsewhere: dict[str, Condemnation] = field(default_factory=dict)  # in the shards that made what is carried
 
+    def committed(self, shard: str, count: int) -> list[Commit]:
+        """The first `count` commits of a shard, with their rows."""
+        commits = self.commits[shard][:count]
+        rows, start = self.rows.box(int(shard)), 0
+        made = []
+        for entry, length in commits:
+            made.append((entry, rows.slice(start, length)))
+            start += length
+        return made
+
 
 def inspect_shards(seen: Inspection, run: Run, plan: pa.Table | None) -> Shards:
     """Check every shard's log against `run` and `plan`, and every file that its entries name but the outputs."""
-    shards = Shards()
+    shards = Shards(Boxes(run.plan["shards"], MANIFEST.empty()))
     planned = _by_shard(plan) if plan is not None else None
     for shard, found in read_logs(seen.store, run, _read):
         part = planned.get(shard, plan.slice(0, 0)) if planned is not None and plan is not None else None
@@ -127,12 +149,12 @@ def _inspect_shard(
     whole = not problems
     commits: list[Commit] = []
     for condemnation in history.condemnations:
-        seen.named.add(condemnation.link.key)
+        seen.name([condemnation.link.key])
         seen.checked["log entries"] += 1
     shards.erased |= history.erased
     inspect_erased(seen, history.erased)
     for entry in history.commits:
-        seen.named.add(entry.link.key)
+        seen.name([entry.link.key])
         seen.checked["log entries"] += 1
         rows = _inspect_commit(seen, run, found, entry, planned, shards)
         whole = whole and rows is not None
@@ -142,14 +164,21 @@ def _inspect_shard(
             shards.unread.add(entry.link.sha256)
     with seen.guard(place):
         fold([(entry, rows.select(["record_id", "status"])) for entry, rows in commits])
-    shards.commits[shard] = commits
+    for _, rows in commits:
+        shards.rows.put(rows, np.full(rows.num_rows, int(shard)))
+    shards.commits[shard] = [(_slim(entry), rows.num_rows) for entry, rows in commits]
+
+
+def _slim(entry: LogEntry) -> LogEntry:
+    """The entry without what it says of each file."""
+    return replace(entry, files={}, erased=frozenset(), link=replace(entry.link, document={}))
 
 
 def _inspect_commit(
     seen: Inspection, run: Run, found: _Read, entry: LogEntry, planned: pa.Table | None, shards: Shards
 ) -> pa.Table | None:
     digests = entry.digests()
-    seen.named |= digests.keys()
+    seen.name(digests)
     rows = None
     with seen.guard(entry.rows_key):
         rows = found.rows[entry.rows_key]()
@@ -157,9 +186,9 @@ def _inspect_commit(
         seen.checked["rows"] += rows.num_rows
         for problem in row_problems(run, entry, rows, planned):
             seen.find(TAMPERED, entry.rows_key, f"{entry.rows_key}: {problem}")
-        pixels = zip(rows["output_key"].to_pylist(), rows["pixels_sha256"].to_pylist(), strict=True)
+        pixels = dict(zip(rows["output_key"].to_pylist(), rows["pixels_sha256"].to_pylist(), strict=True))
         shards.outputs |= {
-            key: (digests[key], digest) for key, digest in pixels if key in digests.keys() - shards.erased.keys()
+            key: (digest, pixels[key]) for key, digest in digests.items() if key in pixels and key not in shards.erased
         }
     features = f"{entry.folder}/{entry.features}" if entry.features else None
     if features:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from lsb.audit.erasures import inspect_erased, known_erasures
-from lsb.audit.rows import inspect_identities
+from lsb.audit.rows import inspect_identities, same
 from lsb.audit.shards import Shards
 from lsb.audit.verdict import TAMPERED, Inspection
 from lsb.ledger import layout
@@ -19,7 +19,7 @@ from lsb.ledger.log.commit_log import Commit
 from lsb.ledger.log.snapshots import Snapshot, SnapshotLog, job_chain
 from lsb.ledger.manifest import Collected, combine
 from lsb.ledger.run import Run
-from lsb.ledger.schemas import MANIFEST, read_table
+from lsb.ledger.schemas import MANIFEST, read_table, tables_of
 
 
 @dataclass
@@ -43,7 +43,7 @@ def inspect_snapshots(seen: Inspection, run: Run, plan: pa.Table | None, shards:
         seen.blame(problem, log)
     if problems:
         seen.blind.append(layout.snapshots_folder(run.id) + "/")
-    seen.named |= {link.key for link in history.links}
+    seen.name(link.key for link in history.links)
     inspect_erased(seen, history.erased)
     found = Snapshots(history.snapshots, whole=not problems)
     for snapshot in history.snapshots:
@@ -94,9 +94,9 @@ def _gates(seen: Inspection, snapshot: Snapshot, metrics: bytes | None) -> Gates
     return None
 
 
-def _commits(seen: Inspection, snapshot: Snapshot, shards: Shards) -> dict[str, list[Commit]] | None:
+def _commits(seen: Inspection, snapshot: Snapshot, shards: Shards) -> Iterator[tuple[str, list[Commit]]] | None:
     """The commits that a snapshot covers, by shard; None if some cannot be read, which is then found."""
-    covered: dict[str, list[Commit]] = {}
+    covered: dict[str, int] = {}
     whole = True
     for shard, head in snapshot.heads.items():
         commits = shards.commits.get(shard, [])
@@ -104,15 +104,15 @@ def _commits(seen: Inspection, snapshot: Snapshot, shards: Shards) -> dict[str, 
         if not places and head["sha256"] not in shards.unread:
             seen.find(TAMPERED, head["key"], f"{head['key']} is not the entry that a snapshot names")
         whole = whole and bool(places) and head["sha256"] not in shards.unread
-        covered[shard] = commits[: places[0] + 1] if places else []
-    return covered if whole else None
+        covered[shard] = places[0] + 1 if places else 0
+    return ((shard, shards.committed(shard, count)) for shard, count in covered.items()) if whole else None
 
 
 def _inspect_manifest(seen: Inspection, collected: Collected, snapshot: Snapshot, manifest: bytes) -> None:
     key = snapshot.manifest_key
-    rows = read_table(manifest, MANIFEST)
-    inspect_identities(seen, key, rows["record_id"], rows["source_key"])
-    if not rows.equals(collected.rows):
+    names = read_table(manifest, MANIFEST, columns=["record_id", "source_key"])
+    inspect_identities(seen, key, names["record_id"], names["source_key"])
+    if not same(collected.pieces, tables_of(manifest, MANIFEST)):
         seen.find(TAMPERED, key, f"{key} holds other rows than the shards")
     elif (collected.counts(), collected.planned) != (snapshot.counts, snapshot.planned):
         seen.find(TAMPERED, key, f"{key} has other counts than its snapshot says")

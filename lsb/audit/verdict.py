@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -92,11 +92,20 @@ class Inspection:
     run_id: str
     present: set[str]  # every key under the run
     present_elsewhere: set[str] = field(default_factory=set)  # keys under the runs that carried images come from
-    named: set[str] = field(default_factory=set)  # every key that something names
+    unnamed: set[str] = field(init=False)  # of the run's keys those that nothing has named so far
+    named: bool = False  # whether anything has been
     blind: list[str] = field(default_factory=list)  # folders whose log is broken: nobody knows what is named there
     erased: list[str] = field(default_factory=list)  # keys that were erased on request
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
     checked: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.unnamed = set(self.present)
+
+    def name(self, keys: Iterable[str]) -> None:
+        """Note that something names these keys."""
+        self.named = True
+        self.unnamed.difference_update(keys)
 
     def find(self, kind: str, key: str, message: str) -> None:
         """Note a finding. Of several about one object the first stands; what cannot be read is not called changed."""
@@ -124,7 +133,7 @@ class Inspection:
 
     def named_files(self, digests: Mapping[str, str], kind: str) -> Iterator[tuple[str, bytes | None]]:
         """Each file, in order, with its bytes if they are what was written; several are read at a time."""
-        self.named |= digests.keys()
+        self.name(digests)
         with read_ahead(digests, lambda key: read_checked(self.store, key, digests[key])) as answers:
             for key, answer in answers:
                 data = None
@@ -140,6 +149,6 @@ class Inspection:
     def orphans(self) -> Iterator[str]:
         """Keys under the run that somebody should name and nobody does, in order. Nothing names hints and leases."""
         if self.named:
-            for key in sorted(self.present - self.named):
+            for key in sorted(self.unnamed):
                 if not key.startswith(tuple(self.blind)) and not layout.is_advice(key):
                     yield key

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lsb.audit.anchor import Anchor, inspect_anchor
 from lsb.audit.carried import inspect_carried
-from lsb.audit.rows import inspect_identities
+from lsb.audit.rows import inspect_identities, same
 from lsb.audit.shards import inspect_outputs, inspect_shards
 from lsb.audit.snapshots import Snapshots, inspect_job, inspect_snapshots
 from lsb.audit.verdict import INCOMPLETE, TAMPERED, Inspection, Verdict
@@ -20,7 +20,7 @@ from lsb.errors import UsageError
 from lsb.ledger import layout
 from lsb.ledger.dataset import version_of
 from lsb.ledger.log.snapshots import Snapshot
-from lsb.ledger.plan import plan_of, read_plan, sample_of
+from lsb.ledger.plan import planned, read_plan, sample_of
 from lsb.ledger.run import Run, open_run, settings_of
 from lsb.ledger.schemas import RECORDS, read_table
 from lsb.records import digest_of
@@ -72,7 +72,7 @@ def _inspect_run(seen: Inspection) -> Run | None:
         return None
     with seen.guard(key):
         run = open_run(seen.store, seen.run_id)
-        seen.named.add(key)
+        seen.name([key])
         seen.checked["run"] += 1
         return run
     return None
@@ -80,7 +80,7 @@ def _inspect_run(seen: Inspection) -> Run | None:
 
 def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
     """The plan, if it is the frozen one; it must follow from the data set's records and the snapshots it names."""
-    records = None
+    proved = None
     data = seen.named_file(run.dataset["key"], run.dataset["sha256"], "data set")
     if data is not None:
         with seen.guard(run.dataset["key"]):
@@ -88,8 +88,10 @@ def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
             if version_of(records) != run.dataset["version"]:
                 seen.find(TAMPERED, run.dataset["key"], "its records give another version of the data set")
             inspect_identities(seen, run.dataset["key"], records["record_id"], records["key"])
+            proved = data
+            del records  # there may be millions
     key = run.plan["key"]
-    seen.named.add(key)
+    seen.name([key])
     with seen.guard(key):
         plan = read_plan(seen.store, run)
         seen.checked["plan"] += 1
@@ -102,8 +104,10 @@ def _inspect_plan(seen: Inspection, run: Run) -> pa.Table | None:
             seen.find(
                 TAMPERED, layout.run_file(run.id), f"{layout.run_file(run.id)} names another sample than {key} gives"
             )
-        if records is not None and not plan.equals(plan_of(seen.store, records, settings_of(run.plan), run.parent)):
-            seen.find(TAMPERED, key, f"{key} does not follow from the data set, the parent and the plan's settings")
+        if proved is not None:
+            _, pieces = planned(seen.store, proved, settings_of(run.plan), run.parent)
+            if not same(pieces, [plan]):
+                seen.find(TAMPERED, key, f"{key} does not follow from the data set, the parent and the plan's settings")
         return plan
     return None
 

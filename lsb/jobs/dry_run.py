@@ -25,7 +25,7 @@ from lsb.jobs.measures import given_features
 from lsb.jobs.sizes import Sizes, refuse_idle_area, sizes_of
 from lsb.jobs.vanished import refuse_vanished
 from lsb.ledger.dataset import read_records
-from lsb.ledger.plan import make_plan, read_plan
+from lsb.ledger.plan import DECIDING, decide, read_plan
 from lsb.ledger.run import check_frozen, open_run, pending
 from lsb.models.load import canvas_of, identify
 from lsb.pictures.ingest import ingest
@@ -117,8 +117,9 @@ def dry_run(
         if resume is not None:
             check_frozen(open_run(store, resume), spec)
         run = planned_as(store, spec)
-    records = read_records(store, dataset)
-    plan = read_plan(store, run) if run else make_plan(records, config.execution.shard_size)
+    records = read_records(store, dataset, columns=[*DECIDING, "width", "height", "orientation"])
+    planned = ["record_id", "action", "shard"]
+    plan = read_plan(store, run, columns=planned) if run else decide(records, config.execution.shard_size)
     records = records.filter(pc.is_in(records["record_id"], plan["record_id"].combine_chunks()))
     sizes = sizes_of(records, config.geometry, canvas_of(config.model, **config.model_options))
     each = config.method_settings.forwards

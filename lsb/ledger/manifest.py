@@ -77,7 +77,7 @@ def collect(store: Store, run: Run, *, gates: Gates, columns: Sequence[str] | No
 def combine(
     run: Run,
     plan: pa.Table,
-    commits: Mapping[str, Sequence[Commit]],
+    commits: Iterable[tuple[str, Sequence[Commit]]],
     carried: pa.Table,
     gates: Gates,
     erased: Mapping[str, Condemnation] | None = None,
@@ -88,7 +88,7 @@ def combine(
         erased: outputs that were erased, by key, with the entry that says so.
     """
     gathered = _Gathered(plan.num_rows, gates, MANIFEST.arrow.names)
-    for shard, made in commits.items():
+    for shard, made in commits:
         gathered.add_commits(shard, made, erased or {})
     gathered.add_unusable(run, plan)
     gathered.add(carried, erased or {})

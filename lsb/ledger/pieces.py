@@ -38,6 +38,7 @@ class Boxes:
         self._held: list[list[pa.Table]] = [[] for _ in range(count)]
         self._spans: list[list[tuple[int, int]]] = [[] for _ in range(count)]
         self._file, self._end = -1, 0
+        self._waiting = 0
         self.num_rows = 0
 
     def put(self, table: pa.Table, boxes: npt.NDArray[Any]) -> None:
@@ -46,19 +47,24 @@ class Boxes:
         if len(self._held) == 1:
             self._held[0].append(table)
             return
+        self._waiting += table.num_rows
         for box in np.unique(boxes):
             self._held[box].append(table.filter(pa.array(boxes == box)))
         for least in (LEAST_ROWS, 0):
-            if sum(map(_rows, self._held)) > PIECE_ROWS:
+            if self._waiting > PIECE_ROWS:
                 self._write(least)
 
     def __iter__(self) -> Iterator[pa.Table]:
-        """What is in each box, unless that is nothing: rows in the order in which they came."""
-        for held, spans in zip(self._held, self._spans, strict=True):
-            tables = [ipc.open_stream(os.pread(self._file, length, start)).read_all() for start, length in spans]
-            tables += held
-            if tables:
-                yield pa.concat_tables(tables)
+        """What is in each box, unless that is nothing."""
+        for number, (held, spans) in enumerate(zip(self._held, self._spans, strict=True)):
+            if held or spans:
+                yield self.box(number)
+
+    def box(self, number: int) -> pa.Table:
+        """What is in one box, in the order in which it came."""
+        spans = self._spans[number]
+        tables = [ipc.open_stream(os.pread(self._file, length, start)).read_all() for start, length in spans]
+        return pa.concat_tables([self._empty, *tables, *self._held[number]])
 
     def _write(self, least: int) -> None:
         for held, spans in zip(self._held, self._spans, strict=True):
@@ -67,6 +73,7 @@ class Boxes:
                 with ipc.new_stream(sink, self._empty.schema, options=_OPTIONS) as stream:
                     stream.write_table(pa.concat_tables(held).combine_chunks())
                 spans.append((self._end, self._append(sink.getvalue())))
+                self._waiting -= _rows(held)
                 held.clear()
 
     def _append(self, data: pa.Buffer) -> int:

@@ -65,19 +65,32 @@ class WrittenPlan(NamedTuple):
     """A plan as it is written, and what `decide` gave of its records."""
 
     data: bytes
-    index: IndexReference | None  # of a plan of parts
+    parts: IndexReference | None  # how the index of a plan of parts is named
     decisions: pa.Table
 
 
-def plan_of(store: Store, records: pa.Table, settings: PlanSettings, parent: ParentReference | None) -> pa.Table:
+def planned(
+    store: Store, records: bytes, settings: PlanSettings, parent: ParentReference | None
+) -> tuple[pa.Table, Iterator[pa.Table]]:
     """The plan that follows from a data set's records, the plan's settings and the parent's snapshot.
+
+    What decides is held for all records, the rest a piece at a time.
+
+    Args:
+        records: the bytes of their table.
+
+    Returns:
+        what `decide` gives of those that are planned, and the plan's rows, in record-id order.
 
     Raises:
         TamperedError: a snapshot that settings or parent name is not what was written.
         UsageError: the settings restrict the plan to records of which there is none.
         ConfigError: more than 100,000 shards.
     """
-    return _with_decisions(records, _decided(store, records, settings, parent))
+    deciding = DECIDING if parent is None else [*DECIDING, *COMPARED]
+    decisions = _decided(store, read_table(records, RECORDS, columns=deciding), settings, parent)
+    left = decisions.filter(pc.is_valid(decisions["action"])) if decisions["action"].null_count else decisions
+    return left, _pieces(records, decisions)
 
 
 def written_plan(
@@ -91,29 +104,22 @@ def written_plan(
 ) -> WrittenPlan:
     """The bytes of that plan: a single table, or a part for each shard and others for what is in none. Errors as above.
 
-    What decides is held for all records, the rest a piece at a time.
-
     Args:
         key: of the data set's records.
         digest: of these.
         of_parts: which of the two; by default parts if there are more than PART_ROWS rows.
     """
-    data = read_checked(store, key, digest)
-    deciding = DECIDING if parent is None else [*DECIDING, *COMPARED]
-    decisions = _decided(store, read_table(data, RECORDS, columns=deciding), settings, parent)
-    planned = decisions.filter(pc.is_valid(decisions["action"])) if decisions["action"].null_count else decisions
-    pieces = _pieces(data, decisions)
-    del data, decisions  # `pieces` lets go of them when all is boxed
-    if not (planned.num_rows > PART_ROWS if of_parts is None else of_parts):
+    decisions, pieces = planned(store, read_checked(store, key, digest), settings, parent)
+    if not (decisions.num_rows > PART_ROWS if of_parts is None else of_parts):
         table = pa.concat_tables([PLAN.empty(), *pieces]).combine_chunks()
-        return WrittenPlan(write_table(table, PLAN), None, planned)
-    boxes, start = _boxes_of(planned["shard"]), 0
+        return WrittenPlan(write_table(table, PLAN), None, decisions)
+    boxes, start = _boxes_of(decisions["shard"]), 0
     boxed = Boxes(int(boxes.max(initial=0)) + 1, PLAN.empty())
     for piece in pieces:
         boxed.put(piece, boxes[start : start + piece.num_rows])
         start += piece.num_rows
     written, index = join((part for table in boxed for part in _parts_in(table.combine_chunks())), PLAN)
-    return WrittenPlan(written, index, planned)
+    return WrittenPlan(written, index, decisions)
 
 
 def _decided(store: Store, records: pa.Table, settings: PlanSettings, parent: ParentReference | None) -> pa.Table:
@@ -131,28 +137,21 @@ def _decided(store: Store, records: pa.Table, settings: PlanSettings, parent: Pa
     return decide(records, settings["shard_size"], carried, chosen)
 
 
-def make_plan(records: pa.Table, shard_size: int, carried: pa.Array | None = None) -> pa.Table:
-    """One row per record in record-id order; those to translate have a shard, copies that of the first of them.
-
-    Args:
-        records: of schema RECORDS, in record-id order.
-        shard_size: images to translate per shard.
-        carried: for each record whether a usable one is taken over from the parent.
-
-    Raises:
-        ConfigError: more than 100,000 shards.
-    """
-    return _with_decisions(records, decide(records, shard_size, carried))
-
-
 def decide(
     records: pa.Table, shard_size: int, carried: pa.Array | None = None, chosen: pa.ChunkedArray | None = None
 ) -> pa.Table:
-    """What becomes of each record: its `record_id`, `action`, and the number of its `shard`. Errors as above.
+    """What becomes of each record: its `record_id`, `action`, and the number of its `shard`.
+
+    Those to translate have a shard, copies that of the first of them.
 
     Args:
-        records: in record-id order; the columns DECIDING are enough.
+        records: of schema RECORDS, in record-id order; the columns DECIDING are enough.
+        shard_size: images to translate per shard.
+        carried: for each record whether a usable one is taken over from the parent.
         chosen: for each record whether it is planned at all; if not, its action is null.
+
+    Raises:
+        ConfigError: more than 100,000 shards.
     """
     usable = pc.equal(records["status"], Status.OK.value)
     carry = pc.and_(usable, False if carried is None else carried)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsb.ledger import parts, pieces, plan
-from lsb.ledger.plan import make_plan, sample_of, written_plan
+from lsb.ledger.plan import PlanSettings, planned, sample_of, written_plan
 from lsb.ledger.schemas import PLAN, RECORDS, read_table, write_table
 from lsb.pictures.ingest import _with_duplicates
 from lsb.records import record_id, sha256
@@ -47,11 +47,14 @@ def records(draw: st.DrawFn) -> pa.Table:
 @settings(derandomize=True, max_examples=150)
 @given(records(), st.integers(1, 9))
 def test_a_plan_covers_every_record_once_and_keeps_copies_together(table: pa.Table, shard_size: int) -> None:
-    plan = make_plan(table, shard_size).to_pylist()
-    assert [row["record_id"] for row in plan] == table["record_id"].to_pylist()
+    asked: PlanSettings = {"schema": PLAN.name, "shard_size": shard_size}
+    rows = pa.concat_tables(
+        [PLAN.empty(), *planned(ScratchStore(None), write_table(table, RECORDS), asked, None)[1]]
+    ).to_pylist()
+    assert [row["record_id"] for row in rows] == table["record_id"].to_pylist()
     shard_of_digest: dict[str, str] = {}
     translations: dict[str, int] = {}
-    for row, record in zip(plan, table.to_pylist(), strict=True):
+    for row, record in zip(rows, table.to_pylist(), strict=True):
         assert (row["shard"] is not None) == (record["status"] == "ok") == (row["action"] == "translate")
         if row["shard"] is None:
             continue
@@ -119,7 +122,7 @@ def test_a_plan_made_a_piece_at_a_time_is_the_one_made_whole(
         patch.setattr(plan, "read_manifest", lambda *args, **options: table.filter(there))
         parent: Any = None if carried is None else {}
         made = written_plan(store, "records", sha256(content), asked, parent)
-    assert (made.data, made.index) == written_whole(wanted, max(1, part_rows))
+    assert (made.data, made.parts) == written_whole(wanted, max(1, part_rows))
     assert made.decisions.num_rows == wanted.num_rows
     assert made.decisions["action"].to_pylist() == wanted["action"].to_pylist()
     assert sample_of(made.decisions, 3) == sample_of(wanted, 3)

@@ -8,13 +8,17 @@ from pathlib import Path
 from shutil import copytree
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from lsb.audit import Verdict, verify
+from lsb.audit.rows import same
 from lsb.errors import StoreError, UsageError
+from lsb.ledger import pieces
 from lsb.ledger.layout import is_hint
 from lsb.ledger.log.seal import seal
+from lsb.ledger.pieces import Boxes
 from lsb.ledger.publish import manifest_table, publish
 from lsb.ledger.run import Run, open_log
 from lsb.ledger.schemas import MANIFEST, TableSchema, read_table, write_table
@@ -69,6 +73,37 @@ def run(published: tuple[Path, Run]) -> Run:
 def tampered(verdict: Verdict) -> set[str]:
     assert verdict.exit_code == 10
     return {finding.key for finding in verdict.findings if finding.kind == "tampered"}
+
+
+def test_rows_that_waited_in_a_file_are_those_of_their_commits(
+    store: LocalStore, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = verify(store, run.id)
+    for name in ("PIECE_ROWS", "LEAST_ROWS"):
+        monkeypatch.setattr(pieces, name, 1)
+    assert verify(store, run.id) == whole
+    monkeypatch.setattr(Boxes, "box", lambda self, number: self._empty)
+    assert len(tampered(verify(store, run.id))) == 2  # both manifests hold other rows
+
+
+def cut(table: pa.Table, size: int) -> list[pa.Table]:
+    return [table.slice(start, size) for start in range(0, table.num_rows, size)]
+
+
+@pytest.mark.parametrize(("size", "other"), [(3, 4), (7, 2), (1, 20), (5, 5)])
+def test_tables_that_come_in_pieces_are_compared_row_by_row(size: int, other: int) -> None:
+    table = pa.table({"number": range(10)})
+    assert same(cut(table, size), cut(table, other))
+    assert same([table.slice(0, 0)], [])
+    for wrong in (
+        table.slice(1),
+        table.slice(0, 9),
+        pa.table({"number": [*range(9), 0]}),
+        pa.concat_tables([table] * 2),
+    ):
+        assert not same(cut(table, size), cut(wrong, other))
+        assert not same(cut(wrong, size), cut(table, other))
+    assert not same([], [table.slice(0, 0), table])
 
 
 def test_an_intact_run_passes(store: LocalStore, run: Run) -> None:

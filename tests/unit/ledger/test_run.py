@@ -9,7 +9,7 @@ import pytest
 from lsb.errors import ConfigError, FrozenSettingsError, TamperedError, UsageError
 from lsb.ledger.dataset import read_records
 from lsb.ledger.log.seal import seal
-from lsb.ledger.plan import make_plan, read_plan
+from lsb.ledger.plan import decide, read_plan
 from lsb.ledger.run import check_frozen, create_run, open_run, pending
 from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
@@ -48,8 +48,8 @@ def test_too_many_shards_are_refused_with_the_least_size(
     records = read_records(store, run_spec(store, open_sources(str(folder))).dataset)
     monkeypatch.setattr("lsb.ledger.plan.MAX_SHARDS", 5)
     with pytest.raises(ConfigError, match="makes 11 shards, at most 5 are allowed; give 3 or more"):
-        make_plan(records, 1)
-    make_plan(records, 3)
+        decide(records, 1)
+    decide(records, 3)
 
 
 def test_the_same_command_finds_the_same_run(store: LocalStore, folder: Path) -> None:
