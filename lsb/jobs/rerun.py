@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 from lsb.errors import UsageError
 from lsb.ledger.plan import read_plan
 from lsb.ledger.run import Run, is_due, pending, read_logs
+from lsb.ledger.schemas import MANIFEST, places
 from lsb.ledger.selection import Selection
 from lsb.records import Action, Status
 from lsb.store.store import Store
@@ -64,19 +64,16 @@ def choose(store: Store, run: Run, selection: Selection) -> Chosen:
     plan = _planned(store, run)
     selection = selection.settled(plan, f"record that run {run.id} translates")
     state = selection.matching(_state(store, run, plan, selection))
+    final = pc.is_in(state["status"], pa.array([Status.OK.value, Status.QUARANTINED.value]))
+    gone = pc.and_not(pc.equal(state["status"], Status.FAILED.value), state["retryable"])
+    gone = pc.and_(gone, not selection.include_terminal)
     shards: dict[str, dict[str, int]] = {}
     sources, why = {}, {}
-    terminal = final = 0
-    for row in state.to_pylist():
-        if row["status"] in (Status.OK, Status.QUARANTINED):
-            final += 1
-        elif row["status"] == Status.FAILED and not row["retryable"] and not selection.include_terminal:
-            terminal += 1
-        else:
-            shards.setdefault(row["shard"], {})[row["record_id"]] = row["tries"]
-            sources[row["record_id"]] = row["source_key"]
-            why[row["record_id"]] = row["error_code"] or PENDING
-    return Chosen(run=run.id, shards=shards, sources=sources, why=why, terminal=terminal, final=final)
+    for row in state.filter(pc.invert(pc.or_(final, gone))).to_pylist():
+        shards.setdefault(row["shard"], {})[row["record_id"]] = row["tries"]
+        sources[row["record_id"]] = row["source_key"]
+        why[row["record_id"]] = row["error_code"] or PENDING
+    return Chosen(run=run.id, shards=shards, sources=sources, why=why, terminal=_count(gone), final=_count(final))
 
 
 def what_is_left(store: Store, run: Run, chosen: Chosen | None = None) -> Todo:
@@ -131,19 +128,16 @@ def _state(store: Store, run: Run, plan: pa.Table, selection: Selection) -> pa.T
     """One row per planned record of the shards that are meant, committed or not."""
     if selection.shards:
         plan = plan.filter(pc.is_in(plan["shard"], pa.array(selection.shards)))
-    rows: list[Mapping[str, Any]] = []
     columns = ["record_id", "status", "tries", "retryable", "error_code"]
     shards = pc.unique(plan["shard"]).to_pylist()
-    for _, found in read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), shards):
-        rows += found.to_pylist()
-    known = {row["record_id"]: row for row in rows}
-    blank = {"status": PENDING, "tries": 0, "retryable": True, "error_code": None}
-    states = [known.get(record, blank) for record in plan["record_id"].to_pylist()]
-    for name, kind in (
-        ("status", pa.string()),
-        ("tries", pa.int32()),
-        ("retryable", pa.bool_()),
-        ("error_code", pa.string()),
-    ):
-        plan = plan.append_column(name, pa.array([state[name] for state in states], kind))
+    found = read_logs(store, run, lambda log: log.rows(log.entries(), columns=columns), shards)
+    rows = pa.concat_tables([MANIFEST.empty().select(columns), *(table.select(columns) for _, table in found)])
+    place = places(plan["record_id"], rows["record_id"])
+    for name, blank in (("status", PENDING), ("tries", 0), ("retryable", True), ("error_code", None)):
+        column = rows[name].take(place)
+        plan = plan.append_column(name, column if blank is None else pc.fill_null(column, blank))
     return plan
+
+
+def _count(mask: pa.ChunkedArray) -> int:
+    return pc.sum(mask).as_py() or 0

@@ -368,14 +368,15 @@ def _provenance(recipe: Recipe, learned: LearnedPrompt) -> Provenance:
 
 def _pictures(store: Store, sources: Source, dataset: Dataset, limit: int, rules: int) -> Iterator[Image.Image]:
     """The first `limit` usable images by record id, each decoded when it is taken."""
-    rows = [row for row in read_records(store, dataset).to_pylist() if row["status"] == "ok"]
-    decoded = [row for row in rows if row["width"] is not None]
-    if len(decoded) < len(rows):
-        logger.warning("%d images at %s could not be read or decoded", len(rows) - len(decoded), sources.uri)
-    usable = [row for row in decoded if row["duplicate_of"] is None][:limit]
+    rows = read_records(store, dataset, columns=["key", "status", "width", "duplicate_of"])
+    rows = rows.filter(pc.equal(rows["status"], Status.OK.value))
+    decoded = rows.filter(pc.is_valid(rows["width"]))
+    if decoded.num_rows < rows.num_rows:
+        logger.warning("%d images at %s could not be read or decoded", rows.num_rows - decoded.num_rows, sources.uri)
+    usable = decoded.filter(pc.is_null(decoded["duplicate_of"]))["key"][:limit].to_pylist()
     if len(usable) < 2:
         raise SourceError(f"{sources.uri} has {len(usable)} usable images; learning a prompt takes at least 2")
-    return (_picture(sources, row["key"], rules) for row in usable)
+    return (_picture(sources, key, rules) for key in usable)
 
 
 def _picture(sources: Source, key: str, rules: int) -> Image.Image:

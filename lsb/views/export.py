@@ -10,11 +10,15 @@ import secrets
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lsb.errors import LsbError, StoreError, TamperedError, UsageError
 from lsb.ledger.gates import Gates
@@ -30,6 +34,9 @@ from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_excl
 from lsb.store.overlap import refuse_overlap
 from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 LONGEST_NAME = 255  # bytes of one part of a path, on almost every file system
 # What the destination itself is to blame for: no other name would fare better.
@@ -75,69 +82,96 @@ def export(store: Store, run: Run, destination: Path, *, overwrite: bool = False
             f"{run.plan['key']} names a source {nameless[0]!r}, which cannot be a file's name", key=run.plan["key"]
         )
     columns = ["source_key", "status", "output_key", "output_sha256", "output_format", "output_bytes"]
-    rows = collect(store, run, gates=Gates(), columns=columns).rows.select(columns).to_pylist()
-    rows = [row for row in rows if row["status"] == Status.OK]
-    formats = {row["source_key"]: row["output_format"] for row in rows}
+    pieces = collect(store, run, gates=Gates(), columns=columns).pieces
+    formats: dict[str, str] = {}
+    for piece in pieces:
+        made = piece.filter(pc.equal(piece["status"], Status.OK.value))
+        formats |= zip(made["source_key"].to_pylist(), made["output_format"].to_pylist(), strict=True)
     output = OutputSettings.of_transform(run.transform)
-    planned = dict(zip(keys, (output.format_for(name or "") for name in plan["format"].to_pylist()), strict=True))
-    suffixes = {key: SUFFIX_OF_FORMAT[format] for key, format in (planned | formats).items()}
-    names = target_names(suffixes)
-    changed = {key: names[key] for key in keys if names[key] != _plain(key, suffixes[key])}
-    written = {key: name for key, name in changed.items() if key in formats}
+    planned = (output.format_for(name or "") for name in plan["format"].to_pylist())
+    suffixes = {key: SUFFIX_OF_FORMAT[formats.get(key, format)] for key, format in zip(keys, planned, strict=True)}
+    suffixes |= {key: SUFFIX_OF_FORMAT[format] for key, format in formats.items() if key not in suffixes}
+    changed = changed_names(suffixes)
+    written = {key: changed[key] for key in keys if key in changed and key in formats}
     counts: Counter[bool] = Counter()
     problems: dict[str, LsbError] = {}
     table = f"{run.id}.names.csv"
     if written:
         _noting(problems, table, lambda: _put(destination, table, _table(written), overwrite))
     read = lambda row: read_checked(store, row["output_key"], row["output_sha256"])  # noqa: E731
-    with read_ahead(rows, read, size=lambda row: row["output_bytes"] or 0) as answers:
+    with read_ahead(_made(pieces, columns), read, size=lambda row: row["output_bytes"] or 0) as answers:
         for row, answer in answers:
             key = row["source_key"]
+            name = changed.get(key) or _plain(key, suffixes[key])
 
-            def copy(key: str = key, answer: Callable[[], bytes] = answer) -> None:
-                counts[_put(destination, names[key], answer(), overwrite)] += 1
+            def copy(name: str = name, answer: Callable[[], bytes] = answer) -> None:
+                counts[_put(destination, name, answer(), overwrite)] += 1
 
             _noting(problems, key, copy)
     return Exported(
         written=counts[True],
         unchanged=counts[False],
-        without_output=len(keys) - len(rows),
-        renamed=sum(row["source_key"] in changed for row in rows),
+        without_output=len(keys) - len(formats),
+        renamed=len(written),
         names=str(destination / table) if written and table not in problems else None,
         not_written=problems,
     )
 
 
+def _made(pieces: Iterable[pa.Table], columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows that have an output."""
+    for piece in pieces:
+        yield from piece.filter(pc.equal(piece["status"], Status.OK.value)).select(columns).to_pylist()
+
+
 def target_names(suffixes: Mapping[str, str]) -> dict[str, str]:
-    """Where each source's output goes: its own name with the suffix replaced by the output's.
+    """Where each source's output goes, given its suffix: see `changed_names`."""
+    changed = changed_names(suffixes)
+    return {key: changed.get(key) or _plain(key, suffix) for key, suffix in suffixes.items()}
+
+
+def changed_names(suffixes: Mapping[str, str]) -> dict[str, str]:
+    """Where outputs go that do not have their source's own name with the suffix replaced by the output's.
 
     Changed are names that would meet on some file system, all of them: it may not tell letter cases or Unicode's forms
     of a character apart, nor hold a file beside a folder of its name. The suffix is appended where that keeps them
     apart (`a.png.png` and `a.jpg.png`), else part of the record's id is put before it, as it is where a name would be
     too long: `Cat~1a2b3c4d.png`.
     """
-    keys = list(suffixes)
-    twins = Counter(_folded(_appended(key, suffixes[key])) for key in keys)
-    parents = {PurePosixPath(key).parent for key in keys}
+    parents = {PurePosixPath(key).parent for key in suffixes}
     folders = {_folded(str(folder)) for parent in parents for folder in (parent, *parent.parents)}
     steps = (_plain, _appended, _with_id, _with_whole_id)
-    at = {key: 2 if _too_long(_plain(key, suffixes[key])) else 0 for key in keys}
-    names = {key: steps[at[key]](key, suffixes[key]) for key in keys}
+    at = {key: 2 for key, suffix in suffixes.items() if _too_long(_plain(key, suffix))}  # the others are at 0
+    name = lambda key: _folded(steps[at.get(key, 0)](key, suffixes[key]))  # noqa: E731
+    twins: Counter[str] | None = None
     while True:
-        folded = {key: _folded(name) for key, name in names.items()}
+        # Of a million names the hashes are held, and the names themselves only of those whose hashes meet.
+        hashes = np.fromiter((hash(name(key)) for key in suffixes), np.int64, len(suffixes))
+        alike = _repeated(np.concatenate([hashes, np.fromiter(map(hash, folders), np.int64, len(folders))]))
+        folded = {key: name(key) for key, maybe in zip(suffixes, np.isin(hashes, alike), strict=True) if maybe}
         uses = Counter(folded.values())
-        meeting = [key for key in keys if at[key] < 3 and (uses[folded[key]] > 1 or folded[key] in folders)]
+        meeting = [key for key in folded if at.get(key, 0) < 3 and (uses[folded[key]] > 1 or folded[key] in folders)]
         if not meeting:
-            return names
+            return {
+                key: changed
+                for key, step in at.items()
+                if (changed := steps[step](key, suffixes[key])) != _plain(key, suffixes[key])
+            }
+        if twins is None:
+            twins = Counter(_folded(_appended(key, suffix)) for key, suffix in suffixes.items())
         lowest: dict[str, int] = {}
         for key in meeting:
-            lowest[folded[key]] = min(at[key], lowest.get(folded[key], at[key]))
+            lowest[folded[key]] = min(at.get(key, 0), lowest.get(folded[key], 3))
         for key in meeting:
-            if at[key] == lowest[folded[key]]:
+            if (step := at.get(key, 0)) == lowest[folded[key]]:
                 appended = _appended(key, suffixes[key])
-                helps = at[key] == 0 and twins[_folded(appended)] == 1 and not _too_long(appended)
-                at[key] = 1 if helps else max(2, at[key] + 1)
-                names[key] = steps[at[key]](key, suffixes[key])
+                helps = step == 0 and twins[_folded(appended)] == 1 and not _too_long(appended)
+                at[key] = 1 if helps else max(2, step + 1)
+
+
+def _repeated(hashes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    found, counts = np.unique(hashes, return_counts=True)
+    return found[counts > 1]
 
 
 def _plain(key: str, suffix: str) -> str:
