@@ -102,6 +102,8 @@ def commands(folder: Path) -> Iterator[tuple[str, list[str]]]:
     yield "export", [*COMMAND, "export", run, str(folder / "exported")]
     yield "trace", [*COMMAND, "trace", name_of(0), "--run", run]
     yield "rerun --dry-run", [*COMMAND, "rerun", run, "--dry-run", "--status", "failed"]
+    (folder / "pictures" / "one-more.png").touch()
+    yield "plan, one picture more", [*COMMAND, "plan", job]
 
 
 def ran(arguments: list[str], folder: Path) -> dict[str, Any]:
