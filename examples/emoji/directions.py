@@ -19,6 +19,7 @@ from lsb.models.prompt import Prompt
 from lsb.models.protocol import Backbone
 from lsb.pictures.images import decode
 from lsb.prompts.learning import LearnedPrompt, learn_prompt
+from lsb.prompts.settings import LearningConfig
 from lsb.records import record_id, sha256
 from lsb.translation.translator import Translator
 
@@ -112,7 +113,10 @@ class Workshop:
 
     def learning_between(self, low: float, high: float) -> Workshop:
         """The same with prompts that are learned between two sigmas."""
-        learning = self.config.learning.model_copy(update={"sigma_min": low, "sigma_max": high})
+        return self.learning_by(self.config.learning.model_copy(update={"sigma_min": low, "sigma_max": high}))
+
+    def learning_by(self, learning: LearningConfig) -> Workshop:
+        """The same with prompts that are learned by other settings."""
         config = self.config.model_copy(update={"learning": learning})
         return Workshop(config, self.backbone, Prompts(config, self.backbone))
 
