@@ -109,9 +109,11 @@ def looks(tmp_path: Path) -> Path:
     (tmp_path / "model").symlink_to(EMOJI / "model")
     columns, train = ["symbol", "style", "image"], [("split", "=", "train")]
     rows = pq.read_table(EMOJI / "emoji.parquet", columns=columns, filters=train).sort_by("symbol").to_pylist()
-    for look, some in (("flat", slice(0, LOOKED_AT)), ("3d", slice(LOOKED_AT, 2 * LOOKED_AT))):
+    for number, look in enumerate(("flat", "3d")):
         (tmp_path / look).mkdir()
-        for row in [row for row in rows if row["style"] == look][some]:
+        of_look = [row for row in rows if row["style"] == look]
+        each = len(of_look) // LOOKED_AT  # of all kinds of symbols
+        for row in of_look[number * each // 2 :: each][:LOOKED_AT]:
             (tmp_path / look / f"{row['symbol']}.webp").write_bytes(row["image"])
     return tmp_path
 
