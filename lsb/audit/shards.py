@@ -5,7 +5,7 @@ Every row file is read once. Its rows serve all later checks, and wait for them 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +28,8 @@ from lsb.pictures.decoder import DECODERS, shared_decoder
 from lsb.pictures.images import pixels_sha256
 from lsb.store.read_ahead import read_ahead
 
+FORGOTTEN = 10_000  # outputs that the sample does not need are forgotten so many at a time
+
 
 @dataclass
 class Shards:
@@ -35,18 +37,29 @@ class Shards:
 
     Attributes:
         rows: those of the shards' commits, a box for each shard.
+        sample: how many outputs will be read, chosen by `seed`; None for all.
         commits: by shard its entries, without the files that they name, and how many rows each has.
+        outputs: by key the digests of file and pixels; of a sample those alone that may be in it, or are missing.
     """
 
     rows: Boxes
+    sample: int | None = None
+    seed: str = ""
     commits: dict[str, list[tuple[LogEntry, int]]] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)  # digests of entries whose rows, or those before, are not all there
-    outputs: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> digests of file and pixels
+    outputs: dict[str, tuple[str, str]] = field(default_factory=dict)
     features: dict[str, str] = field(default_factory=dict)  # key -> digest
     others: dict[str, str] = field(default_factory=dict)  # of files that are none of these
     carried: pa.Table | None = None  # rows that other runs' shards hold; None if they cannot be read
     erased: dict[str, Condemnation] = field(default_factory=dict)  # every file that was erased, and by which entry
     erased_elsewhere: dict[str, Condemnation] = field(default_factory=dict)  # in the shards that made what is carried
+
+    def forget(self, there: Collection[str]) -> None:
+        """Forget outputs that are there and not in the sample; not before there are FORGOTTEN of them."""
+        if self.sample is None or len(self.outputs) < self.sample + FORGOTTEN:
+            return
+        chosen = {*sampled((key for key in self.outputs if key in there), self.sample, self.seed)}
+        self.outputs = {key: of for key, of in self.outputs.items() if key in chosen or key not in there}
 
     def committed(self, shard: str, count: int) -> list[Commit]:
         """The first `count` commits of a shard, with their rows."""
@@ -59,28 +72,37 @@ class Shards:
         return made
 
 
-def inspect_shards(seen: Inspection, run: Run, plan: pa.Table | None) -> Shards:
-    """Check every shard's log against `run` and `plan`, and every file that its entries name but the outputs."""
-    shards = Shards(Boxes(run.plan["shards"], MANIFEST.empty()))
+def inspect_shards(
+    seen: Inspection, run: Run, plan: pa.Table | None, sample: int | None = None, seed: str = ""
+) -> Shards:
+    """Check every shard's log against `run` and `plan`, and every file that its entries name but the outputs.
+
+    Args:
+        sample: how many outputs `inspect_outputs` is to read, chosen by `seed`; None for all.
+    """
+    shards = Shards(Boxes(run.plan["shards"], MANIFEST.empty()), sample, seed)
     planned = _by_shard(plan) if plan is not None else None
     for shard, found in read_logs(seen.store, run, _read):
         part = planned.get(shard, plan.slice(0, 0)) if planned is not None and plan is not None else None
         with seen.guard(layout.shard_log(run.id, shard)):
             _inspect_shard(seen, run, shard, found, part, shards)
+        shards.forget(seen.present)
     for kind, digests in (("feature files", shards.features), ("other files", shards.others)):
         for _ in seen.named_files(digests, kind):
             pass
     return shards
 
 
-def inspect_outputs(seen: Inspection, shards: Shards, sample: int | None, seed: str = "") -> None:
+def inspect_outputs(seen: Inspection, shards: Shards) -> None:
     """Check that every output is there, and bytes and pixels of those that `sampled` chooses."""
     # A sample still finds every output that is gone: that takes no more than the listing.
     unlisted = shards.outputs.keys() - seen.present - seen.present_elsewhere
     missing = {key for key in unlisted if not seen.store.exists(key)}
     for key in sorted(missing):
         seen.find(TAMPERED, key, f"{key} is missing")
-    chosen = {key: shards.outputs[key][0] for key in sampled(shards.outputs.keys() - missing, sample, seed)}
+    chosen = {
+        key: shards.outputs[key][0] for key in sampled(shards.outputs.keys() - missing, shards.sample, shards.seed)
+    }
     with read_ahead(seen.named_files(chosen, "outputs"), _pixels, requests=DECODERS) as answers:
         for (key, data), pixels in answers:
             if data is None:

@@ -44,9 +44,9 @@ def verify(store: Store, run_id: str, sample: int | None = None, anchor: Anchor 
     if run is not None:
         plan = _inspect_plan(seen, run)
         _inspect_transform(seen, run)
-        shards = inspect_shards(seen, run, plan)
+        shards = inspect_shards(seen, run, plan, sample, seed)
         inspect_carried(seen, run, plan, shards)
-        inspect_outputs(seen, shards, sample, seed)
+        inspect_outputs(seen, shards)
         snapshots = inspect_snapshots(seen, run, plan, shards)
         inspect_job(seen, run, snapshots.views)
         _inspect_completeness(seen, run, snapshots.views)

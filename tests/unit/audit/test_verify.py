@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from lsb.audit import Verdict, verify
+from lsb.audit import Verdict, shards, verify
 from lsb.audit.rows import same
 from lsb.errors import StoreError, UsageError
 from lsb.ledger import pieces
@@ -310,6 +310,20 @@ def test_a_broken_log_makes_no_orphans_of_what_it_named(store: LocalStore, run: 
 def test_a_sample_reads_as_many_images_as_it_says(store: LocalStore, run: Run) -> None:
     verdict = verify(store, run.id, sample=3)
     assert (verdict.exit_code, verdict.checked["outputs"], verdict.sample, verdict.orphans) == (0, 3, 3, ())
+
+
+@pytest.mark.parametrize("sample", [0, 3, 5])
+def test_a_sample_is_the_same_however_many_outputs_are_held(
+    store: LocalStore, run: Run, sample: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = sorted(key for key in every_file(store) if key.endswith(".png") and "/shards/" in key)
+    for key in outputs[1:]:
+        store.write(key, b"other bytes")
+    store.delete(outputs[0])
+    found = tampered(verify(store, run.id, sample, seed="s"))
+    assert len(found) == sample + 1
+    monkeypatch.setattr(shards, "FORGOTTEN", 0)
+    assert tampered(verify(store, run.id, sample, seed="s")) == found
 
 
 def test_a_missing_output_is_found_whatever_the_sample(store: LocalStore, run: Run) -> None:
