@@ -67,6 +67,11 @@ def strangers(shown: Shown) -> list[int]:
     return [row for row, name in enumerate(shown.names) if without_gender(name) not in known]
 
 
+def in_words(style: str, mark: str = pictures.RESTORED) -> Prompt:
+    """A style's own words, by default as translations want them."""
+    return Prompt(f"{mark} {pictures.STYLE_WORDS[style][0]}".strip())
+
+
 class Prompts:
     """Each style's prompt, learned when first asked for, or its plain words."""
 
@@ -91,10 +96,6 @@ class Prompts:
             self.seconds += spent
             print(f"learned {token} from {len(images)} pictures in {spent:.0f} s", flush=True)
         return self.learned[style].prompt
-
-    @staticmethod
-    def words(style: str) -> Prompt:
-        return Prompt(f"a {pictures.STYLE_WORDS[style][0]}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Workshop:
 
     def translator(self, source: str, target: str, settings: BridgeSettings, *, words: bool = False) -> Translator:
         """From style to style, with learned prompts or the styles' own words."""
-        prompt = self.prompts.words if words else self.prompts.learn
+        prompt = in_words if words else self.prompts.learn
         return Translator(
             self.backbone,
             prompt(source),

@@ -61,6 +61,7 @@ STYLE_WORDS = {
         "twemoji style",
     ),
 }
+RESTORED = "restored"  # before a style's words: a picture that was seen in another style is to be put into this one
 PARQUET = Path(__file__).parent / "emoji.parquet"
 
 

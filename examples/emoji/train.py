@@ -13,6 +13,13 @@ predicts what makes the picture whole again: ordinary diffusion training. In the
 latent of the same picture with its style hidden (flat segments, other light, other tones, blur), and the target
 is still the picture: the style can then only come from the words, so that the network has to read them.
 
+`--start examples/emoji/model --restore` trains on for the bridge's own noise levels, where the network sees pictures of
+one style and is asked for another. `back`, a stage of its own, has the model it starts from translate each train
+picture into the three other styles (LSB with the job's settings, the styles' words for prompts); of the samples 40 %
+are such a translation, 20 % a picture with its style hidden, both with sigma from 0.2 to 2 and with the picture itself
+under its own words as target, 40 % whole pictures at all sigmas. The word `restored` stands before the captions of the
+first two kinds, so that captions without it go on naming pictures as they are.
+
 Validation numbers go to `log.jsonl`. CPU or CUDA, bfloat16 autocast on both. What is exported is an exponential
 moving average of the weights, as fp16 in diffusers' layout.
 """
@@ -22,6 +29,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +44,13 @@ from transformers import CLIPTokenizer
 
 import pictures
 from card import write_card
+from directions import in_words
 from listening import Denoiser, Words, listening, some
+from lsb.bridge.noise import BatchNoise
+from lsb.bridge.solve import translate_latents
+from lsb.config.job import load_config
+from lsb.models.load import load_backbone
+from lsb.records import sha256
 from networks import (
     LATENT_CHANNELS,
     VAE_FACTOR,
@@ -51,7 +65,22 @@ from session import Session, begin
 HERE = Path(__file__).parent
 VAE_RATE, UNET_RATE = 1e-3, 6e-4
 VARIANTS = 6
-HIDDEN_SHARE = 0.6
+BACK_BATCH = 48
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Shares of the samples that are not whole pictures, and the sigmas, log-uniform, at which those are shown."""
+
+    hidden: float
+    translated: float
+    low: float
+    high: float
+    mark: str  # the word before their captions
+
+
+ORDINARY = Recipe(hidden=0.6, translated=0.0, low=0.03, high=4.0, mark="")
+RESTORING = Recipe(hidden=0.2, translated=0.4, low=0.2, high=2.0, mark=pictures.RESTORED)
 
 
 def parameters(module: torch.nn.Module) -> float:
@@ -175,12 +204,46 @@ def encode_latents(args: argparse.Namespace) -> None:
     tqdm.write(f"scaling factor {stacked['scale'].item():.4f}")
 
 
+@torch.no_grad()
+def translate_back(args: argparse.Namespace) -> None:
+    """Each train latent in every other style by the model of `--start`, one file for each style, in the time given."""
+    train, stored = pictures.load("train"), load_file(args.work / "latents.safetensors")
+    backbone = load_backbone(str(args.start or args.model), device=args.device or "cpu")
+    bridge = load_config(HERE / "job.yaml").bridge
+    condition = [backbone.embed(in_words(style)) for style in pictures.STYLES]
+    rows = torch.arange(len(train.images))
+    whole = stored["whole"][rows % VARIANTS, rows].float() * stored["scale"]
+    digests = [sha256(f"{symbol} {style}".encode()) for symbol, style in zip(train.symbol, train.style, strict=True)]
+    for target, name in enumerate(pictures.STYLES):
+        file = args.work / f"back-{name}.safetensors"
+        if file.exists():
+            continue
+        translated = whole.clone()
+        for source in range(len(pictures.STYLES)):
+            those = torch.from_numpy(train.style == source).nonzero()[:, 0]
+            if source == target:
+                continue
+            asked = {"source": condition[source], "target": condition[target]}
+            for part in tqdm(those.split(BACK_BATCH), desc=f"{pictures.STYLES[source]} to {name}", leave=False):
+                if time.monotonic() > args.until:
+                    return
+                translated[part] = translate_latents(
+                    whole[part],
+                    lambda x_t, sigma, domain, asked=asked: backbone.predict(x_t, sigma, asked[domain]),
+                    bridge,
+                    BatchNoise(whole.shape[1:], seed="back", digests=[digests[row] for row in part.tolist()]),
+                )
+        save_file({"latents": (translated / stored["scale"]).half()}, file)
+
+
 def train_unet(args: argparse.Namespace) -> None:
     """Train the UNet and the text encoder on the latents, weighted by min-SNR."""
     device = device_of(args.device)
     train, held_out = pictures.load("train"), pictures.load("validation")
     stored = load_file(args.work / "latents.safetensors")
     scale = stored["scale"].item()
+    recipe = RESTORING if args.restore else ORDINARY
+    back = [load_file(args.work / f"back-{style}.safetensors")["latents"] for style in pictures.STYLES if args.restore]
     folder = args.work / "tokenizer"
     known = (folder / "tokenizer_config.json").exists()
     tokenizer = CLIPTokenizer.from_pretrained(folder) if known else new_tokenizer(train, folder)
@@ -212,17 +275,26 @@ def train_unet(args: argparse.Namespace) -> None:
     while session.running(args.until, total):
         rows = torch.randint(len(train.images), (args.batch,), generator=generator)
         variant = torch.randint(VARIANTS, (args.batch,), generator=generator)
-        hidden = torch.rand(args.batch, generator=generator) < HIDDEN_SHARE
+        kind = torch.rand(args.batch, generator=generator)
+        hidden, translated = kind < recipe.hidden, kind >= 1 - recipe.translated
+        variant = torch.where(translated, rows % VARIANTS, variant)  # the one that was translated
         whole = stored["whole"][variant, rows].float()
         seen = torch.where(hidden[:, None, None, None], stored["hidden"][variant, rows].float(), whole)
+        for place in translated.nonzero()[:, 0].tolist():
+            other = 1 + int(torch.randint(len(back) - 1, (), generator=generator))
+            seen[place] = back[(int(train.style[rows[place]]) + other) % len(back)][rows[place]].float()
         # Text-to-image needs the whole range; the bridge works where the style can still be changed.
         wide = (0.2 + 1.2 * torch.randn(args.batch, generator=generator)).exp().clamp(0.03, 14.6)
-        narrow = pictures.uniform((args.batch,), math.log(0.03), math.log(4.0), generator).exp()
-        sigma = torch.where(hidden, narrow, wide)
+        narrow = pictures.uniform((args.batch,), math.log(recipe.low), math.log(recipe.high), generator).exp()
+        marked = hidden | translated
+        sigma = torch.where(marked, narrow, wide)
         noise = torch.randn(whole.shape, generator=generator)
         x = (whole * scale).to(device)
         x_t = (seen * scale + sigma[:, None, None, None] * noise).to(device)
-        condition = words([pictures.caption(train, int(row), generator) for row in rows])
+        captions = [pictures.caption(train, int(row), generator) for row in rows]
+        condition = words(
+            [f"{recipe.mark} {text}".strip() if mark else text for text, mark in zip(captions, marked, strict=True)]
+        )
         weight = (sigma**-2).clamp(max=args.min_snr) + 1
         error = (denoise(x_t, sigma, condition) - x).square().mean((1, 2, 3))
         loss = (weight.to(device) * error).mean()
@@ -310,6 +382,10 @@ def train_all(args: argparse.Namespace) -> None:
             return
     if not (args.work / "latents.safetensors").exists():
         encode_latents(args)
+    if args.restore:
+        translate_back(args)
+        if not all((args.work / f"back-{style}.safetensors").exists() for style in pictures.STYLES):
+            return
     if left(args.work, "unet", args.total) > 0:
         train_unet(args)
     if left(args.work, "unet", args.total) <= 0:
@@ -319,7 +395,14 @@ def train_all(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    stages = {"vae": train_vae, "latents": encode_latents, "unet": train_unet, "export": export, "all": train_all}
+    stages = {
+        "vae": train_vae,
+        "latents": encode_latents,
+        "back": translate_back,
+        "unet": train_unet,
+        "export": export,
+        "all": train_all,
+    }
     for name, run in stages.items():
         command = commands.add_parser(name, help=(run.__doc__ or "").splitlines()[0])
         command.set_defaults(run=run)
@@ -328,6 +411,7 @@ def main() -> None:
         command.add_argument("--total", type=float, default=60, help="minutes of the UNet's training, all calls")
         command.add_argument("--vae-total", type=float, default=20, help="minutes of the VAE's training, all calls")
         command.add_argument("--start", type=Path, help="begin from this exported model; --work must be empty")
+        command.add_argument("--restore", action="store_true", help="train for the bridge's own noise levels")
         command.add_argument("--batch", type=int, default=32, help="of the UNet")
         command.add_argument("--vae-batch", type=int, default=24)
         command.add_argument("--kl", type=float, default=3e-4, help="weight of the VAE's KL term")
