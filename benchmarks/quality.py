@@ -7,7 +7,7 @@ Each method's settings are chosen for one direction at 16 forwards a picture: 24
 validation symbol, by the rule of examples/emoji/choose.py: the least KID where the judge `guide` calls at least 93 %
 the target style and the tone distance is not above that of the source through the VAE. At other costs only the strength
 is chosen again, of four. Figures are of the test symbols and of the judge `judge`, which chose nothing. Prompts are the
-styles' own words, the same for all methods.
+styles' own words; each method's trials find out whether it does better with the model's word `restored` before them.
 
 Flat to 3D is done thrice: with each method's noise level free, and fixed at the largest that the bridge has at tau
 0.575 and at tau 2, which is tau / 2. If all of it would take more than `--minutes`, costs are left out, the dearest

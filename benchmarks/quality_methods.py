@@ -14,6 +14,7 @@ from lsb.bridge.methods import METHODS
 from lsb.errors import BridgeError
 
 Settings = Mapping[str, Any]
+MARK = "mark"  # of settings the one that is no method's: a word before the styles' words, or none
 GUIDED = 1.05  # at 1 a method would leave out the prompt that it is guided away from
 Suggest = Callable[[Trial, float | None], Settings]
 
@@ -36,6 +37,7 @@ class Candidate:
     def at(self, settings: Settings, forwards: int) -> Method | None:
         """The method with the most evaluations of which a picture costs no more network forwards; None if none does."""
         kind, best = METHODS[self.name], None
+        settings = {name: value for name, value in settings.items() if name != MARK}
         for nfe in range(1, forwards + 1):
             try:
                 method = kind.model_validate({**settings, "nfe": nfe})

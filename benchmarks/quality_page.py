@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from quality_methods import MARK
 from quality_mixture import Point, mixture_points
 from quality_study import COSTS, FREE, MAIN, MATCHED, SHOWN, TUNED_AT, Bench, Figures, Regime
 from replay import processor
@@ -191,12 +192,13 @@ def table(found: Found, regime: Regime) -> list[str]:
             continue
         _, method, kind, figures = row
         given = figures.about.get("settings", {})
-        dials = ", ".join(f"{name} {value:.3g}" for name, value in given.items() if isinstance(value, float))
+        dials = [f"{name} {value:.3g}" for name, value in given.items() if isinstance(value, float)]
+        dials += [given[MARK]] if given.get(MARK) else []
         title = method if kind == "reference" or kind.isdigit() else f"{method}, {TITLES.get(kind, kind)}"
         one = as_json(found, row)
         lines.append(
             f"| {title} | {one.get('forwards', '')} | {one['kid']:.2f} | {one['kid_low']:.2f} to {one['kid_high']:.2f} "
-            f"| {100 * one['style']:.1f} | {one['tone']:.4f} | {dials} |"
+            f"| {100 * one['style']:.1f} | {one['tone']:.4f} | {', '.join(dials)} |"
         )
     return lines
 

@@ -16,12 +16,12 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from PIL import Image
-from quality_methods import CANDIDATES, PUBLISHED, Candidate, Settings
+from quality_methods import CANDIDATES, MARK, PUBLISHED, Candidate, Settings
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import pictures as styles
-from directions import Shown, Workshop, read
+from directions import Shown, Workshop, in_words, read
 from judges import Judge
 from lsb.bridge.method import Method
 from lsb.errors import LsbError
@@ -41,6 +41,7 @@ SEEDS = ("0", "1", "2")
 MATCHED = 0.95  # the share at which methods are also compared, each at the strength that comes nearest
 MAIN = ("flat", "3d")
 CHUNK = 16
+MARKS = ("", styles.RESTORED)
 SHOWN = 12  # pictures in a row of the sheet
 
 
@@ -144,12 +145,13 @@ class Bench:
             for one in through_vae(images[start : start + CHUNK], backbone)
         ]
 
-    def translated(self, regime: Regime, side: Side, method: Method, seed: str = SEEDS[0]) -> list[Image.Image]:
-        words = self.workshop.prompts.words
+    def translated(
+        self, regime: Regime, side: Side, method: Method, mark: str, seed: str = SEEDS[0]
+    ) -> list[Image.Image]:
         translator = Translator(
             self.workshop.backbone,
-            words(regime.source),
-            words(regime.target),
+            in_words(regime.source, mark),
+            in_words(regime.target, mark),
             settings=method,
             seed=seed,
             batch=self.workshop.config.execution.batch,
@@ -183,7 +185,9 @@ class Bench:
         about = {"settings": dict(settings), "forwards": method.forwards, "seed": seed}
         return self.kept(
             f"{regime.key}-{name}-{cost}-{seed}",
-            lambda: self.figures(self.translated(regime, side, method, seed), regime, side, self.judge, **about),
+            lambda: self.figures(
+                self.translated(regime, side, method, settings[MARK], seed), regime, side, self.judge, **about
+            ),
         )
 
 
@@ -231,9 +235,10 @@ class Choice:
         return chosen
 
     def _objective(self, trial: optuna.trial.Trial) -> float:
-        settings = self.candidate.suggest(trial, self.regime.sigma)
+        settings = dict(self.candidate.suggest(trial, self.regime.sigma))
+        settings[MARK] = trial.suggest_categorical(MARK, MARKS)
         found = self._try(settings, TUNED_AT)
-        for name, value in {**found, "settings": dict(settings)}.items():
+        for name, value in {**found, "settings": settings}.items():
             trial.set_user_attr(name, value)
         return score(**found)
 
@@ -242,7 +247,7 @@ class Choice:
         method = self.candidate.at(settings, cost)
         assert method is not None
         try:
-            images = bench.translated(self.regime, side, method)
+            images = bench.translated(self.regime, side, method, settings[MARK])
         except LsbError:  # the network's answer was no number
             return {"kid": 1e4, "accuracy": 0.0, "tone": 1.0, "limit": side.limit}
         found = bench.figures(images, self.regime, side, bench.guide)
@@ -274,7 +279,7 @@ def references(bench: Bench, regime: Regime) -> dict[str, Figures]:
     }
 
 
-def there_and_back(bench: Bench, regime: Regime, sigma: float) -> Figures:
+def there_and_back(bench: Bench, regime: Regime, sigma: float, mark: str) -> Figures:
     """Target pictures noised to sigma and denoised under the target's words: what the network itself loses there."""
     from lsb.bridge.methods.sdedit import Sdedit
 
@@ -282,9 +287,9 @@ def there_and_back(bench: Bench, regime: Regime, sigma: float) -> Figures:
     onto_itself, method = replace(regime, source=regime.target), Sdedit(sigma=sigma, nfe=TUNED_AT)
     truths = replace(side, sources=side.truths)
     return bench.kept(
-        f"{regime.target}-back-from-{sigma:.4g}",
+        "-".join(filter(None, (regime.target, mark, f"back-from-{sigma:.4g}"))),
         lambda: bench.figures(
-            bench.translated(onto_itself, truths, method), regime, side, bench.judge, forwards=method.forwards
+            bench.translated(onto_itself, truths, method, mark), regime, side, bench.judge, forwards=method.forwards
         ),
     )
 
@@ -320,7 +325,7 @@ def measured_forward(bench: Bench) -> float:
     method = CANDIDATES[0].at({"tau": 0.5, "solver": "adams_moulton"}, TUNED_AT)
     assert method is not None
     started = time.monotonic()
-    images = bench.translated(FREE[0], side, method)
+    images = bench.translated(FREE[0], side, method, MARKS[0])
     bench.figures(images, FREE[0], side, bench.guide)
     return (time.monotonic() - started) / (method.forwards * len(images))
 
@@ -350,7 +355,7 @@ def study(
             method = candidate.at(tuned, TUNED_AT)
             assert method is not None
             widest = method.largest_sigma or bench.workshop.backbone.sigma_max
-            yield regime, candidate.name, "back", there_and_back(bench, regime, widest)
+            yield regime, candidate.name, "back", there_and_back(bench, regime, widest, tuned[MARK])
         for title, found in references(bench, regime).items():
             yield regime, title, "reference", found
     choice = Choice(bench, FREE[0], PUBLISHED, "published", trials)
