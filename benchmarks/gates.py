@@ -45,8 +45,13 @@ from lsb.metrics.picture.structure_distance import structure_distance
 from lsb.pictures.images import contrast, decode
 from lsb.records import record_id
 
-SETTINGS = BridgeSettings(tau=0.1, t0=0.1, guidance=10, nfe=8, noise="mix", start="centred", solver="adams_moulton")
-WORDS = {"flat": "a flat icon", "3d": "a 3d icon", "noto": "a noto icon", "twemoji": "a twemoji icon"}
+SETTINGS = BridgeSettings(tau=0.1, t0=0.1, guidance=7, nfe=8, noise="mix", start="centred", solver="adams_moulton")
+WORDS = {
+    "flat": "restored flat icon",
+    "3d": "restored 3d icon",
+    "noto": "restored noto emoji",
+    "twemoji": "restored twemoji",
+}
 EXPECTED = {
     "good": None,
     "copy": "no_op",

@@ -35,7 +35,8 @@ DEFAULT_NOISE: dict[str, Any] = {"sigma_min": None, "sigma_max": None}
 DEFAULT_RATE: dict[str, Any] = {"learning_rate": None, "relative_rate": 0.04}
 # What differs from the example's settings.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "sigma 1 to 8": {},
+    "the example's": {},
+    "sigma 1 to 8": {"sigma_min": 1.0, "sigma_max": 8.0},
     "default noise": DEFAULT_NOISE,
     "default noise, rate": DEFAULT_NOISE | DEFAULT_RATE,
     "default noise, rate, length": DEFAULT_NOISE | DEFAULT_RATE | {"longest": 2.0},

@@ -36,7 +36,7 @@ from page import table
 from quality import MAIN, softened
 
 HERE = Path(__file__).parent
-NOISE = ((0.05, 1.0), (0.3, 4.0))  # other sigmas between which prompts may be learned
+NOISE = ((0.05, 1.0), (0.3, 4.0), (1.0, 8.0))  # other sigmas between which prompts may be learned
 ENOUGH = 0.93  # share of translations that the judge has to call 3D
 
 
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--model", help="another model than the job's, such as one that is still being trained")
     parser.add_argument("--tau", type=float, nargs="+", default=[0.1, 0.2])
     parser.add_argument("--t0", type=float, nargs="+", default=[0.1])
-    parser.add_argument("--guidance", type=float, nargs="+", default=[8, 9, 10, 11])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[5, 6, 7, 8])
     parser.add_argument("--nfe", type=int, default=8)
     parser.add_argument("--step", type=int, default=2, help="first round: every so many symbols")
     parser.add_argument("--keep", type=int, default=3, help="how many go into the second round")
