@@ -10,6 +10,7 @@
     │   ├── ModelError                      model missing, unknown or not loadable
     │   │   └── UnsafeWeightsError          pickles, remote code, unpinned revision
     │   ├── PromptError                     an embedding or a prompt's text
+    │   ├── TemporaryFileError              no room for a temporary file
     │   └── StoreError                      the object store
     │       ├── NotFoundError               no object under that key
     │       ├── AlreadyExistsError          a conditional create was refused
@@ -101,6 +102,10 @@ class UnsafeWeightsError(ModelError):
 
 
 class PromptError(ResourceError):
+    pass
+
+
+class TemporaryFileError(ResourceError):
     pass
 
 

@@ -1,14 +1,15 @@
-"""What others must not get into our hands: modules in the working folder, what lies in folders of our own."""
+"""What others must not get into our hands: modules in the working folder, what lies in folders and files of our own."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import MutableMapping
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lsb.errors import ResourceError
+from lsb.errors import ResourceError, TemporaryFileError
 
 
 def isolate_children(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -48,3 +49,27 @@ def private_folder(path: Path, instead: str) -> Path:
             path.chmod(0o700)
         return path
     raise ResourceError(f"{path} {reason}, so what lies in it is not trusted; {instead}")
+
+
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """Where temporary files are made and written.
+
+    Raises:
+        TemporaryFileError: there is no folder for them, or no room in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" in {tempfile.tempdir}" if tempfile.tempdir else ""
+        raise TemporaryFileError(
+            f"cannot write a temporary file{where}: {error.strerror}; make room there, or set TMPDIR to another folder"
+        ) from error
+
+
+def nameless_file() -> int:
+    """The descriptor of a new file that nobody else can open, gone once it is closed; errors as above."""
+    with temporary_files():
+        descriptor, path = tempfile.mkstemp()
+        os.unlink(path)
+        return descriptor

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from lsb.errors import IncompleteError, LsbError, NotFoundError, TamperedError, UnverifiableError
+from lsb.errors import IncompleteError, LsbError, NotFoundError, TamperedError, TemporaryFileError, UnverifiableError
 from lsb.ledger import layout
 from lsb.ledger.attestation import INTEGRITY_ONLY
 from lsb.ledger.log.commit_log import read_checked
@@ -119,6 +119,8 @@ class Inspection:
         try:
             with well_formed(key):
                 yield
+        except TemporaryFileError:  # no object's fault
+            raise
         except LsbError as error:
             self.blame(error, key)
 

@@ -11,7 +11,6 @@ belongs together puts it into boxes.
 from __future__ import annotations
 
 import os
-import tempfile
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
+
+from lsb.isolation import nameless_file, temporary_files
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,7 +43,7 @@ class Boxes:
         self.num_rows = 0
 
     def put(self, table: pa.Table, boxes: npt.NDArray[Any]) -> None:
-        """More rows, each into the box of its number."""
+        """More rows, each into the box of its number; TemporaryFileError if there is no room for what has to wait."""
         self.num_rows += table.num_rows
         if len(self._held) == 1:
             self._held[0].append(table)
@@ -78,14 +79,14 @@ class Boxes:
 
     def _append(self, data: pa.Buffer) -> int:
         if self._file < 0:
-            self._file, path = tempfile.mkstemp()
-            os.unlink(path)
+            self._file = nameless_file()
             weakref.finalize(self, os.close, self._file)
         view = memoryview(data)
-        while view:
-            done = os.pwrite(self._file, view, self._end)
-            self._end += done
-            view = view[done:]
+        with temporary_files():
+            while view:
+                done = os.pwrite(self._file, view, self._end)
+                self._end += done
+                view = view[done:]
         return len(data)
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lsb.errors import UnverifiableError
+from lsb.isolation import temporary_files
 
 _NAME = b"lsb.schema"
 TABLE_ROWS = 10_000
@@ -364,9 +365,14 @@ def write_table(table: pa.Table, schema: TableSchema) -> bytes:
 
 
 def write_tables(tables: Iterable[pa.Table], schema: TableSchema) -> bytes:
-    """The same of several tables, one behind the other, of which one at a time is held; errors as for `write_table`."""
+    """The same of several tables, one behind the other, of which one at a time is held.
+
+    Raises:
+        UnverifiableError: as for `write_table`.
+        TemporaryFileError: no room for them.
+    """
     marked = schema.arrow.with_metadata({_NAME: schema.name.encode()})
-    with tempfile.TemporaryFile() as file:
+    with temporary_files(), tempfile.TemporaryFile() as file:
         with pq.ParquetWriter(file, marked, compression="zstd") as writer:
             for table in tables:
                 if not table.schema.equals(schema.arrow):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import weakref
 from typing import Protocol
 
+from lsb.isolation import nameless_file
 from lsb.store.store import scheme_of
 
 KEPT_BYTES = 1 << 30  # of which the rest is read again
@@ -29,8 +29,7 @@ class KeptReads:
     """
 
     def __init__(self) -> None:
-        self._file, path = tempfile.mkstemp()
-        os.unlink(path)
+        self._file = nameless_file()
         # Once nobody holds this: a read that is still under way must not write into another file of that number.
         weakref.finalize(self, os.close, self._file)
         self._places: dict[tuple[str, str], tuple[int, int]] = {}  # of an object: where it begins, and its length

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from shutil import copytree
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,7 @@ from PIL import Image
 
 from lsb.audit import Verdict, shards, verify
 from lsb.audit.rows import same
-from lsb.errors import StoreError, UsageError
+from lsb.errors import StoreError, TemporaryFileError, UsageError
 from lsb.ledger import pieces
 from lsb.ledger.layout import is_hint
 from lsb.ledger.log.seal import seal
@@ -84,6 +86,17 @@ def test_rows_that_waited_in_a_file_are_those_of_their_commits(
     assert verify(store, run.id) == whole
     monkeypatch.setattr(Boxes, "box", lambda self, number: self._empty)
     assert len(tampered(verify(store, run.id))) == 2  # both manifests hold other rows
+
+
+def test_a_full_disk_is_no_finding(store: LocalStore, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("PIECE_ROWS", "LEAST_ROWS"):
+        monkeypatch.setattr(pieces, name, 1)
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(TemporaryFileError, match="TMPDIR"):
+        verify(store, run.id)
 
 
 def cut(table: pa.Table, size: int) -> list[pa.Table]:

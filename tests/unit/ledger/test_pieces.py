@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+from typing import NoReturn
+
 import pyarrow as pa
 import pytest
 
+from lsb.errors import TemporaryFileError
 from lsb.ledger import pieces
 from lsb.ledger.pieces import Pieces
 from lsb.ledger.schemas import MANIFEST, read_table, tables_of, write_table, write_tables
@@ -85,3 +91,22 @@ def test_a_table_in_pieces_is_read_as_one_and_a_single_piece_has_the_same_bytes(
         read_table(data, MANIFEST, columns=columns)
     )
     assert read_table(write_tables([], MANIFEST), MANIFEST).equals(MANIFEST.empty())
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("missing", ["room", "folder"])
+def test_without_room_for_a_file_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if missing == "room":
+        monkeypatch.setattr(os, "pwrite", refuse)
+    else:
+        monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    found = Pieces(1000, SCHEMA.empty_table())
+    with pytest.raises(TemporaryFileError, match=r"No space left on device; .*TMPDIR") as raised:
+        found.add(rows(range(1000)))
+    assert raised.value.exit_code == 3
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(TemporaryFileError, match="TMPDIR"):
+        write_tables([manifest(1)], MANIFEST)
