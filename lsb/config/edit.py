@@ -73,6 +73,8 @@ def _set(text: str, mapping: yaml.MappingNode, values: Mapping[str, Any], lines:
 
 def _shown(text: str, header: int, values: Mapping[str, Any]) -> str:
     """The text with values in a section of which only the header is no comment."""
+    if "\n" not in text[header:]:
+        text += "\n"
     lines = _lines_below(text, header)
     changes = list[Change]()
     for name, value in values.items():

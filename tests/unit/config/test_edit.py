@@ -91,5 +91,10 @@ def test_what_is_commented_out_gives_its_line(commented: bool) -> None:
     assert yaml.safe_load(after)["bridge"] == VALUES
 
 
+def test_a_commented_section_may_be_the_last_line() -> None:
+    after = with_settings("name: a\n#bridge:", "bridge", {"nfe": 8, "tau": 0.5})
+    assert yaml.safe_load(after) == {"name": "a", "bridge": {"nfe": 8, "tau": 0.5}}
+
+
 def test_an_empty_section_is_filled() -> None:
     assert with_settings("bridge: {}\nname: a\n", "bridge", {"nfe": 8}) == "bridge: {nfe: 8}\nname: a\n"
