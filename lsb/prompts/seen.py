@@ -104,7 +104,7 @@ def latents_of(backbone: Backbone, images: Sequence[Tensor | Image.Image], batch
     fitting = Fitting(batch)
     alike: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(images):
-        alike.setdefault(tuple(image.shape[1:]) if isinstance(image, Tensor) else image.size, []).append(place)
+        alike.setdefault(tuple(image.shape[1:]) if isinstance(image, Tensor) else image.size[::-1], []).append(place)
     latents: dict[int, Tensor] = {}
     for size, places in alike.items():
         together = min(batch, max(1, _TOGETHER // math.prod(size)))

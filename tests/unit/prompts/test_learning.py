@@ -353,6 +353,13 @@ def test_no_more_than_four_pictures_of_512_pixels_are_encoded_together() -> None
     sizes = [(512, 512)] * 5 + [(2048, 1024)] * 2 + [(64, 64)] * 9
     assert len(latents_of(Counting(), [torch.zeros(3, *size) for size in sizes], 8)) == 16
     assert together == [4, 1, 1, 1, 8, 1]
+    either: list[torch.Tensor | Image.Image] = [
+        torch.zeros(3, 2, 4),
+        Image.new("RGB", (2, 4)),
+        Image.new("RGB", (4, 2)),
+    ]
+    assert len(latents_of(Counting(), either, 8)) == 3
+    assert together[6:] == [2, 1]
 
 
 def test_what_does_not_fit_by_itself_is_said_in_a_line(
