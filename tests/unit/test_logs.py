@@ -2,18 +2,14 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.runners import local
-from flows.runners.part import Part
 from flows.watching.display import terminal_progress
 from lsb.cli.main import run_command
 from lsb.cli.terminal import tame_logs
@@ -23,7 +19,6 @@ from lsb.observation import at_work_on
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from tests.ledger import equipment, make_images, start
-from tests.unit.jobs.work.fleet import config_over
 
 KEY = "AKIA" + "A" * 16
 
@@ -99,19 +94,6 @@ def test_errors_progress_and_warnings_are_lines_as_well(tmp_path: Path, capsys: 
     said = lines(capsys)
     assert [line["message"][:17] for line in said[:2]] == ["translate: 0 of 2", "translate: 2 of 2"]
     assert said[-1]["logger"] == "py.warnings"
-
-
-@pytest.mark.usefixtures("asked")
-def test_copies_log_as_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    part = Part(config_over(LocalStore(tmp_path / "store"), tmp_path), "run", mark="m")
-    monkeypatch.setattr(sys, "stdin", StringIO(json.dumps(part.document()) + "\n"))
-    monkeypatch.setattr(local, "_end_with_whoever_started_it", lambda: None)
-    monkeypatch.setattr(local, "do", lambda part: logging.getLogger("lsb.x").info("at work on %s", part.run))
-    local.main()
-    said = capsys.readouterr()
-    assert (json.loads(said.err)["message"], said.out) == ("at work on run", "{}\n")
 
 
 def test_what_is_no_form_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
