@@ -35,9 +35,9 @@ class Boxes:
 
     def __init__(self, count: int, empty: pa.Table) -> None:
         """So many boxes, for rows with the columns of `empty`."""
-        self._empty = empty
-        self._held: list[list[pa.Table]] = [[] for _ in range(count)]
-        self._spans: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+        self._count, self._empty = count, empty
+        self._held: dict[int, list[pa.Table]] = {}
+        self._spans: dict[int, list[tuple[int, int]]] = {}  # in the file
         self._file, self._end = -1, 0
         self._waiting = 0
         self.num_rows = 0
@@ -45,37 +45,35 @@ class Boxes:
     def put(self, table: pa.Table, boxes: npt.NDArray[Any]) -> None:
         """More rows, each into the box of its number; TemporaryFileError if there is no room for what has to wait."""
         self.num_rows += table.num_rows
-        if len(self._held) == 1:
-            self._held[0].append(table)
+        if self._count == 1:
+            self._held.setdefault(0, []).append(table)
             return
         self._waiting += table.num_rows
-        for box in np.unique(boxes):
-            self._held[box].append(table.filter(pa.array(boxes == box)))
+        for box in np.unique(boxes).tolist():
+            self._held.setdefault(box, []).append(table.filter(pa.array(boxes == box)))
         for least in (LEAST_ROWS, 0):
             if self._waiting > PIECE_ROWS:
                 self._write(least)
 
     def __iter__(self) -> Iterator[pa.Table]:
         """What is in each box, unless that is nothing."""
-        for number, (held, spans) in enumerate(zip(self._held, self._spans, strict=True)):
-            if held or spans:
-                yield self.box(number)
+        for number in sorted(self._held.keys() | self._spans.keys()):
+            yield self.box(number)
 
     def box(self, number: int) -> pa.Table:
         """What is in one box, in the order in which it came."""
-        spans = self._spans[number]
+        spans = self._spans.get(number, [])
         tables = [ipc.open_stream(os.pread(self._file, length, start)).read_all() for start, length in spans]
-        return pa.concat_tables([self._empty, *tables, *self._held[number]])
+        return pa.concat_tables([self._empty, *tables, *self._held.get(number, [])])
 
     def _write(self, least: int) -> None:
-        for held, spans in zip(self._held, self._spans, strict=True):
-            if _rows(held) > least:
-                sink = pa.BufferOutputStream()
-                with ipc.new_stream(sink, self._empty.schema, options=_OPTIONS) as stream:
-                    stream.write_table(pa.concat_tables(held).combine_chunks())
-                spans.append((self._end, self._append(sink.getvalue())))
-                self._waiting -= _rows(held)
-                held.clear()
+        for number in [number for number, held in self._held.items() if _rows(held) > least]:
+            held = self._held.pop(number)
+            sink = pa.BufferOutputStream()
+            with ipc.new_stream(sink, self._empty.schema, options=_OPTIONS) as stream:
+                stream.write_table(pa.concat_tables(held).combine_chunks())
+            self._spans.setdefault(number, []).append((self._end, self._append(sink.getvalue())))
+            self._waiting -= _rows(held)
 
     def _append(self, data: pa.Buffer) -> int:
         if self._file < 0:

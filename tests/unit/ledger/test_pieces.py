@@ -5,12 +5,13 @@ import os
 import tempfile
 from typing import NoReturn
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from lsb.errors import TemporaryFileError
 from lsb.ledger import pieces
-from lsb.ledger.pieces import Pieces
+from lsb.ledger.pieces import Boxes, Pieces
 from lsb.ledger.schemas import MANIFEST, read_table, tables_of, write_table, write_tables
 from lsb.records import sha256
 
@@ -46,8 +47,19 @@ def test_no_more_is_held_than_said() -> None:
     found = Pieces(5000, SCHEMA.empty_table())
     for start in range(0, 5000, 10):
         found.add(rows(range(start, start + 10)))
-        assert sum(table.num_rows for held in found._held for table in held) <= 50
+        assert sum(table.num_rows for held in found._held.values() for table in held) <= 50
     assert found.table().num_rows == 5000
+
+
+@pytest.mark.usefixtures("small")
+def test_boxes_that_hold_nothing_are_not_looked_at() -> None:
+    """There may be 100,000, which every writing would go through."""
+    found = Boxes(1000, SCHEMA.empty_table())
+    for number in range(900):
+        found.put(rows(range(number, number + 1)), np.array([number]))
+        assert len(found._held) <= 50
+    assert [table.num_rows for table in found] == [1] * 900
+    assert found.box(950).num_rows == 0
 
 
 def test_few_rows_need_no_file() -> None:
