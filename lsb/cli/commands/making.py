@@ -116,7 +116,7 @@ def tune(
     """Try a method's settings on a few dozen of the job's pictures: a sheet of them side by side, one recommended, and
     a job's file with it. Goes on where it stopped; makes no run.
 
-    Example: lsb tune examples/emoji/job.yaml --settings tau=0.05,0.1 --settings guidance=8,10
+    Example: lsb tune examples/emoji/job.yaml --settings tau=0.05,0.1 --settings guidance=5,7
     """
     _prepare(verbose)
     from flows.watching.display import terminal_progress
