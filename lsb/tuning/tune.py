@@ -104,6 +104,8 @@ def tune(path: Path, asked: Asked = Asked(), progress: Progress = NoProgress()) 
             told apart, before a prompt is learned.
         StoppedError: somebody interrupted it; says how to go on.
     """
+    if asked.settings and asked.tries is not None:
+        raise UsageError(f"--tries {asked.tries} is of a search, and with --settings there is none; give one of them")
     if not asked.settings and find_spec("optuna") is None:  # better known now than after minutes
         raise ModuleNotFoundError("a search needs the package optuna", name="optuna")
     config = load_config(path)

@@ -204,6 +204,7 @@ def test_an_interruption_says_how_to_go_on(
             UsageError,
             "--settings tau=-1: tau is -1; it must be above 0",
         ),
+        (("", ""), Asked(settings={"tau": ("0.1",)}, tries=3), UsageError, "--tries 3 is of a search"),
         (("", ""), Asked(settings={"tau": ("much",)}), UsageError, "--settings tau=much: tau: "),
         (("", ""), Asked(settings={"tau": ("0.1", "400")}), ConfigError, "bridge.tau: tau 400.0 is too large"),
         (("", ""), Asked(out=Path("/proc/cpuinfo")), UsageError, "/proc/cpuinfo exists"),
