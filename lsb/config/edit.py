@@ -103,8 +103,9 @@ def _lines_below(text: str, header: int) -> Span:
 
 
 def _commented(text: str, lines: Span, indent: str, name: str) -> Span | None:
-    """Where a setting stands behind a `#`, without the comment at its line's end."""
-    pattern = rf"^#{indent}{re.escape(name)}:(?: .*?)??(?=\s*$|\s+#)"
+    """Where a setting stands behind a `#`, without the comment at its line's end. Words after it make it a remark."""
+    value = r"""(?:"[^"]*"|'[^']*'|\[.*?\]|\{.*?\}|[^\s#]+)"""
+    pattern = rf"^#{indent}{re.escape(name)}:(?: +{value})?(?=\s*$|\s+#)"
     found = re.compile(pattern, re.MULTILINE).search(text, *lines)
     return found.span() if found else None
 

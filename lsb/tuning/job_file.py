@@ -16,6 +16,9 @@ from lsb.config.file import text_of
 from lsb.config.job import JobConfig, LsbMethod, job_of, load_config
 from lsb.config.reference import in_yaml
 from lsb.errors import ConfigError, UsageError
+from lsb.records import sha256
+
+WRITTEN = "written.sha256"  # of the file that was written last
 
 
 def with_method(config: JobConfig, method: Method) -> JobConfig:
@@ -35,20 +38,25 @@ def with_method(config: JobConfig, method: Method) -> JobConfig:
     return job_of(changed.model_dump()).model_copy(update={"geometry": config.geometry, "learning": config.learning})
 
 
-def refuse_existing(out: Path) -> None:
-    """Refuse to write over a file.
+def refuse_existing(out: Path, folder: Path) -> None:
+    """Refuse to write over a file, unless it is to the letter what `write_tuned` has written.
 
     Raises:
         UsageError: there is one.
     """
-    if os.path.lexists(out):
-        raise UsageError(f"{out} exists; move it away, give another file with --out, or change the job with --write")
+    if not os.path.lexists(out):
+        return
+    written = folder / WRITTEN
+    if written.is_file() and out.is_file() and sha256(out.read_bytes()) == written.read_text():
+        return
+    raise UsageError(f"{out} exists; move it away, give another file with --out, or change the job with --write")
 
 
-def write_tuned(path: Path, config: JobConfig, method: Method, out: Path | None = None) -> Path:
+def write_tuned(path: Path, config: JobConfig, method: Method, folder: Path, out: Path | None = None) -> Path:
     """Write a job's file with other settings of its method; all else in it, comments too, stays.
 
     Args:
+        folder: where it is kept what was written, so that the next search may write anew what nobody has changed.
         out: a new file beside the job's; None for the job's own.
 
     Raises:
@@ -65,7 +73,8 @@ def write_tuned(path: Path, config: JobConfig, method: Method, out: Path | None 
         if out is None:
             shutil.copymode(goal, partial)
         else:
-            refuse_existing(out)
+            refuse_existing(out, folder)
+            (folder / WRITTEN).write_text(sha256(partial.read_bytes()))
         os.replace(partial, goal)
     except OSError as error:
         raise UsageError(f"cannot write {goal}: {error.strerror}; give another file with --out") from error
@@ -97,7 +106,7 @@ def _check(partial: Path, path: Path, config: JobConfig, method: Method, goal: P
         is_right = False
     if not is_right:
         section = type(method).section
-        reason = "is written so that its settings cannot be changed from here"
+        reason = "is written so that its settings cannot be changed from here; put them on lines of their own"
         if os.path.realpath(goal.parent) != os.path.realpath(path.parent):
             reason = f"says other things from {goal.parent}; give a file beside it"
         raise ConfigError(

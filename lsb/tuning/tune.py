@@ -104,14 +104,19 @@ def tune(path: Path, asked: Asked = Asked(), progress: Progress = NoProgress()) 
             told apart, before a prompt is learned.
         StoppedError: somebody interrupted it; says how to go on.
     """
+    if asked.seconds is not None and not math.isfinite(asked.seconds):
+        raise UsageError(
+            f"--seconds is {asked.seconds:g}; give a number of seconds, or --tries alone for no bound of time"
+        )
     if asked.settings and asked.tries is not None:
         raise UsageError(f"--tries {asked.tries} is of a search, and with --settings there is none; give one of them")
     if not asked.settings and find_spec("optuna") is None:  # better known now than after minutes
         raise ModuleNotFoundError("a search needs the package optuna", name="optuna")
     config = load_config(path)
+    folder = path.with_name(f"{path.stem}.tune")
     out = asked.out or path.with_name(f"{path.stem}.tuned.yaml")
     if asked.writes and not asked.write:
-        refuse_existing(out)
+        refuse_existing(out, folder)
     base = _base(config, asked.method)
     tuned_job = with_method(config, base)
     wanted = [*grid(base, asked.settings)] if asked.settings else []
@@ -120,7 +125,6 @@ def tune(path: Path, asked: Asked = Asked(), progress: Progress = NoProgress()) 
     refuse_untunable(tuned_job)
     for values in wanted:
         refuse_beyond_model(with_method(config, base.model_validate(base.model_dump() | values)))
-    folder = path.with_name(f"{path.stem}.tune")
     try:
         with alone(folder):
             return _tune(path, config, tuned_job, asked, wanted, folder, out, progress)
@@ -193,7 +197,7 @@ def _tune(
     best = None if choice.best is None else with_times(space.method(choice.best.settings), bench)
     written = None
     if best is not None and asked.writes:
-        written = write_tuned(path, config, best, None if asked.write else out)
+        written = write_tuned(path, config, best, folder, None if asked.write else out)
     given_up = sum(not one.is_complete and not one.failed for one in tried)
     failed = sum(bool(one.failed) for one in tried)
     command = f"lsb run {written} --dry-run" if written else f"lsb tune {path}"

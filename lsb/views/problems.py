@@ -109,7 +109,7 @@ def _remedy(status: str, code: str, retryable: bool, run_uri: str) -> tuple[str,
     if status == Status.ERASED:
         return "Erased because somebody asked for it; they stay erased.", ""
     if status == Status.QUARANTINED:
-        return "No usable pictures. Replace the files or take them away, then:", NEW_RUN
+        return "These files are no usable pictures. Replace them or take them away, then:", NEW_RUN
     if code == "source_changed":
         return "The files are no longer those that were planned. A new run takes them as they are:", NEW_RUN
     command = f"lsb rerun {shlex.quote(run_uri)} --code {shlex.quote(code)}"

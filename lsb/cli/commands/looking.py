@@ -96,7 +96,7 @@ def listen(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose 
         heard = heard_of_job(load_config(config), display)
     finally:
         display.close()
-    is_heard = any(look.clear for look in heard)
+    is_heard = all(look.clear for look in heard)
     after = f"lsb tune {config}" if is_heard else f"lsb listen {config}, with other words in it"
     figures = {"looks": [asdict(look) for look in heard], "next": after} if json else render.heard(heard)
     render.show(figures, as_json=json, lines=[f"next: {after}"])

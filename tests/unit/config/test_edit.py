@@ -53,6 +53,7 @@ bridge:  # How far.
 #  preset: published  # which
   tau: 0.1  # mine
 #  # A comment that is too long for its line.
+#  t0: 0.9 is what Anna used
 #  t0: 0.5
 #  noise: step
 #learning:  # How prompts are learned.
@@ -68,6 +69,7 @@ bridge:  # How far.
 #  preset: published  # which
   tau: 0.25  # mine
 #  # A comment that is too long for its line.
+#  t0: 0.9 is what Anna used
   t0: 0.1
   noise: mix
 #learning:  # How prompts are learned.

@@ -30,12 +30,14 @@ def job(tmp_path: Path) -> Path:
 
 def test_a_new_file_has_all_that_was_chosen(job: Path) -> None:
     out = job.with_name("new.yaml")
-    assert write_tuned(job, load_config(job), CHOSEN, out) == out
+    assert write_tuned(job, load_config(job), CHOSEN, job.parent, out) == out
     assert load_config(out) == load_config(job).model_copy(update={"bridge": CHOSEN})
     assert out.read_text().startswith(JOB)
     assert "guidance: 11" in out.read_text()  # chosen, though it is the default
+    assert write_tuned(job, load_config(job), CHOSEN, job.parent, out) == out  # nobody has changed it meanwhile
+    out.write_text(f"{out.read_text()}# mine\n")
     with pytest.raises(UsageError, match=r"new.yaml exists"):
-        write_tuned(job, load_config(job), CHOSEN, out)
+        write_tuned(job, load_config(job), CHOSEN, job.parent, out)
 
 
 def test_the_jobs_own_file_keeps_its_mode_and_its_place(job: Path) -> None:
@@ -43,7 +45,7 @@ def test_the_jobs_own_file_keeps_its_mode_and_its_place(job: Path) -> None:
     link = job.with_name("link.yaml")
     link.symlink_to(job.name)
     for chosen in (CHOSEN, CHOSEN.model_copy(update={"tau": 0.5})):
-        write_tuned(link, load_config(link), chosen)
+        write_tuned(link, load_config(link), chosen, link.parent)
         assert load_config(job).bridge == chosen
     assert link.is_symlink()
     assert job.stat().st_mode & 0o777 == 0o640
@@ -52,9 +54,9 @@ def test_the_jobs_own_file_keeps_its_mode_and_its_place(job: Path) -> None:
 
 def test_another_method_takes_the_place_of_the_jobs(job: Path) -> None:
     job.write_text(JOB + "bridge: {tau: 0.3}\n")
-    write_tuned(job, load_config(job), Sdedit(sigma=0.4))
+    write_tuned(job, load_config(job), Sdedit(sigma=0.4), job.parent)
     assert load_config(job).method_settings == Sdedit(sigma=0.4)
-    write_tuned(job, load_config(job), CHOSEN)
+    write_tuned(job, load_config(job), CHOSEN, job.parent)
     assert load_config(job).method_settings == CHOSEN
     assert job.read_text().startswith(JOB)
 
@@ -66,7 +68,7 @@ def test_what_would_be_read_otherwise_is_not_written(job: Path, text: str, elsew
     (job.parent / "other").mkdir()
     out = job.parent / "other" / "new.yaml" if elsewhere else None
     with pytest.raises(ConfigError, match=r"write `bridge: \{.*tau: 0.123.*\}` into") as refused:
-        write_tuned(job, load_config(job), CHOSEN, out)
+        write_tuned(job, load_config(job), CHOSEN, job.parent, out)
     assert ("beside" in str(refused.value)) == elsewhere
     assert job.read_text() == text
     assert sorted(path.name for path in job.parent.rglob("*")) == ["job.yaml", "other"]

@@ -140,6 +140,9 @@ def test_a_search_from_the_job_to_its_new_file(job: Path, monkeypatch: pytest.Mo
     assert not re.search(r"(src|href)=\"(?!data:)", sheet)
     assert "<script" not in sheet
     assert sorted(path.name for path in (job.parent / "store").iterdir() if path.name != ".tmp") == ["prompts"]
+    assert tune(job, Asked(tries=1)).recommended == found.recommended  # what it has written itself it writes anew
+    tuned = Path(str(found.job))
+    tuned.write_text(f"# mine\n{text}")
     with pytest.raises(UsageError, match=r"job.tuned.yaml exists; move it away"):
         tune(job)
     again = tune(job, Asked(seconds=1e6, write=True))
@@ -205,6 +208,7 @@ def test_an_interruption_says_how_to_go_on(
             "--settings tau=-1: tau is -1; it must be above 0",
         ),
         (("", ""), Asked(settings={"tau": ("0.1",)}, tries=3), UsageError, "--tries 3 is of a search"),
+        (("", ""), Asked(seconds=math.inf), UsageError, "--seconds is inf; give a number of seconds"),
         (("", ""), Asked(settings={"tau": ("much",)}), UsageError, "--settings tau=much: tau: "),
         (("", ""), Asked(settings={"tau": ("0.1", "400")}), ConfigError, "bridge.tau: tau 400.0 is too large"),
         (("", ""), Asked(out=Path("/proc/cpuinfo")), UsageError, "/proc/cpuinfo exists"),
