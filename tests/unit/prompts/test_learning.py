@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -15,116 +14,13 @@ import torch
 from PIL import Image
 
 from lsb.config.job import LearningConfig
-from lsb.errors import BridgeError, FrozenSettingsError, PromptError, ResourceError
-from lsb.ledger.transform import ModelIdentity
+from lsb.errors import BridgeError, FrozenSettingsError, PromptError
 from lsb.models.prompt import Prompt
 from lsb.models.stable_diffusion import StableDiffusion
-from lsb.pictures.geometry import Canvas
-from lsb.prompts.learning import LearnedPrompt, expected_seconds, learn_prompt
+from lsb.prompts.learning import expected_seconds, learn_prompt
 from lsb.prompts.listening import Heard, audible_from, listen
-from lsb.prompts.seen import latents_of, views
-
-QUICK = LearningConfig(
-    steps=12,
-    batch=4,
-    validate_every=4,
-    validation_draws=16,
-    learning_rate=0.02,
-    patience=100,
-    sigma_min=0.3,
-    sigma_max=3.0,
-)
-
-
-@dataclass
-class Memory:
-    """A checkpoint in memory; can die after a number of saves."""
-
-    data: bytes | None = None
-    dies_after: int | None = None
-    saves: int = 0
-    of_fewer: bool = False
-
-    def load(self) -> tuple[bytes, bool] | None:
-        return None if self.data is None else (self.data, self.of_fewer)
-
-    def save(self, state: bytes) -> None:
-        self.data = state
-        self.saves += 1
-        if self.saves == self.dies_after:
-            raise KeyboardInterrupt
-
-
-@dataclass
-class Bars:
-    calls: list[tuple[str, Any]] = field(default_factory=list)
-
-    def start(self, name: str, total: int) -> None:
-        self.calls.append(("start", (name, total)))
-
-    def advance(self, name: str, n: int = 1, **figures: float) -> None:
-        self.calls.append(("advance", n))
-
-    def finish(self, name: str) -> None:
-        self.calls.append(("finish", name))
-
-
-class Line:
-    """A backbone whose every image is the sum of the prompt's vectors: the best vectors are known.
-
-    x_hat = c, so eps_hat = (x_t - c) / sigma, and for images that all are `m` the loss is zero at c = m.
-    """
-
-    identity = ModelIdentity("line", None, "0" * 64, {})
-    canvas, sigma_max, device, dtype = Canvas(4, 1), 10.0, "cpu", "float32"
-
-    def __init__(self, broken: frozenset[int] = frozenset()) -> None:
-        self.broken, self.calls = broken, 0
-
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        return 3, height, width
-
-    def encode(self, images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
-        return images
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents
-
-    def embed(self, prompt: Prompt, vectors: torch.Tensor | None = None) -> torch.Tensor:
-        assert vectors is not None
-        return vectors.sum(0).view(1, 1, -1)
-
-    def table_vectors(self, text: str) -> torch.Tensor:
-        return torch.zeros(len(text.split()), 3)
-
-    def table_scale(self) -> tuple[float, float]:
-        return 0.5, 10.0
-
-    def predict(self, x_t: torch.Tensor, sigma: Any, condition: torch.Tensor) -> Any:
-        if torch.is_grad_enabled():
-            self.calls += 1
-        bad = torch.nan if torch.is_grad_enabled() and self.calls in self.broken else 0.0
-        scale = torch.tensor(sigma).to(x_t).view(-1, 1, 1, 1)
-        return (x_t - condition.view(-1, 3, 1, 1)) / scale + bad
-
-
-def flat_colour(value: tuple[float, float, float], count: int = 6) -> torch.Tensor:
-    """Images that are nearly equal, so that they count as different."""
-    base = torch.tensor(value).view(1, 3, 1, 1).expand(count, 3, 4, 4).clone()
-    base[:, 0, 0, 0] += torch.arange(count) * 1e-6
-    return base
-
-
-def learn(backbone: Any, images: Any, settings: LearningConfig = QUICK, **options: Any) -> LearnedPrompt:
-    return learn_prompt(backbone, images, "<new>", options.pop("initial", "red dog"), 2, settings, "7", **options)
-
-
-def pictures(count: int = 10) -> list[Image.Image]:
-    return [Image.new("RGB", (32 + number, 32), (20 * number, 200 - 10 * number, 90)) for number in range(count)]
-
-
-def same(one: LearnedPrompt, two: LearnedPrompt) -> bool:
-    return one.prompt == two.prompt and one.history == two.history and one.best_step == two.best_step
+from lsb.prompts.seen import views
+from tests.unit.prompts.line import QUICK, Bars, Line, Memory, flat_colour, learn, pictures, same
 
 
 def test_it_finds_the_vectors_that_are_known_to_be_best() -> None:
@@ -298,116 +194,6 @@ def test_no_more_than_max_images_and_equal_ones_once() -> None:
     images = flat_colour((0.5, -0.3, 0.8), count=9)
     learn(Counting(), torch.cat([images, images]), QUICK.model_copy(update={"max_images": 7}))
     assert sum(seen) == 7
-
-
-def test_what_does_not_fit_into_memory_is_learned_from_fewer_rows_at_a_time(
-    tiny_backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same steps, from gradients that are added up."""
-    whole = learn(tiny_backbone, pictures())
-    network = tiny_backbone._network
-    rows: list[int] = []
-
-    def small(y: torch.Tensor, *rest: Any) -> torch.Tensor:
-        rows.append(len(y))
-        if len(y) > 1:
-            raise MemoryError("no room")
-        return network(y, *rest)
-
-    monkeypatch.setattr(tiny_backbone, "_network", small)
-    parts = learn(tiny_backbone, pictures())
-    assert len([count for count in rows if count > 1]) <= 3  # each size once
-    assert parts.prompt.vectors is not None
-    assert whole.prompt.vectors is not None
-    torch.testing.assert_close(parts.prompt.vectors, whole.prompt.vectors, rtol=1e-3, atol=1e-4)
-    losses = [[look["validation_loss"] for look in learned.history] for learned in (parts, whole)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_pictures_that_cannot_be_encoded_together_are_encoded_one_by_one(
-    tiny_backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = [Image.new("RGB", (32, 32), (20 * number, 90, 90)) for number in range(6)]
-    whole = learn(tiny_backbone, images)
-    encode = tiny_backbone.encode
-
-    def small(images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
-        if len(images) > 1:
-            raise RuntimeError("CUDA out of memory")
-        return encode(images, eps)
-
-    monkeypatch.setattr(tiny_backbone, "encode", small)
-    parts = learn(tiny_backbone, images)
-    assert parts.history[0]["validation_loss"] == pytest.approx(whole.history[0]["validation_loss"], rel=1e-4)
-
-
-def test_no_more_than_four_pictures_of_512_pixels_are_encoded_together() -> None:
-    """More of them need more memory than a step of learning does."""
-    together: list[int] = []
-
-    class Counting(Line):
-        def encode(self, images: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
-            together.append(len(images))
-            return images[..., :1, :1]
-
-    sizes = [(512, 512)] * 5 + [(2048, 1024)] * 2 + [(64, 64)] * 9
-    assert len(latents_of(Counting(), [torch.zeros(3, *size) for size in sizes], 8)) == 16
-    assert together == [4, 1, 1, 1, 8, 1]
-    either: list[torch.Tensor | Image.Image] = [
-        torch.zeros(3, 2, 4),
-        Image.new("RGB", (2, 4)),
-        Image.new("RGB", (4, 2)),
-    ]
-    assert len(latents_of(Counting(), either, 8)) == 3
-    assert together[6:] == [2, 1]
-
-
-def test_what_does_not_fit_by_itself_is_said_in_a_line(
-    tiny_backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*arguments: Any) -> torch.Tensor:
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(tiny_backbone, "_network", full)
-    with pytest.raises(ResourceError, match="not even one picture at a time"):
-        learn(tiny_backbone, pictures())
-
-
-def test_blocks_that_are_calculated_twice_change_no_bit(
-    tiny_backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And where memory ends on the way back, fewer rows are learned from at a time."""
-    images = [Image.new("RGB", (32, 32), (20 * number, 90, 90)) for number in range(6)]
-    few = QUICK.model_copy(update={"steps": 3})
-    whole = learn(tiny_backbone, images, few)
-    block, unet = tiny_backbone._unet.up_blocks[0].resnets[0], tiny_backbone._unet
-    forward, again, most = block.forward, list[int](), few.batch
-
-    def counted(x: torch.Tensor, *rest: Any) -> torch.Tensor:
-        if torch._C._current_graph_task_id() != -1:  # on the way back
-            again.append(len(x))
-            if len(x) > most:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return forward(x, *rest)
-
-    monkeypatch.setattr(block, "forward", counted)
-    learn(tiny_backbone, images, few.model_copy(update={"steps": 1}))
-    assert not again
-    try:
-        unet.enable_gradient_checkpointing()
-        assert same(learn(tiny_backbone, images, few), whole)
-        assert again == [few.batch] * few.steps
-        again.clear()
-        most = 1
-        assert learn(tiny_backbone, images, few).history[-1]["validation_loss"] == pytest.approx(
-            whole.history[-1]["validation_loss"], rel=1e-4
-        )
-        assert again == [4, 2] + [1] * few.batch * few.steps
-        most = 0
-        with pytest.raises(ResourceError, match=r"one picture at a time \(CUDA out of memory.*or another dtype$"):
-            learn(tiny_backbone, images, few)
-    finally:
-        unet.disable_gradient_checkpointing()
 
 
 def test_the_rate_is_a_share_of_the_tables_spread() -> None:
