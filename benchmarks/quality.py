@@ -70,14 +70,16 @@ def main() -> None:
     config = config.model_copy(update={"model": args.model}) if args.model else config
     if args.quick:  # a batch is filled up, whatever is asked for
         config = config.model_copy(update={"execution": config.execution.model_copy(update={"batch": QUICK_BATCH})})
-    bench = Bench(Workshop.open(config), args.work, 24 if args.quick else 1)
+    workshop = Workshop.open(config)
+    work = args.work / workshop.backbone.identity.digest[:12]  # what another model made is another study
+    bench = Bench(workshop, work, 24 if args.quick else 1)
     started = time.monotonic()
     if args.quick:
         regimes, costs, trials = (FREE[0], FIXED[0]), (4, TUNED_AT), 2
     else:
         regimes, costs, trials = (
             (*FREE, *FIXED),
-            affordable_costs(bench, args.work / "costs.json", args.minutes),
+            affordable_costs(bench, work / "costs.json", args.minutes),
             TRIALS,
         )
     rows = list(study(bench, regimes, costs, trials))
