@@ -70,7 +70,7 @@ class JobResult:
     carried: int  # records whose rows come from the runs before
     left_out: dict[str, int]  # entries of the source that were no records when the run was planned, by kind
     unmeasured: str | None = None  # why there are no measures, if there are none
-    without_output: tuple[str, ...] = ()  # pictures that something can be done about, a kind a line
+    problems: tuple[str, ...] = ()  # pictures that something can be done about, a kind a line
 
 
 @observed(name="translate-dataset", flow_run_name="{config.name}")
@@ -190,7 +190,7 @@ def conclude(config: JobConfig, run: Run, snapshot: Snapshot, translated: int, s
         carried=run.plan.get("carried", 0),
         left_out=dict(run.left_out or {}),
         unmeasured=json.loads(store.read(snapshot.metrics_key)).get("unmeasured"),
-        without_output=tuple(group.line() for group in groups if group.command),
+        problems=tuple(group.line() for group in groups if group.command),
     )
     show_report(run.id, result.report, result.counts, result.left_out, groups)
     if excess := over_budget(config.budget, result.counts, snapshot.planned) or stopped:

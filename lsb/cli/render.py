@@ -137,7 +137,7 @@ def counted(figures: Figures) -> Figures:
 def show_result(result: JobResult, *, as_json: bool) -> None:
     """Print what a job led to; as text, pictures without an output follow, a kind a line."""
     figures = asdict(result)
-    lines = () if as_json else figures.pop("without_output")
+    lines = () if as_json else figures.pop("problems")
     show(figures, as_json=as_json, lines=lines)
 
 

@@ -39,7 +39,7 @@ def test_a_second_run_does_nothing_new(finished: Job, capsys: pytest.CaptureFixt
     assert answer.code == 0, answer.err
     assert answer.json["translated"] == 0
     assert answer.json["counts"]["ok"] == PICTURES - 1
-    (unusable,) = answer.json["without_output"]
+    (unusable,) = answer.json["problems"]
     assert unusable.startswith("1 quarantined (not_an_image): garbage.png. ")
     assert lsb(capsys, "run", finished.config).out.splitlines()[-1] == unusable
     assert Path(answer.json["report"]).read_text().lower().startswith("<!doctype html")
