@@ -92,7 +92,7 @@ def page(images: int, lines: list[str]) -> str:
         "`lsb verify --replay` demands equal bits under equal conditions. Under others it allows for the largest "
         f"difference and for a picture's mean: {allowed}. What lies above the figures of this page is room for "
         "other models, processors and GPUs: nothing was measured with them, nor in a dtype that is not in the table. "
-        "The number of threads is none of the conditions: it may change no bit."
+        "The number of threads is one of the conditions: a replay sets the number that the row has."
     )
     return "\n".join(
         [

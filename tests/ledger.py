@@ -35,6 +35,7 @@ EXECUTION = {
     "dtype": "float32",
     "batch": 4,
     "instruction_set": "AVX2",
+    "threads": 2,
     "code_version": "0",
     "code_commit": None,
     "packages_sha256": "2" * 64,

@@ -94,7 +94,9 @@ def judges(book: Mapping[str, Any]) -> list[str]:
 
 def facts(workshop: Workshop, settings: BridgeSettings, forwards: int, made: Made) -> list[str]:
     config, learning = workshop.config, workshop.config.learning
-    execution = describe(str(torch.device("cpu")), config.execution.dtype, config.execution.batch)
+    execution = describe(
+        str(torch.device("cpu")), config.execution.dtype, config.execution.batch, torch.get_num_threads()
+    )
     bridge = ", ".join(f"{name} {value}" for name, value in settings.model_dump().items() if name != "nfe")
     rows = [
         ("Command", f"`{made.command}`"),

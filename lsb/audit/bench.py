@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,6 +20,8 @@ from lsb.pictures.sources import open_sources
 from lsb.store.store import Store
 from lsb.translation.builder import check_model, run_engine, run_frames
 from lsb.translation.execution import Shortcuts, describe
+
+MOST_THREADS = 1024  # that a replay starts because a row says so
 
 
 def add_replay(
@@ -47,12 +50,23 @@ def add_replay(
         planned = run.config or {}
         place = model or planned.get("model") or run.model["id"] or ""
         workbench = _Workbench(store, run, place, tuple(loras or planned.get("loras", ())))
-        replayed = replay(store, run, sources, workbench.bench, count, seed)
+        with _threads_kept():
+            replayed = replay(store, run, sources, workbench.bench, count, seed)
     except (SourceError, UnverifiableError) as error:
         finding = Finding(UNVERIFIABLE, run_file(run.id), f"the run cannot be replayed: {error.message}")
         return replace(verdict, findings=(*verdict.findings, finding))
     findings = [result.finding for result in replayed if result.finding is not None]
     return replace(verdict, findings=(*verdict.findings, *findings), replayed=tuple(replayed))
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Afterwards torch has the threads that it had before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,9 @@ class _Workbench:
     loras: tuple[str, ...]
 
     def bench(self, row: PublishedOutput) -> Bench:
-        """A translator for the conditions of `row`; on the CPU where its device is not here."""
+        """A translator for the conditions of `row`; on the CPU where its device is not here. Sets torch's threads."""
+        if row["threads"] is not None:
+            torch.set_num_threads(min(row["threads"], MOST_THREADS))
         recorded = str(row["device"]).split(":", 1)[0]
         device = recorded if recorded == "cuda" and torch.cuda.is_available() else "cpu"
         shortcuts, dtype = Shortcuts.of(row), self.run.transform["dtype"]
@@ -72,7 +88,7 @@ class _Workbench:
         )
         engine = run_engine(self.store, self.run, backbone, row["batch"], joint=shortcuts.joint)
         frame = run_frames(self.run, engine.backbone.canvas)
-        return Bench(engine, frame, describe(device, dtype, row["batch"], shortcuts))
+        return Bench(engine, frame, describe(device, dtype, row["batch"], torch.get_num_threads(), shortcuts))
 
     @cached_property
     def _options(self) -> ModelOptions:

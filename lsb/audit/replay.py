@@ -1,8 +1,8 @@
 """Translate some records again and compare the pixels with those that were published.
 
-Where device model, instruction set, package versions, dtype, batch shape and shortcuts are those that a row records,
-the pixels must be the same to the bit. Elsewhere they must lie within `TOLERANCES`, and the report says which fields
-differ.
+Where device model, instruction set, threads, package versions, dtype, batch shape and shortcuts are those that a row
+records, the pixels must be the same to the bit. Elsewhere they must lie within `TOLERANCES`, and the report says which
+fields differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from lsb.records import Status, sha256
 from lsb.store.store import Store
 from lsb.translation.model import Translates
 
-Condition = Literal["device", "dtype", "batch", "joint", "channels_last", "instruction_set", "packages_sha256"]
+Condition = Literal[
+    "device", "dtype", "batch", "joint", "channels_last", "instruction_set", "threads", "packages_sha256"
+]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 _COLUMNS = ["record_id", "source_key", "source_sha256", "output_key", "output_sha256", "pixels_sha256", *CONDITIONS]
 
@@ -54,6 +56,7 @@ class PublishedOutput(TypedDict):
     joint: bool | None
     channels_last: bool | None
     instruction_set: str
+    threads: int | None
     packages_sha256: str
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 
 import torch
@@ -65,10 +64,13 @@ def _extractor(device: str) -> EfficientNetLite0:
     return EfficientNetLite0(device)
 
 
-def load_model(config: JobConfig, run_id: str, device: str) -> Model:
-    """In the process: everything that makes pictures. What fixes their pixels is the run's."""
-    if config.execution.workers > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.execution.workers))
+def load_model(config: JobConfig, run_id: str, device: str, threads: int) -> Model:
+    """In the process: everything that makes pictures. What fixes their pixels is the run's.
+
+    Args:
+        threads: of the processor, for one operation.
+    """
+    torch.set_num_threads(threads)
     store = open_store(config.store)
     run = open_run(store, run_id)
     execution = config.execution

@@ -87,13 +87,14 @@ class Stock:
         # With these comes torch, and a run of which nothing is left needs none of it.
         from lsb.jobs.loading import load_model
         from lsb.translation.builder import run_frames
-        from lsb.translation.execution import Shortcuts, describe
+        from lsb.translation.execution import Shortcuts, describe, threads_each
 
         config, number = self._config, len(self._models)
         device = device_of(config, number)
+        threads = threads_each(config.execution.workers)
         shortcuts = Shortcuts(config.execution.joint, config.execution.channels_last)
         model = ModelProcess(
-            partial(load_model, config, self._run.id, device),
+            partial(load_model, config, self._run.id, device, threads),
             batch=config.execution.batch,
             limit=config.execution.hang_seconds,
             # CUDA does not survive a fork, not even a server's that has done no more than count devices.
@@ -104,7 +105,7 @@ class Stock:
         return Equipment(
             model,
             open_sources(config.source.path),
-            describe(device, self._run.transform["dtype"], config.execution.batch, shortcuts),
+            describe(device, self._run.transform["dtype"], config.execution.batch, threads, shortcuts),
             run_frames(self._run, self._canvas),
             truths=self._truths,
             feature_sample=config.evaluate.sample,

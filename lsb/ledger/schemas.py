@@ -177,10 +177,11 @@ class PlanRow(SourceColumns):
 
 _GATES = ("output_change", "source_distance")
 _COSTS = ("device_seconds", "bytes_read", "bytes_written", "requests")
+_SINCE_FIVE = (*_GATES, *_COSTS, "threads")
 
 # One row per record that was dealt with: what a shard commits and what a snapshot publishes.
 MANIFEST = _schema(
-    "lsb.manifest/7",
+    "lsb.manifest/8",
     [
         ("record_id", pa.string(), False),
         ("shard", pa.string(), True),  # null for what ingest quarantined
@@ -224,6 +225,7 @@ MANIFEST = _schema(
         ("joint", pa.bool_(), True),  # asked under both prompts in one call; these two are null if not
         ("channels_last", pa.bool_(), True),  # the layout of weights and states in memory
         ("instruction_set", pa.string(), True),
+        ("threads", pa.int32(), True),  # of the processor, for one operation of the network
         ("code_version", pa.string(), True),
         ("code_commit", pa.string(), True),
         ("packages_sha256", pa.string(), True),
@@ -255,15 +257,16 @@ MANIFEST = _schema(
             {
                 *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
                 *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
-                *("joint", "channels_last", *_GATES, *_COSTS),
+                *("joint", "channels_last", *_SINCE_FIVE),
             }
         ),
-        "lsb.manifest/2": frozenset({"tiles", "joint", "channels_last", *_GATES, *_COSTS}),
+        "lsb.manifest/2": frozenset({"tiles", "joint", "channels_last", *_SINCE_FIVE}),
         # Of LSB alone, which has tau, t0 and guidance.
-        "lsb.manifest/3": frozenset({"joint", "channels_last", *_GATES, *_COSTS}),
-        "lsb.manifest/4": frozenset({"joint", "channels_last", *_GATES, *_COSTS}),
-        "lsb.manifest/5": frozenset({*_GATES, *_COSTS}),
-        "lsb.manifest/6": frozenset(_COSTS),
+        "lsb.manifest/3": frozenset({"joint", "channels_last", *_SINCE_FIVE}),
+        "lsb.manifest/4": frozenset({"joint", "channels_last", *_SINCE_FIVE}),
+        "lsb.manifest/5": frozenset(_SINCE_FIVE),
+        "lsb.manifest/6": frozenset({*_COSTS, "threads"}),
+        "lsb.manifest/7": frozenset({"threads"}),
     },
 )
 
@@ -313,6 +316,7 @@ class ManifestRow(TypedDict, total=False):
     joint: bool | None
     channels_last: bool | None
     instruction_set: str | None
+    threads: int | None
     code_version: str | None
     code_commit: str | None
     packages_sha256: str | None

@@ -30,13 +30,19 @@ class Shortcuts:
         return cls(**{field.name: bool(row.get(field.name)) for field in fields(cls)})
 
 
-def describe(device: str, dtype: str, batch: int, shortcuts: Shortcuts = Shortcuts()) -> ManifestRow:
+def threads_each(processes: int) -> int:
+    """The processor's threads for each of several processes with a model: together those that torch would use here."""
+    return max(1, torch.get_num_threads() // processes)
+
+
+def describe(device: str, dtype: str, batch: int, threads: int, shortcuts: Shortcuts = Shortcuts()) -> ManifestRow:
     """The execution columns of the manifest, for a process's whole life.
 
     Args:
         device: torch's name, such as `cpu` or `cuda:0`.
         dtype: the network's, such as `float32`.
         batch: images per forward.
+        threads: of the processor, for one operation: sums in another order differ in their last bits.
     """
     return {
         "device": f"{torch.device(device).type}: {_device_model(device)}",
@@ -45,6 +51,7 @@ def describe(device: str, dtype: str, batch: int, shortcuts: Shortcuts = Shortcu
         "joint": shortcuts.joint or None,
         "channels_last": shortcuts.channels_last or None,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
         "code_version": _version(),
         "code_commit": checkout_commit(Path(__file__).resolve().parents[2]),
         "packages_sha256": packages_digest(),

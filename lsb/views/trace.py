@@ -78,6 +78,7 @@ class Execution(TypedDict):
     batch: int | None
     batch_padding: int | None
     instruction_set: str | None
+    threads: int | None
     code_version: str | None
     code_commit: str | None
     packages_sha256: str | None
@@ -257,6 +258,7 @@ def _trace(
             "batch": row["batch"],
             "batch_padding": row["batch_padding"],
             "instruction_set": row["instruction_set"],
+            "threads": row["threads"],
             "code_version": row["code_version"],
             "code_commit": row["code_commit"],
             "packages_sha256": row["packages_sha256"],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from flows.looking import result_of_nothing
 from lsb.cli.commands import making
@@ -167,14 +169,24 @@ def test_a_signed_snapshot_is_verified_with_key_and_digest(
     assert lsb(capsys, "verify", run, "--key", private).code == 2
 
 
-def test_a_replay_gives_the_same_pixels_to_the_bit(
-    finished: Job, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def threads(finished: Job) -> Iterator[int]:
+    """More of torch's threads than the finished job was done with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    yield torch.get_num_threads()
+    torch.set_num_threads(before)
+
+
+def test_a_replay_gives_the_same_pixels_to_the_bit_with_whatever_threads_it_begins(
+    finished: Job, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: int
 ) -> None:
     run = run_of(finished)
     moved = shutil.copytree(model, tmp_path / "moved")
     answer = lsb(capsys, "verify", run, "--replay", "3", "--model", moved, "--json")
     assert (answer.code, answer.json["verdict"]) == (0, "intact"), answer.err
     assert [(one["basis"], one["same"]) for one in answer.json["replayed"]] == [("bit", True)] * 3
+    assert torch.get_num_threads() == threads
     said = lsb(capsys, "verify", run, "--sample", "0", "--replay", "3").out
     assert "3 outputs, 3 the same to the bit" in said
 

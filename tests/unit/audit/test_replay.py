@@ -112,6 +112,19 @@ def test_under_other_conditions_the_tolerance_is_applied_and_the_fields_are_name
     assert all("instruction_set" in result.finding.message for result in far if result.finding)
 
 
+def test_rows_that_say_nothing_of_threads_are_compared_within_the_tolerance(
+    store: LocalStore, begun: tuple[Run, Store]
+) -> None:
+    run, sources = begun
+    before = LocalStore(store.root / "before")
+    bare = replace(equipment(sources), execution={**EXECUTION, "threads": None})
+    run, sources = start(before, Path(run.source), shard_size=8)
+    run_shard(before, run, "00000", bare)
+    results, _ = again(before, (run, sources), levels=1, threads=2)
+    assert {(result.basis, result.differing) for result in results} == {("tolerance", ("threads",))}
+    assert kinds(results) == {None}
+
+
 def test_a_sample_is_the_same_each_time_and_another_with_another_seed(
     store: LocalStore, begun: tuple[Run, Store]
 ) -> None:

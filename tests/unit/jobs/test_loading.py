@@ -71,7 +71,7 @@ def test_what_fixes_the_pixels_is_the_runs_whatever_the_caller_says(
     other = settings(
         tmp_path, tiny_folder, bridge__tau=0.9, bridge__nfe=4, seed="8", execution__dtype="bfloat16", execution__batch=3
     )
-    translator = load_model(other, planned.id, "cpu").translator
+    translator = load_model(other, planned.id, "cpu", 1).translator
     assert isinstance(translator, Engine)
     assert (translator.settings.tau, translator.settings.nfe, translator.seed) == (0.6, 2, "7")
     assert (translator.backbone.dtype, translator.batch) == ("float32", 3)
@@ -84,7 +84,7 @@ def test_what_fixes_the_pixels_is_the_runs_whatever_the_caller_says(
 def test_another_model_is_refused_before_it_is_used(tmp_path: Path, planned: Run) -> None:
     other = settings(tmp_path, tiny_model(tmp_path / "other", seed=1))
     with pytest.raises(ModelError, match=f"is not the model of run {planned.id}.*put the run's model back"):
-        load_model(other, planned.id, "cpu")
+        load_model(other, planned.id, "cpu", 1)
     with pytest.raises(ModelError, match="is not the model of run"):
         backbone_for(other, planned)
 

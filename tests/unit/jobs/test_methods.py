@@ -99,7 +99,7 @@ class Workshop:
         return Bench(
             run_engine(self.store, run, self.backbone, BATCH),
             run_frames(run, self.backbone.canvas),
-            describe("cpu", "float32", BATCH),
+            describe("cpu", "float32", BATCH, 1),
         )
 
 

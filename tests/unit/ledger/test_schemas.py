@@ -64,9 +64,10 @@ NEW = {
     *("source_frames", "source_transparent", "source_metadata", "working_width", "working_height"),
     *("tiles", "batch_padding", "output_metadata", "output_scale", "output_limited"),
     *("joint", "channels_last", "output_change", "source_distance"),
-    *("device_seconds", "bytes_read", "bytes_written", "requests"),
+    *("device_seconds", "bytes_read", "bytes_written", "requests", "threads"),
 }
-SINCE_SIX = {"device_seconds", "bytes_read", "bytes_written", "requests"}
+SINCE_SEVEN = {"threads"}
+SINCE_SIX = {"device_seconds", "bytes_read", "bytes_written", "requests", *SINCE_SEVEN}
 SINCE_FIVE = {"output_change", "source_distance", *SINCE_SIX}
 SINCE_FOUR = {"joint", "channels_last", *SINCE_FIVE}
 
@@ -95,6 +96,7 @@ def table_before(name: str = "lsb.manifest/1", new: Collection[str] = frozenset(
         ("lsb.manifest/4", SINCE_FOUR),
         ("lsb.manifest/5", SINCE_FIVE),
         ("lsb.manifest/6", SINCE_SIX),
+        ("lsb.manifest/7", SINCE_SEVEN),
     ],
 )
 def test_a_manifest_of_a_version_before_reads_as_one_of_today_s(name: str, new: set[str]) -> None:

@@ -18,10 +18,10 @@ def git(root: Path, *words: str) -> str:
 
 
 def test_the_facts_are_columns_of_the_manifest() -> None:
-    facts = describe("cpu", "float32", 8)
+    facts = describe("cpu", "float32", 8, 3)
     assert facts.keys() <= set(MANIFEST.arrow.names)
     assert facts["device"].startswith("cpu: ")
-    assert (facts["dtype"], facts["batch"]) == ("float32", 8)
+    assert (facts["dtype"], facts["batch"], facts["threads"]) == ("float32", 8, 3)
     assert facts["instruction_set"]
     assert facts["packages_sha256"] == packages_digest()
 
@@ -54,5 +54,5 @@ def test_a_checkout_names_its_commit_and_whether_files_differ(tmp_path: Path) ->
 def test_a_row_names_the_commit_of_the_checkout_that_this_package_lies_in() -> None:
     root = Path(__file__).resolve().parents[3]
     assert (root / "lsb" / "__init__.py").is_file()
-    commit = describe("cpu", "float32", 8)["code_commit"]
+    commit = describe("cpu", "float32", 8, 3)["code_commit"]
     assert (commit or "").removesuffix("-dirty") == (git(root, "rev-parse", "HEAD") if (root / ".git").exists() else "")

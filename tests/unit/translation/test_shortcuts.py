@@ -91,8 +91,8 @@ def test_rows_and_replays_know_of_them() -> None:
     every = Shortcuts(joint=True, channels_last=True)
     names = {"joint", "channels_last"}
     assert names <= {*CONDITIONS}
-    assert {name: describe("cpu", "float32", 8)[name] for name in names} == dict.fromkeys(names)  # type: ignore[literal-required]
-    row = describe("cpu", "float32", 8, every)
+    assert {name: describe("cpu", "float32", 8, 1)[name] for name in names} == dict.fromkeys(names)  # type: ignore[literal-required]
+    row = describe("cpu", "float32", 8, 1, every)
     assert {name: row[name] for name in names} == dict.fromkeys(names, True)  # type: ignore[literal-required]
     assert all(MANIFEST.arrow.field(name).nullable for name in names)
     assert (Shortcuts.of(row), Shortcuts.of({"device": "cpu", "batch": 2})) == (every, Shortcuts())
