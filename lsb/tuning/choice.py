@@ -11,6 +11,7 @@ from lsb.tuning.book import Tried
 SLACK = 0.025  # of the KID that lies between the two looks: worse by more than that is worse
 COLUMNS = 5  # settings of the front on a sheet
 _ERRORS = 2.0  # standard errors that a gain must exceed
+_LAYOUT = 0.5  # what it costs that nothing is left of the layout, if all of the KID between the looks is worth 1
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,27 @@ def excess(figures: Figures, others: Sequence[Figures], gap: float) -> float:
     return max(0.0, (figures.kid - least) / gap - SLACK)
 
 
+def worth(figures: Figures, nothing: Figures, gap: float) -> float:
+    """The share of the gap that KID has closed, less half of what has changed of the layout.
+
+    Likeness goes on rising where pictures get no nearer to the target's: what KID closes has its greatest value before.
+    Where KID tells nothing, the gain.
+
+    Args:
+        nothing: of the same pictures, left alone.
+        gap: the KID that lies between the two looks.
+    """
+    if gap <= 0:
+        return figures.gain
+    return (nothing.kid - figures.kid) / gap - _LAYOUT * figures.change
+
+
 def choose(tried: Sequence[Tried], bench: Bench) -> Choice:
     """What to make of settings that were tried."""
     complete = [one for one in tried if one.is_complete]
     others = [bench.nothing, *(one.figures for one in complete)]
     allowed = [one for one in complete if excess(one.figures, others, bench.gap) == 0]
-    best = max(allowed, key=lambda one: one.figures.gain, default=None)
+    best = max(allowed, key=lambda one: worth(one.figures, bench.nothing, bench.gap), default=None)
     least = best.figures.likeness if best else 0.0
     farther = [one for one in complete if one not in allowed and one.figures.likeness > least]
     beyond = min(farther, key=lambda one: one.figures.likeness, default=None)

@@ -10,7 +10,7 @@ from lsb.errors import BridgeError, ModelError
 from lsb.progress import Progress
 from lsb.tuning.bench import PARTS, Bench, Figures
 from lsb.tuning.book import Book, Tried
-from lsb.tuning.choice import excess
+from lsb.tuning.choice import excess, worth
 from lsb.tuning.space import Dial, Space
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ TRIALS = 120  # with those of earlier calls
 _AT_RANDOM = 16  # of them, before what came of them is asked
 _KEPT_AT_FIRST = 8  # that are never given up
 _VETO = 10.0  # what a share of KID that is too much costs
-
-
-def score(figures: Figures, others: Sequence[Figures], gap: float) -> float:
-    """What the search makes large: the gain, less what KID is beyond its veto."""
-    return figures.gain - _VETO * excess(figures, others, gap)
 
 
 def try_all(bench: Bench, space: Space, settings: Iterable[Mapping[str, Any]], book: Book, progress: Progress) -> None:
@@ -69,7 +64,7 @@ def search(
         values |= {name: trial.suggest_categorical(name, among) for name, among in space.choices.items()}
 
         def give_up(step: int, figures: Figures, trial: Trial = trial) -> bool:
-            trial.report(figures.gain, step)  # of few pictures, KID is mostly chance
+            trial.report(worth(figures, bench.untouched[step], bench.gap), step)
             return trial.should_prune()
 
         tried = _try(bench, space, values, give_up, lambda reserve=reserve: left() <= reserve)  # type: ignore[misc]
@@ -168,15 +163,15 @@ def _study(space: Space, book: Book, bench: Bench, seed: int) -> Study:
         values = {name: tried.settings[name] for name in kinds}
         if not tried.steps or not space.contains(values):
             continue
-        gains = [step.gain for step in tried.steps]
+        seen = [worth(step, nothing, bench.gap) for step, nothing in zip(tried.steps, bench.untouched, strict=False)]
         state = optuna.trial.TrialState.COMPLETE if tried.is_complete else optuna.trial.TrialState.PRUNED
         study.add_trial(
             optuna.trial.create_trial(
                 state=state,
                 params=values,
                 distributions=kinds,
-                value=_final(tried, book, bench) if tried.is_complete else gains[-1],
-                intermediate_values=dict(enumerate(gains)),
+                value=_final(tried, book, bench) if tried.is_complete else seen[-1],
+                intermediate_values=dict(enumerate(seen)),
             )
         )
     return study
@@ -199,8 +194,10 @@ def _asked(trial: Trial, dial: Dial) -> float:
 
 
 def _final(tried: Tried, book: Book, bench: Bench) -> float:
+    """What the search makes large: what settings are worth, less what KID is beyond its veto."""
     others = [bench.nothing, *(other.figures for other in book.tried if other.is_complete)]
-    return score(tried.figures, others, bench.gap)
+    beyond = excess(tried.figures, others, bench.gap)
+    return worth(tried.figures, bench.nothing, bench.gap) - _VETO * beyond
 
 
 def _best(book: Book, bench: Bench) -> Figures:
@@ -208,4 +205,4 @@ def _best(book: Book, bench: Bench) -> Figures:
     complete = [tried.figures for tried in book.tried if tried.is_complete]
     others = [bench.nothing, *complete]
     allowed = [figures for figures in complete if excess(figures, others, bench.gap) == 0]
-    return max(allowed, key=lambda figures: figures.gain, default=bench.nothing)
+    return max(allowed, key=lambda figures: worth(figures, bench.nothing, bench.gap), default=bench.nothing)
