@@ -16,6 +16,7 @@ from lsb.pictures.optional import picture_of
 from lsb.pictures.sources import Source, list_sources, open_sources
 from lsb.progress import Progress
 from lsb.records import digest_of, key_of, record_id, sha256
+from lsb.redaction import visible
 from lsb.store.overlap import is_same
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,16 @@ NAME = "read"
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures of both looks by record id. `digests` are SHA-256 of the sources' files, `id` of all files."""
+    """Pictures of both looks by record id. `digests` are SHA-256 of the sources' files, `id` of all files.
+
+    `unreadable` are the addresses of files that were to be among them and cannot be read.
+    """
 
     sources: Sequence[Image.Image]
     digests: Sequence[str]
     targets: Sequence[Image.Image]
     id: str
+    unreadable: Sequence[str] = ()
 
 
 def target_folder(config: JobConfig) -> str:
@@ -81,13 +86,14 @@ def read_sample(config: JobConfig, progress: Progress) -> Sample:
     )
     keys = [_keys(folder, choice) for folder, choice, *_ in looks]
     progress.start(NAME, sum(min(len(some), look[2]) for some, look in zip(keys, looks, strict=True)))
+    unreadable: list[str] = []
     sources, targets = (
-        _read(folder, some, rules, count, longest, progress)
+        _read(folder, some, rules, count, longest, progress, unreadable)
         for some, (folder, _, count, longest) in zip(keys, looks, strict=True)
     )
     progress.finish(NAME)
     everything = digest_of([[*sources], [*targets], rules])
-    return Sample([*sources.values()], [*sources], [*targets.values()], everything)
+    return Sample([*sources.values()], [*sources], [*targets.values()], everything, unreadable)
 
 
 def _keys(folder: Source, choice: Choice) -> list[str]:
@@ -96,9 +102,15 @@ def _keys(folder: Source, choice: Choice) -> list[str]:
 
 
 def _read(
-    folder: Source, keys: Sequence[str], rules: int, count: int, longest: int, progress: Progress
+    folder: Source,
+    keys: Sequence[str],
+    rules: int,
+    count: int,
+    longest: int,
+    progress: Progress,
+    unreadable: list[str],
 ) -> dict[str, Image.Image]:
-    """Pictures by the digests of their files, in that order."""
+    """Pictures by the digests of their files, in that order. Those that cannot be read are added to `unreadable`."""
     found: dict[str, Image.Image] = {}
     for key in keys:
         if len(found) == count:
@@ -110,7 +122,9 @@ def _read(
             return data[0]
 
         picture = picture_of(folder, key, read, rules=rules)
-        if picture is not None and sha256(data[0]) not in found:
+        if picture is None:
+            unreadable.append(f"{folder.uri}/{visible(key)}")
+        elif sha256(data[0]) not in found:
             picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
             found[sha256(data[0])] = picture
             progress.advance(NAME)

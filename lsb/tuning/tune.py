@@ -40,6 +40,7 @@ from lsb.views.sheet import render_sheet
 SECONDS = 600.0
 FEW = 12  # settings of which the best may well be far from what there is
 _FEW_TRIED = "Few settings were tried, {tried} by now; `lsb tune {path}` goes on with the search."
+NAMED = 3  # of the pictures that cannot be read
 BOOK, SHEET, PREPARED = "tried.jsonl", "sheet.html", "prepared.safetensors"
 
 
@@ -194,6 +195,8 @@ def _tune(
     choice = choose(tried, bench)
     if not wanted and len(tried) < FEW:
         choice = replace(choice, remarks=[*choice.remarks, _FEW_TRIED.format(tried=len(tried), path=path)])
+    if sample.unreadable:
+        choice = replace(choice, remarks=[*choice.remarks, _unread(sample.unreadable)])
     best = None if choice.best is None else with_times(space.method(choice.best.settings), bench)
     written = None
     if best is not None and asked.writes:
@@ -230,6 +233,13 @@ def _tune(
         job=None if written is None else str(written),
         next=command,
     )
+
+
+def _unread(files: Sequence[str]) -> str:
+    if len(files) == 1:
+        return f"{files[0]} cannot be read, and was left out."
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return f"{len(files)} pictures cannot be read, and were left out: {', '.join(files[:NAMED])}{more}."
 
 
 def _base(config: JobConfig, name: str | None) -> Method:

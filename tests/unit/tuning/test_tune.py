@@ -128,7 +128,10 @@ def test_a_search_from_the_job_to_its_new_file(job: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(search, "TRIALS", 4)
     found = tune(job, Asked(seconds=1e6))
     assert (found.tried, found.failed, found.job) == (4, 0, str(job.with_name("job.tuned.yaml")))
-    assert found.remarks[-1] == f"Few settings were tried, 4 by now; `lsb tune {job}` goes on with the search."
+    assert found.remarks[-2:] == [
+        f"Few settings were tried, 4 by now; `lsb tune {job}` goes on with the search.",
+        f"{job.parent / '3d' / 'broken.png'} cannot be read, and was left out.",
+    ]
     before, after = load_config(job), load_config(Path(str(found.job)))
     assert after.model_copy(update={"bridge": before.bridge}) == before
     assert found.recommended is not None
