@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,24 +65,51 @@ def write_tuned(path: Path, config: JobConfig, method: Method, folder: Path, out
         UsageError: there is such a file, or it cannot be written.
         ConfigError: the job is written so that this cannot be done; it says what to write.
     """
-    text = _text(text_of(path), config.method_settings, method)
-    goal = Path(os.path.realpath(path)) if out is None else out
-    partial = goal.with_name(f".{goal.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-        _check(partial, path, config, method, goal)
+    goal = _goal(path, out)
+    by_hand = f"{type(method).section}: {in_yaml(method.model_dump(mode='json', exclude_defaults=True))}"
+    with _partial(path, config, method, goal, f", or write `{by_hand}` into it yourself") as partial:
         if out is None:
             shutil.copymode(goal, partial)
         else:
             refuse_existing(out, folder)
             (folder / WRITTEN).write_text(sha256(partial.read_bytes()))
         os.replace(partial, goal)
+    return path if out is None else out
+
+
+def refuse_unwritable(path: Path, config: JobConfig, base: Method, out: Path | None = None) -> None:
+    """Refuse what `write_tuned` would refuse once settings are found; nothing is left of what is tried to that end.
+
+    Raises:
+        UsageError, ConfigError: see there.
+    """
+    other = base.model_copy(update={base.strength: 0.9 * getattr(base, base.strength)})
+    with _partial(path, config, other, _goal(path, out)):
+        pass
+
+
+def _goal(path: Path, out: Path | None) -> Path:
+    return Path(os.path.realpath(path)) if out is None else out
+
+
+@contextmanager
+def _partial(path: Path, config: JobConfig, method: Method, goal: Path, otherwise: str = "") -> Iterator[Path]:
+    """A file beside the goal, to be read as the job with this method; gone afterwards unless it has been moved.
+
+    Args:
+        otherwise: what may be done instead, where this cannot be written.
+    """
+    text = _text(text_of(path), config.method_settings, method)
+    partial = goal.with_name(f".{goal.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+        _check(partial, path, config, method, goal, otherwise)
+        yield partial
     except OSError as error:
         raise UsageError(f"cannot write {goal}: {error.strerror}; give another file with --out") from error
     finally:
         partial.unlink(missing_ok=True)
-    return path if out is None else out
 
 
 def _text(text: str, before: Method, method: Method) -> str:
@@ -98,19 +127,14 @@ def _set(method: Method, before: Method) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in method.dials or value != others[name]}
 
 
-def _check(partial: Path, path: Path, config: JobConfig, method: Method, goal: Path) -> None:
+def _check(partial: Path, path: Path, config: JobConfig, method: Method, goal: Path, otherwise: str) -> None:
     """What was written must be read as what was meant."""
     try:
         is_right = load_config(partial) == with_method(config, method)
     except ConfigError:
         is_right = False
     if not is_right:
-        section = type(method).section
         reason = "is written so that its settings cannot be changed from here; put them on lines of their own"
         if os.path.realpath(goal.parent) != os.path.realpath(path.parent):
             reason = f"says other things from {goal.parent}; give a file beside it"
-        raise ConfigError(
-            f"{path} {reason}, or write "
-            f"`{section}: {in_yaml(method.model_dump(mode='json', exclude_defaults=True))}` into it yourself",
-            field=section,
-        )
+        raise ConfigError(f"{path} {reason}{otherwise}", field=type(method).section)

@@ -31,7 +31,7 @@ from lsb.prompts.settings import SIDES
 from lsb.records import digest_of
 from lsb.store.store import Store, open_store
 from lsb.tuning.alone import alone
-from lsb.tuning.job_file import refuse_existing, with_method, write_tuned
+from lsb.tuning.job_file import refuse_existing, refuse_unwritable, with_method, write_tuned
 from lsb.tuning.sample import read_sample, refuse_untunable
 from lsb.tuning.space import Space, grid
 from lsb.views.page_html import Command
@@ -101,8 +101,9 @@ def tune(path: Path, asked: Asked = Asked(), progress: Progress = NoProgress()) 
 
     Raises:
         UsageError: what `refuse_untunable` refuses, settings that are outside what is allowed, a file that would be
-            written over, or somebody else who tunes the same job, before a picture is read; or looks that cannot be
-            told apart, before a prompt is learned.
+            written over or cannot be written, or somebody else who tunes the same job, before a picture is read; or
+            looks that cannot be told apart, before a prompt is learned.
+        ConfigError: the job is written so that found settings could not be put into it.
         StoppedError: somebody interrupted it; says how to go on.
     """
     if asked.seconds is not None and not math.isfinite(asked.seconds):
@@ -121,6 +122,8 @@ def tune(path: Path, asked: Asked = Asked(), progress: Progress = NoProgress()) 
     base = _base(config, asked.method)
     tuned_job = with_method(config, base)
     wanted = [*grid(base, asked.settings)] if asked.settings else []
+    if asked.writes:
+        refuse_unwritable(path, config, base, None if asked.write else out)
     refuse_store_among_pictures(config)
     check_device(config)
     refuse_untunable(tuned_job)

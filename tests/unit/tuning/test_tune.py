@@ -215,6 +215,13 @@ def test_an_interruption_says_how_to_go_on(
         (("", ""), Asked(settings={"tau": ("much",)}), UsageError, "--settings tau=much: tau: "),
         (("", ""), Asked(settings={"tau": ("0.1", "400")}), ConfigError, "bridge.tau: tau 400.0 is too large"),
         (("", ""), Asked(out=Path("/proc/cpuinfo")), UsageError, "/proc/cpuinfo exists"),
+        (
+            ("  # to be found\n  tau: 0.2875  # for now\n  nfe: 2\n", " {tau: 0.2875,\n  nfe: 2  # two,\n}\n"),
+            Asked(),
+            ConfigError,
+            "its settings cannot be changed from here; put them on lines of their own",
+        ),
+        (("", ""), Asked(out=Path("/proc/new.yaml")), UsageError, "cannot write /proc/new.yaml"),
         (("device: cpu", "device: cuda:99"), Asked(), ConfigError, "execution.device"),
     ],
     ids=lambda value: str(value)[:40],
