@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -21,7 +20,7 @@ from lsb.store.store import Store
 from lsb.translation.builder import check_model, run_engine, run_frames
 from lsb.translation.execution import Shortcuts, describe
 
-MOST_THREADS = 1024  # that a replay starts because a row says so
+MOST_THREADS = 256  # that a replay starts because a row says so
 
 
 def add_replay(
@@ -50,8 +49,10 @@ def add_replay(
         planned = run.config or {}
         place = model or planned.get("model") or run.model["id"] or ""
         workbench = _Workbench(store, run, place, tuple(loras or planned.get("loras", ())))
-        with _threads_kept():
+        try:
             replayed = replay(store, run, sources, workbench.bench, count, seed)
+        finally:
+            torch.set_num_threads(workbench.threads)
     except (SourceError, UnverifiableError) as error:
         finding = Finding(UNVERIFIABLE, run_file(run.id), f"the run cannot be replayed: {error.message}")
         return replace(verdict, findings=(*verdict.findings, finding))
@@ -59,14 +60,10 @@ def add_replay(
     return replace(verdict, findings=(*verdict.findings, *findings), replayed=tuple(replayed))
 
 
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Afterwards torch has the threads that it had before."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def threads_of(row: PublishedOutput, otherwise: int) -> int:
+    """With how many threads a row's output was made; `otherwise` if it does not say, or cannot be believed."""
+    said = row["threads"]
+    return said if said is not None and 1 <= said <= MOST_THREADS else otherwise
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,11 @@ class _Workbench:
     run: Run
     model: str
     loras: tuple[str, ...]
+    threads: int = field(default_factory=torch.get_num_threads)  # for rows that do not say how many
 
     def bench(self, row: PublishedOutput) -> Bench:
         """A translator for the conditions of `row`; on the CPU where its device is not here. Sets torch's threads."""
-        if row["threads"] is not None:
-            torch.set_num_threads(min(row["threads"], MOST_THREADS))
+        torch.set_num_threads(threads_of(row, self.threads))
         recorded = str(row["device"]).split(":", 1)[0]
         device = recorded if recorded == "cuda" and torch.cuda.is_available() else "cpu"
         shortcuts, dtype = Shortcuts.of(row), self.run.transform["dtype"]

@@ -187,7 +187,7 @@ def _compare(store: Store, row: PublishedOutput, made: Image.Image, differing: t
     elif not _within(TOLERANCES[row["dtype"]], largest, mean):
         allowed = TOLERANCES[row["dtype"]]
         message = (
-            f"{key}: replayed with another {', '.join(differing)}, its pixels differ by up to {largest} levels, "
+            f"{key}: replayed where {', '.join(differing)} may differ, its pixels differ by up to {largest} levels, "
             f"{mean:.3g} on average; allowed are {allowed.largest} and {allowed.mean}"
         )
         finding = Finding(REPLAY_DIFFERS, key, message)

@@ -307,7 +307,7 @@ def _replayed(results: Sequence[Replayed]) -> str | None:
     same = sum(result.same for result in results)
     near = sum(not result.same and result.finding is None for result in results)
     others = sorted({name for result in results for name in result.differing})
-    held = f"held to the tolerance, for another {', '.join(others)}" if others else "held to the bit"
+    held = f"held to the tolerance, since {', '.join(others)} may differ" if others else "held to the bit"
     return f"{len(results)} outputs, {same} the same to the bit, {near} within the tolerance; {held}"
 
 

@@ -105,7 +105,7 @@ class RayConfig(Frozen):
 
 class ExecutionConfig(Frozen):
     """How the work is carried out, and by whom. Of these only `dtype` is part of what fixes the pixels; another
-    `batch`, `joint` or `channels_last` may move a value by a level.
+    `batch`, `joint`, `channels_last` or number of `workers`, who share the threads, may move a value by a level.
     """
 
     device: str = Field(

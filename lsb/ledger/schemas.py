@@ -225,7 +225,7 @@ MANIFEST = _schema(
         ("joint", pa.bool_(), True),  # asked under both prompts in one call; these two are null if not
         ("channels_last", pa.bool_(), True),  # the layout of weights and states in memory
         ("instruction_set", pa.string(), True),
-        ("threads", pa.int32(), True),  # of the processor, for one operation of the network
+        ("threads", pa.int32(), True),  # of the processor, for one operation; null on an accelerator
         ("code_version", pa.string(), True),
         ("code_commit", pa.string(), True),
         ("packages_sha256", pa.string(), True),

@@ -42,7 +42,8 @@ def describe(device: str, dtype: str, batch: int, threads: int, shortcuts: Short
         device: torch's name, such as `cpu` or `cuda:0`.
         dtype: the network's, such as `float32`.
         batch: images per forward.
-        threads: of the processor, for one operation: sums in another order differ in their last bits.
+        threads: of the processor, for one operation: sums in another order differ in their last bits. Not recorded
+            where an accelerator adds.
     """
     return {
         "device": f"{torch.device(device).type}: {_device_model(device)}",
@@ -51,7 +52,7 @@ def describe(device: str, dtype: str, batch: int, threads: int, shortcuts: Short
         "joint": shortcuts.joint or None,
         "channels_last": shortcuts.channels_last or None,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "threads": threads,
+        "threads": threads if torch.device(device).type == "cpu" else None,
         "code_version": _version(),
         "code_commit": checkout_commit(Path(__file__).resolve().parents[2]),
         "packages_sha256": packages_digest(),

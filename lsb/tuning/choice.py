@@ -20,7 +20,7 @@ class Choice:
 
     Attributes:
         front: settings from the most faithful to the likest, of which none is both less like and less faithful than
-            another; at most `COLUMNS`.
+            another, and the recommended one among them; at most `COLUMNS`.
         best: the one that is recommended; None if all were vetoed or failed.
         beyond: the nearest one that goes farther than that and was vetoed, if there is one.
         remarks: what somebody should know, a sentence each.
@@ -81,17 +81,18 @@ def _front(tried: Sequence[Tried]) -> list[Tried]:
 
 
 def _spread(front: Sequence[Tried], best: Tried | None) -> list[Tried]:
-    """Those that stand evenly between nothing and all, the recommended one among them."""
-    if not front or len(front) <= COLUMNS:
-        return [*front]
-    low, high = front[0].figures.likeness, front[-1].figures.likeness
-    wanted = [low + (high - low) * place / (COLUMNS - 1) for place in range(COLUMNS)]
-    nearest = [min(front, key=lambda one: abs(one.figures.likeness - goal)) for goal in wanted]
-    chosen = [one for one in front if one in nearest]
+    """Those that stand evenly between nothing and all, the recommended one among them, by likeness."""
+    chosen = [*front]
+    if len(front) > COLUMNS:
+        low, high = front[0].figures.likeness, front[-1].figures.likeness
+        wanted = [low + (high - low) * place / (COLUMNS - 1) for place in range(COLUMNS)]
+        nearest = [min(front, key=lambda one: abs(one.figures.likeness - goal)) for goal in wanted]
+        chosen = [one for one in front if one in nearest]
     if best is not None and best not in chosen:
-        replaced = min(chosen, key=lambda one: abs(one.figures.likeness - best.figures.likeness))
-        chosen[chosen.index(replaced)] = best
-    return chosen
+        if len(chosen) == COLUMNS:
+            chosen.remove(min(chosen, key=lambda one: abs(one.figures.likeness - best.figures.likeness)))
+        chosen.append(best)
+    return sorted(chosen, key=lambda one: one.figures.likeness)
 
 
 def _remarks(best: Tried | None, bench: Bench) -> Iterator[str]:
@@ -101,10 +102,10 @@ def _remarks(best: Tried | None, bench: Bench) -> Iterator[str]:
         yield "No settings were found that may be recommended: KID vetoed all of them, or they failed."
         return
     figures = best.figures
-    if figures.gain <= _ERRORS * figures.error:
+    if figures.gain <= _ERRORS * figures.error or worth(figures, bench.nothing, bench.gap) <= 0:
         yield (
-            "Doing nothing is as good: what is won in likeness is no more than what is lost of the layout, or chance. "
-            "Perhaps the prompts say nothing to this model."
+            "Doing nothing is as good: what is won in likeness, or by KID, is no more than what is lost of the layout, "
+            "or chance. Perhaps the prompts say nothing to this model."
         )
     for share, blurred in bench.blurred():
         is_near = blurred.kid <= figures.kid + SLACK * max(bench.gap, 0.0)

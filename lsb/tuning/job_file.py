@@ -83,7 +83,7 @@ def refuse_unwritable(path: Path, config: JobConfig, base: Method, out: Path | N
     Raises:
         UsageError, ConfigError: see there.
     """
-    other = base.model_copy(update={base.strength: 0.9 * getattr(base, base.strength)})
+    other = base.model_copy(update={base.strength: 0.9 * (getattr(base, base.strength) or 1.0)})
     with _partial(path, config, other, _goal(path, out)):
         pass
 

@@ -64,6 +64,7 @@ def search(
         values |= {name: trial.suggest_categorical(name, among) for name, among in space.choices.items()}
 
         def give_up(step: int, figures: Figures, trial: Trial = trial) -> bool:
+            # KID of few pictures is mostly chance, but they are the same pictures for all settings: so is the chance.
             trial.report(worth(figures, bench.untouched[step], bench.gap), step)
             return trial.should_prune()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lsb.audit.bench import threads_of
 from lsb.audit.replay import CONDITIONS, TOLERANCES, Bench, replay
 from lsb.audit.sample import sampled
 from lsb.audit.verdict import Replayed, Verdict
@@ -123,6 +124,12 @@ def test_rows_that_say_nothing_of_threads_are_compared_within_the_tolerance(
     results, _ = again(before, (run, sources), levels=1, threads=2)
     assert {(result.basis, result.differing) for result in results} == {("tolerance", ("threads",))}
     assert kinds(results) == {None}
+
+
+@pytest.mark.parametrize(("said", "threads"), [(3, 3), (None, 7), (0, 7), (-3, 7), (10**9, 7)])
+def test_a_row_that_asks_for_threads_that_cannot_be_gets_those_that_there_are(said: Any, threads: int) -> None:
+    row: Any = {"threads": said}
+    assert threads_of(row, 7) == threads
 
 
 def test_a_sample_is_the_same_each_time_and_another_with_another_seed(

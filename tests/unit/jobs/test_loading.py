@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lsb.config.job import JobConfig
 from lsb.errors import FrozenSettingsError, ModelError, PromptError
@@ -71,7 +72,12 @@ def test_what_fixes_the_pixels_is_the_runs_whatever_the_caller_says(
     other = settings(
         tmp_path, tiny_folder, bridge__tau=0.9, bridge__nfe=4, seed="8", execution__dtype="bfloat16", execution__batch=3
     )
-    translator = load_model(other, planned.id, "cpu", 1).translator
+    threads = torch.get_num_threads()
+    try:
+        translator = load_model(other, planned.id, "cpu", threads + 1).translator
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
     assert isinstance(translator, Engine)
     assert (translator.settings.tau, translator.settings.nfe, translator.seed) == (0.6, 2, "7")
     assert (translator.backbone.dtype, translator.batch) == ("float32", 3)

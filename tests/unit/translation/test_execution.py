@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 import lsb
 from lsb.ledger.schemas import MANIFEST
 from lsb.records import digest_of
-from lsb.translation.execution import checkout_commit, describe, packages_digest
+from lsb.translation.execution import checkout_commit, describe, packages_digest, threads_each
 
 
 def git(root: Path, *words: str) -> str:
@@ -24,6 +27,16 @@ def test_the_facts_are_columns_of_the_manifest() -> None:
     assert (facts["dtype"], facts["batch"], facts["threads"]) == ("float32", 8, 3)
     assert facts["instruction_set"]
     assert facts["packages_sha256"] == packages_digest()
+
+
+def test_threads_are_shared_by_the_processes_with_a_model_and_none_goes_without() -> None:
+    all_of_them = torch.get_num_threads()
+    assert [threads_each(count) for count in (1, all_of_them, 10**6)] == [all_of_them, 1, 1]
+
+
+def test_an_accelerator_adds_without_the_processors_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "made up")
+    assert describe("cuda:0", "float32", 8, 3)["threads"] is None
 
 
 def test_the_packages_digest_is_that_of_what_is_installed_in_whatever_order() -> None:

@@ -53,8 +53,28 @@ def test_likeness_that_brings_pictures_no_nearer_to_the_target_is_not_recommende
 
 
 def test_where_kid_tells_nothing_likeness_less_change_decides() -> None:
-    choice = choice_of(("near", figures(0.5, 0.1, 3.0)), ("far", figures(0.9, 0.2, 9.0)), gap=-1.0)
-    assert choice.best.settings == {"name": "far"}
+    for gap in (-1.0, 0.0):
+        choice = choice_of(("near", figures(0.5, 0.1, 9.0)), ("far", figures(0.9, 0.2, 3.0)), gap=gap)
+        assert choice.best.settings == {"name": "far"}
+
+
+def test_the_recommended_one_is_shown_where_another_is_likelier_and_keeps_more() -> None:
+    """By KID it is better all the same."""
+    found = [("a", figures(0.70, 0.12, 5.8)), ("best", figures(0.68, 0.125, 5.3)), ("weak", figures(0.3, 0.05, 20.0))]
+    choice = choice_of(*found)
+    assert choice.best.settings == {"name": "best"}
+    assert names(choice) == ["weak", "best", "a"]
+    more = [(str(place), figures(0.3 + place / 50, 0.05 + place / 500, 20.0 - place)) for place in range(1, 8)]
+    longer = choice_of(*found, *more)
+    assert (longer.best.settings, len(longer.front)) == ({"name": "best"}, COLUMNS)
+    likeness = [one.figures.likeness for one in longer.front]
+    assert likeness == sorted(likeness)
+    assert longer.best in longer.front
+
+
+def test_what_kid_finds_worse_than_nothing_is_said_to_be_no_better() -> None:
+    choice = choice_of(("likelier", figures(0.2, 0.05, 30.5)))
+    assert choice.remarks[0].startswith("Doing nothing is as good")
 
 
 def test_what_is_lost_of_the_layout_counts() -> None:

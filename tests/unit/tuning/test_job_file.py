@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from lsb.bridge.methods import METHODS
 from lsb.bridge.methods.sdedit import Sdedit
 from lsb.bridge.settings import BridgeSettings
 from lsb.config.job import load_config
 from lsb.errors import ConfigError, UsageError
-from lsb.tuning.job_file import with_method, write_tuned
+from lsb.tuning.job_file import refuse_unwritable, with_method, write_tuned
 
 JOB = """\
 name: tiny  # mine
@@ -72,6 +73,14 @@ def test_what_would_be_read_otherwise_is_not_written(job: Path, text: str, elsew
     assert ("beside" in str(refused.value)) == elsewhere
     assert job.read_text() == text
     assert sorted(path.name for path in job.parent.rglob("*")) == ["job.yaml", "other"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_whether_settings_of_a_method_could_be_written_leaves_nothing(job: Path, name: str) -> None:
+    for out in (None, job.with_name("new.yaml")):
+        refuse_unwritable(job, load_config(job), METHODS[name](), out)
+    assert [path.name for path in job.parent.iterdir()] == ["job.yaml"]
+    assert job.read_text() == JOB
 
 
 def test_what_is_not_for_the_method_is_refused(job: Path) -> None:
