@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from quality_methods import MARK
 from quality_mixture import Point, mixture_points
-from quality_study import COSTS, FREE, MAIN, MATCHED, SHOWN, TUNED_AT, Bench, Figures, Regime
+from quality_study import COSTS, EXAMPLE, FREE, MAIN, MATCHED, SHOWN, TUNED_AT, Bench, Figures, Regime
 from replay import processor
 
 from lsb.metrics.distances import interval, kernel_samples
@@ -111,14 +111,16 @@ def comparisons(found: Found) -> list[tuple[str, str, str, float, float, float, 
     for regime in found.regimes():
         pairs = [("matched", "matched")]
         pairs += [(str(TUNED_AT), kind) for kind in sorted({row[2] for row in found.rows if row[2].isdigit()}, key=int)]
-        for ours, theirs in pairs:
-            one = found.of(regime, "lsb", ours)
+        of_lsb = [("lsb", ours, theirs) for ours, theirs in pairs] + [(EXAMPLE, str(TUNED_AT), str(TUNED_AT))]
+        for which, ours, theirs in of_lsb:
+            one = found.of(regime, which, ours)
             for peer in PEERS:
                 other = found.of(regime, peer, theirs)
                 if one is None or other is None:
                     continue
                 value, low, high = found.difference(one, other)
-                names = (f"{ours} ({forwards(one)})", f"{peer}, {theirs} ({forwards(other)})")
+                own = f"{ours} ({forwards(one)})" if which == "lsb" else which.removeprefix("lsb, ")
+                names = (own, f"{peer}, {theirs} ({forwards(other)})")
                 lines.append((regime.title, *names, value, low, high, verdict(found, regime, low, high)))
     return lines
 
@@ -153,9 +155,9 @@ def document(found: Found, about: dict[str, Any], mixture: Sequence[Point]) -> s
     lines += [
         "## In pairs",
         "",
-        "KID of LSB at 16 forwards minus the other's, 95 % of a paired bootstrap over pictures. `matched`: both at the "
-        f"trial whose style accuracy on validation (`guide`) is nearest to {100 * MATCHED:.0f} %. No worse: the upper "
-        f"bound is at most {100 * NOT_WORSE:.0f} % of the way from the source through the VAE to the target's.",
+        "KID of LSB at 16 forwards minus the other's, 95 % of a paired bootstrap over pictures. `matched`: each at "
+        f"the strength whose style accuracy on validation (`guide`) is nearest to {100 * MATCHED:.0f} %. No worse: the "
+        f"upper bound is at most {100 * NOT_WORSE:.0f} % of the way from the source through the VAE to the target's.",
         "",
         "| | LSB | other | KID difference | 95 % | |",
         "| --- | --- | --- | ---: | ---: | --- |",

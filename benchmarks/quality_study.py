@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,11 +36,13 @@ from lsb.translation.translator import Translator
 COSTS = (2, 4, 8, 16, 32, 100)
 TUNED_AT = 16
 TRIALS, STRENGTHS = 24, (0.6, 0.8, 1.0, 1.25)
+NEARBY = (0.85, 1.0, 1.1, 1.2)  # strengths of which one is chosen for its style accuracy
 ENOUGH = 0.93  # share of translations that `guide` has to call the target style
 SEEDS = ("0", "1", "2")
 MATCHED = 0.95  # the share at which methods are also compared, each at the strength that comes nearest
 MAIN = ("flat", "3d")
 CHUNK = 16
+EXAMPLE = "lsb, the example's settings"  # which examples/emoji/choose.py has found with more trials
 MARKS = ("", styles.RESTORED)
 SHOWN = 12  # pictures in a row of the sheet
 
@@ -213,23 +215,31 @@ class Choice:
             self.study.optimize(self._objective, n_trials=self.trials - done)
         return self._settings(self.study.best_trial)
 
-    def matched(self) -> Settings:
-        """The settings whose style accuracy is nearest to MATCHED, of equally near ones those with the least KID."""
-        trials = self.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-        best = min(
-            trials,
-            key=lambda trial: (round(abs(trial.user_attrs["accuracy"] - MATCHED), 3), trial.user_attrs["kid"]),
+    def matched(self, settings: Settings) -> Settings:
+        """The settings with the strength whose style accuracy is nearest to MATCHED, then of least KID."""
+        return self._strength(
+            settings, NEARBY, TUNED_AT, "matched", lambda found: (abs(found["accuracy"] - MATCHED), found["kid"])
         )
-        return self._settings(best)
 
     def at_cost(self, settings: Settings, cost: int) -> Settings | None:
         """The settings with the strength that is best at another cost; None where the method can't be so cheap."""
         if self.candidate.at(settings, cost) is None or cost == TUNED_AT:
             return settings if cost == TUNED_AT else None
-        file = self.bench.work / "trials" / f"{self.name}-{cost}.json"
+        return self._strength(settings, STRENGTHS, cost, f"{cost}", lambda found: score(**found))
+
+    def _strength(
+        self,
+        settings: Settings,
+        factors: tuple[float, ...],
+        cost: int,
+        name: str,
+        goal: Callable[[Mapping[str, float]], Any],
+    ) -> Settings:
+        """The settings with the strength, of these multiples, for which `goal` is least; kept under a name."""
+        file = self.bench.work / "trials" / f"{self.name}-{name}.json"
         if not file.exists():
-            tried = [(self._try(one, cost), one) for one in self.candidate.weaker_and_stronger(settings, STRENGTHS)]
-            found = min(tried, key=lambda pair: score(**pair[0]))
+            tried = [(self._try(one, cost), one) for one in self.candidate.weaker_and_stronger(settings, factors)]
+            found = min(tried, key=lambda pair: goal(pair[0]))
             file.write_text(json.dumps({"settings": dict(found[1]), "found": found[0]}, indent=2))
         chosen: Settings = json.loads(file.read_text())["settings"]
         return chosen
@@ -297,7 +307,7 @@ def there_and_back(bench: Bench, regime: Regime, sigma: float, mark: str) -> Fig
 def picture_forwards(regime: Regime, costs: Sequence[int], validation: int, test: int) -> int:
     """How many forwards of a picture one method needs in a regime."""
     others = [cost for cost in costs if cost != TUNED_AT and cost in regime.costs]
-    chosen = TRIALS * validation * TUNED_AT + (len(SEEDS) + 1) * test * TUNED_AT
+    chosen = (TRIALS + len(NEARBY)) * validation * TUNED_AT + (len(SEEDS) + 1) * test * TUNED_AT
     return chosen + sum((len(STRENGTHS) * validation + test) * cost for cost in others)
 
 
@@ -350,7 +360,8 @@ def study(
                         kind,
                         bench.row(regime, candidate, settings, cost, candidate.name, seed),
                     )
-            matched = bench.row(regime, candidate, choice.matched(), TUNED_AT, f"{candidate.name}-matched", SEEDS[0])
+            near = choice.matched(tuned)
+            matched = bench.row(regime, candidate, near, TUNED_AT, f"{candidate.name}-matched", SEEDS[0])
             yield regime, candidate.name, "matched", matched
             method = candidate.at(tuned, TUNED_AT)
             assert method is not None
@@ -361,3 +372,5 @@ def study(
     choice = Choice(bench, FREE[0], PUBLISHED, "published", trials)
     tuned = choice.tune()
     yield FREE[0], "published Euler, NFE 8", "16", bench.row(FREE[0], PUBLISHED, tuned, TUNED_AT, "published", SEEDS[0])
+    own = bench.workshop.config.bridge.model_dump(mode="json", exclude_defaults=True) | {MARK: styles.RESTORED}
+    yield FREE[0], EXAMPLE, "16", bench.row(FREE[0], CANDIDATES[0], own, TUNED_AT, "example", SEEDS[0])
