@@ -53,6 +53,13 @@ def affordable_costs(bench: Bench, kept: Path, minutes: float) -> tuple[int, ...
     return tuple(json.loads(kept.read_text()))
 
 
+def spent(kept: Path, seconds: float) -> float:
+    """Seconds of all calls that came to their end, this one's added."""
+    before = json.loads(kept.read_text()) if kept.exists() else 0.0
+    kept.write_text(json.dumps(before + seconds))
+    return float(before + seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "examples" / "emoji" / "job.yaml")
@@ -83,7 +90,7 @@ def main() -> None:
             TRIALS,
         )
     rows = list(study(bench, regimes, costs, trials))
-    write(rows, bench, costs, trials, time.monotonic() - started, args)
+    write(rows, bench, costs, trials, spent(work / "seconds.json", time.monotonic() - started), args)
 
 
 if __name__ == "__main__":
