@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from quality_methods import MARK
 from quality_mixture import Point, mixture_points
-from quality_study import COSTS, EXAMPLE, FREE, MAIN, MATCHED, SHOWN, TUNED_AT, Bench, Figures, Regime
+from quality_study import EXAMPLE, FREE, MAIN, MATCHED, SHOWN, TUNED_AT, Bench, Figures, Regime
 from replay import processor
 
 from lsb.metrics.distances import interval, kernel_samples
@@ -213,6 +213,7 @@ def plot(found: Found, file: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import ScalarFormatter
 
     free = [regime for regime in found.regimes() if regime.sigma is None]
     figure, axes = plt.subplots(2, len(free), figsize=(4.2 * len(free), 7), squeeze=False)
@@ -225,10 +226,13 @@ def plot(found: Found, file: Path) -> None:
         for place, label in ((0, "KID × 1000"), (1, "style accuracy, %")):
             axis = axes[place][column]
             axis.set(xscale="log", xlabel="network forwards a picture", ylabel=label)
-            axis.set_xticks(COSTS, [str(cost) for cost in COSTS])
+            costs = sorted({int(row[2]) for row in found.rows if row[2].isdigit()})
+            axis.set_xticks(costs, [str(cost) for cost in costs])
             axis.minorticks_off()
             axis.grid(alpha=0.3)
         axes[0][column].set(title=regime.title, yscale="log")
+        for side in (axes[0][column].yaxis.set_major_formatter, axes[0][column].yaxis.set_minor_formatter):
+            side(ScalarFormatter())
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=90, metadata={"Software": None})
