@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lsb.ledger.dataset import Dataset
     from lsb.ledger.run import Run
     from lsb.prompts.finding import StoredPrompt
+    from lsb.tuning.tune import Tuned
     from lsb.views.diff import Difference
     from lsb.views.export import Exported
     from lsb.views.holders import Holder
@@ -282,6 +283,12 @@ def export(done: Exported, destination: Path, *, as_json: bool) -> Figures:
         "not_written": reasons if as_json else len(reasons),
         "destination": str(destination),
     }
+
+
+def tuned(found: Tuned, *, as_json: bool) -> Figures:
+    """As text the remarks stand one after another, a sentence each."""
+    figures = asdict(found)
+    return figures if as_json else {**figures, "remarks": " ".join(found.remarks) or "none"}
 
 
 def metrics(measured: Mapping[str, Any]) -> Figures:

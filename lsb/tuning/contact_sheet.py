@@ -72,7 +72,7 @@ def _words(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _figures(figures: Figures) -> list[tuple[str, str]]:
     return [
-        ("likeness", f"{figures.likeness:.2f}"),
-        ("change", f"{figures.change:.2f}"),
-        ("KID", f"{round(figures.kid, 1) + 0.0:.1f}"),  # not -0.0
+        ("likeness", f"{round(figures.likeness, 2) + 0.0:.2f}"),  # not -0.00
+        ("change", f"{round(figures.change, 2) + 0.0:.2f}"),
+        ("KID", f"{round(figures.kid, 1) + 0.0:.1f}"),
     ]

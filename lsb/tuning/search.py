@@ -101,7 +101,11 @@ class _Bar:
         best = _best(self._book, self._bench)
         done, tried = min(self._total, max(self._done, round(passed))), len(self._book.tried)
         self._progress.advance(
-            self._name, done - self._done, tried=tried - self._told, likeness=best.likeness, change=best.change
+            self._name,
+            done - self._done,
+            tried=tried - self._told,
+            likeness=round(best.likeness, 4) + 0.0,  # not -2e-17
+            change=round(best.change, 4) + 0.0,
         )
         self._done, self._told = done, tried
 

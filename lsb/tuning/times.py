@@ -8,15 +8,17 @@ from lsb.bridge.method import Method
 from lsb.bridge.settings import BridgeSettings
 from lsb.bridge.solvers import SOLVERS
 from lsb.bridge.tuning import tune
+from lsb.progress import NoProgress, Progress
 from lsb.tuning.bench import Bench
 
+NAME = "times"
 FEW = 6  # evaluations; of more, even steps are as good
 PATHS = 40
 PICTURES = 12
 _FINE = 64  # evaluations of the path that others are measured by
 
 
-def with_times(method: Method, bench: Bench) -> Method:
+def with_times(method: Method, bench: Bench, progress: Progress = NoProgress()) -> Method:
     """The method with its evaluations where they come nearest to a fine-step solution; as it is where there are many
     evaluations, where the solver does not allow it, or where even steps are nearer."""
     if not isinstance(method, BridgeSettings) or method.preset != "default" or method.nfe > FEW:
@@ -28,7 +30,13 @@ def with_times(method: Method, bench: Bench) -> Method:
     def error(settings: BridgeSettings) -> float:
         return _distance(bench.carried(settings, PICTURES), fine)
 
-    found = tune(method, error, PATHS)
+    def counted(settings: BridgeSettings) -> float:
+        progress.advance(NAME)
+        return error(settings)
+
+    progress.start(NAME, PATHS)
+    found = tune(method, counted, PATHS)
+    progress.finish(NAME)
     return found if error(found) < error(method) else method
 
 

@@ -200,7 +200,9 @@ def _tune(
         choice = replace(choice, remarks=[*choice.remarks, _FEW_TRIED.format(tried=len(tried), path=path)])
     if sample.unreadable:
         choice = replace(choice, remarks=[*choice.remarks, _unread(sample.unreadable)])
-    best = None if choice.best is None else with_times(space.method(choice.best.settings), bench)
+    best = None if choice.best is None else with_times(space.method(choice.best.settings), bench, progress)
+    if isinstance(best, BridgeSettings) and best.times is not None:
+        choice = replace(choice, remarks=[*choice.remarks, f"The times of its {best.nfe} evaluations are tuned, too."])
     written = None
     if best is not None and asked.writes:
         written = write_tuned(path, config, best, folder, None if asked.write else out)

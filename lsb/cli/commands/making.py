@@ -129,7 +129,7 @@ def tune(
         found = search(config, asked, display)
     finally:
         display.close()
-    render.show(asdict(found), as_json=json)
+    render.show(render.tuned(found, as_json=json), as_json=json)
 
 
 def ingest(config: opt.ConfigFile, json: opt.Json = False, verbose: opt.Verbose = False) -> None:

@@ -112,7 +112,18 @@ def test_times_are_tuned_where_there_are_few(bench: Bench, monkeypatch: pytest.M
     for name, value in {"PATHS": 7, "PICTURES": 4, "_FINE": 12}.items():
         monkeypatch.setattr(times, name, value)
     few = BridgeSettings(tau=0.6, nfe=3, solver="adams_moulton", noise="mix")
-    found = with_times(few, bench)
+    said: list[tuple[str, int]] = []
+
+    class Bar(NoProgress):
+        def start(self, name: str, total: int) -> None:
+            said.append((name, total))
+
+        def advance(self, name: str, n: int = 1, **_: float) -> None:
+            said.append((name, n))
+
+    found = with_times(few, bench, Bar())
+    assert said[0] == ("times", 7)
+    assert 0 < len(said) - 1 <= 7
     assert isinstance(found, BridgeSettings)
     assert found.grid in ("tuned", "uniform")
     assert (found.tau, found.nfe, found.noise) == (few.tau, few.nfe, few.noise)
@@ -156,6 +167,13 @@ def test_a_search_from_the_job_to_its_new_file(job: Path, monkeypatch: pytest.Mo
 def test_a_count_of_tries_stands_in_for_seconds() -> None:
     asked = [Asked(), Asked(tries=3), Asked(seconds=5, tries=3), Asked(seconds=5)]
     assert [one.most_seconds for one in asked] == [SECONDS, math.inf, 5, 5]
+
+
+def test_remarks_are_said_one_after_another(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["tune", str(job), "--tries", "1"]) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("remarks"))
+    assert "goes on with the search. " in said
+    assert ".," not in said
 
 
 def test_settings_that_somebody_wants_to_see(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
