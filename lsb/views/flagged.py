@@ -33,13 +33,13 @@ WORDS = {
         "Hardly changed",
         "Hardly farther from the source through the model's VAE than the source itself is: change below {}, where 1 is "
         "what the VAE does alone.",
-        "They want more: a larger tau or guidance.",
+        "They want more: a larger tau (of other methods than LSB: sigma) or guidance.",
         "hardly changed their source: settings, prompts or model do not fit this task",
     ),
     "over_changed": _Words(
         "Structure lost",
         "About as far from the source's layout as unrelated pictures are: structure distance above {}.",
-        "They want less: a smaller tau, a larger t0.",
+        "They want less: a smaller tau, a larger t0 (of other methods than LSB: a smaller sigma).",
         "have lost their source's structure: settings, prompts or model do not fit this task",
     ),
     "out_of_domain": _Words(
@@ -51,7 +51,7 @@ WORDS = {
     "structure_high": _Words(
         "Structure lost",
         "Structure distance above {}.",
-        "They want less: a smaller tau, a larger t0.",
+        "They want less: a smaller tau, a larger t0 (of other methods than LSB: a smaller sigma).",
         "have lost their source's structure: settings, prompts or model do not fit this task",
     ),
     "flat_output": _Words(
