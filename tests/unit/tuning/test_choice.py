@@ -39,7 +39,10 @@ def test_what_goes_farther_and_comes_out_worse_is_shown_as_beyond() -> None:
 
 
 def test_likeness_that_brings_pictures_no_nearer_to_the_target_is_not_recommended() -> None:
-    """Measured on 48 emoji along the guidance: at 9, which is the likest that KID allows, colours suffer already."""
+    """Measured on 48 emoji along the guidance: at 9, which is the likest that KID allows, colours suffer already.
+
+    KID is shifted by as much for all, since doing nothing has 30 here and had 21.8.
+    """
     choice = choice_of(
         ("w 6", figures(0.555, 0.098, 6.51)),
         ("w 7", figures(0.632, 0.111, 5.66)),
