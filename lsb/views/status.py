@@ -130,15 +130,16 @@ def _read_shard(log: ShardLog) -> _Shard:
         states = Counter(_states(log.rows(commits, columns=_STATE), history.erased))
     else:
         states = Counter(log.counts(commits))
-    spans = [(entry.started or _started(log, entry), entry.link.time) for entry in commits]
+    spans = [worked(log, entry) for entry in commits]
     rows = sum(sum(entry.counts.values()) for entry in commits)
     return _Shard(commits[-1].link.sha256 if commits else None, states, spans, rows)
 
 
-def _started(log: ShardLog, entry: LogEntry) -> datetime:
-    """When work on what an entry commits began, by its rows."""
-    started: datetime | None = pc.min(log.table(entry, columns=["started"])["started"]).as_py()
-    return started or entry.link.time
+def worked(log: ShardLog, entry: LogEntry) -> tuple[datetime, datetime]:
+    """When work on what an entry commits began, and when it was committed. Its rows are read only if it does not say."""
+    committed = entry.link.time
+    started = entry.started or pc.min(log.table(entry, columns=["started"])["started"]).as_py()
+    return started or committed, committed
 
 
 def _unusable(apart: pa.Table) -> int:

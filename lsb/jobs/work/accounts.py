@@ -4,7 +4,8 @@ Rows are counted from the shards' logs. A worker knows its own commits at once; 
 changed: whether a shard's log has a next entry is one small request.
 
 A device is at work on a shard for as long as the shard is leased, what loading a model takes included. Leases may be
-deleted, and a run of an older version has none: a shard counts at least for the time that its rows cover.
+deleted, and a run of an older version has none: a shard counts at least for the time from the first row of each commit
+to the commit.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from lsb.ledger.log.commit_log import LogEntry, ShardLog
 from lsb.ledger.run import Run, pending, read_logs
 from lsb.store.read_ahead import read_ahead
 from lsb.store.store import Store
-from lsb.views.status import counts_apart, covered
+from lsb.views.status import counts_apart, covered, worked
 
 
 @dataclass(frozen=True)
 class _Account:
-    """A shard as its log was read: rows by status, the number of its next entry, and seconds that its rows cover."""
+    """A shard as its log was read: rows by status, the number of its next entry, and seconds of work on its commits."""
 
     counts: dict[str, int]
     next: int
@@ -122,11 +123,8 @@ def why_stopped(store: Store, run: Run, budget: BudgetConfig) -> str | None:
 
 
 def _seconds(log: ShardLog, commits: Sequence[LogEntry]) -> float:
-    """Those that the rows of a shard cover, each attempt by itself: it had a device of its own."""
+    """Those between the first row of a commit and the commit, each attempt by itself: it had a device of its own."""
     spans = defaultdict(list)
     for entry in commits:
-        rows = log.table(entry, columns=["started", "finished"])
-        for started, finished in zip(rows["started"].to_pylist(), rows["finished"].to_pylist(), strict=True):
-            if started is not None and finished is not None:
-                spans[entry.attempt].append((started, finished))
+        spans[entry.attempt].append(worked(log, entry))
     return sum(map(covered, spans.values()))

@@ -9,8 +9,10 @@ import pytest
 
 from lsb.errors import StoreBusyError
 from lsb.jobs.work.accounts import Accounts
-from lsb.ledger.layout import leases_folder
+from lsb.ledger.layout import is_rows_file, leases_folder
 from lsb.ledger.leases import newest
+from lsb.ledger.log.commit_log import ShardLog
+from lsb.ledger.run import open_log
 from lsb.store.local import LocalStore
 from tests.unit.jobs.work.fleet import Fleet
 
@@ -66,3 +68,38 @@ def test_what_could_not_be_read_of_others_is_read_at_the_next_look(
     assert {shard: dict(account.counts) for shard, account in accounts._accounts.items()} == {
         shard: {"ok": 2} for shard in fleet.run.shards()
     }
+
+
+def test_what_others_have_done_is_counted_without_reading_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a look costs the same whatever the number of records in a shard."""
+    fleet = Fleet(tmp_path, 4)
+    accounts = accounts_of(fleet)
+    assert fleet.work().translated == 4
+    asked: list[str] = []
+    read = LocalStore.read
+
+    def noted(store: LocalStore, key: str, *rest: Any, **more: Any) -> Any:
+        asked.append(key)
+        return read(store, key, *rest, **more)
+
+    monkeypatch.setattr(LocalStore, "read", noted)
+    accounts.look(newest(fleet.store.list(leases_folder(fleet.run.id))), [])
+    assert [accounts.rows(shard) for shard in fleet.run.shards()] == [2, 2]
+    assert all(account.seconds > 0 for account in accounts._accounts.values())
+    assert asked
+    assert not [key for key in asked if is_rows_file(key)]
+
+
+def test_of_a_version_whose_entries_do_not_say_when_work_began_the_rows_say_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Fleet(tmp_path, 4)
+    append = ShardLog.append
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardLog, "append", lambda *rest, started, **more: append(*rest, **more))
+        assert fleet.work().translated == 4
+    assert not [entry for shard in fleet.run.shards() for entry in open_log(fleet.store, fleet.run, shard).entries() if entry.started]
+    for shard in fleet.run.shards():
+        assert accounts_of(fleet)._accounts[shard].seconds > 0
