@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from io import BufferedRandom
 from typing import Any
 
 import rfc8785
@@ -44,6 +45,12 @@ class Action(StrEnum):
 def sha256(data: bytes) -> str:
     """SHA-256 of `data`, 64 lower-case hex digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(file: BufferedRandom) -> str:
+    """The same of all that an open file holds."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError
 from lsb.records import sha256
-from lsb.store.store import Entries, Entry, Names, folders_of
+from lsb.store.store import Data, Entries, Entry, Names, contents, folders_of
 
 
 class Fate(StrEnum):
@@ -48,10 +48,10 @@ class MemoryStore:
     def write(self, key: str, data: bytes) -> None:
         self.objects[key] = (data, float(len(self.objects)))
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         if self.conditional and key in self.objects:
             raise AlreadyExistsError(f"{key} exists", key=key)
-        self.write(key, data)
+        self.write(key, contents(data))
 
     def exists(self, key: str) -> bool:
         return key in self.objects
@@ -139,8 +139,9 @@ class View:
     def write(self, key: str, data: bytes) -> None:
         self._change(f"write {key}", lambda: self._store.write(key, data))
 
-    def create(self, key: str, data: bytes) -> None:
-        self._change(f"create {key}", lambda: self._store.create(key, data))
+    def create(self, key: str, data: Data) -> None:
+        whole = contents(data)  # it may arrive when whoever sent it has closed its file
+        self._change(f"create {key}", lambda: self._store.create(key, whole))
 
     def delete(self, key: str) -> None:
         self._change(f"delete {key}", lambda: self._store.delete(key))

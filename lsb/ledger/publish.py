@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from io import BufferedRandom
 from typing import Any
 
 import pyarrow as pa
@@ -28,8 +29,8 @@ from lsb.ledger.log.snapshots import (
 )
 from lsb.ledger.manifest import Collected, collect, collect_features
 from lsb.ledger.run import Run, read_logs
-from lsb.ledger.schemas import MANIFEST, write_tables
-from lsb.records import has_output, sha256
+from lsb.ledger.schemas import MANIFEST, written_tables
+from lsb.records import has_output, sha256, sha256_of_file
 from lsb.store.store import Store
 
 
@@ -91,10 +92,11 @@ def publish(
         if last and _same(last, heads, collected, sha256(text.encode()), gates) and _signed(store, last, signer):
             break
         page = report(collected) if callable(report) else report
-        manifest = write_tables(collected.pieces, MANIFEST)
-        folder = _claim_folder(store, run, history, manifest)
-        files = {MANIFEST_NAME: manifest, METRICS_NAME: text.encode(), REPORT_NAME: page}
-        digests = {name: sha256(data) for name, data in files.items()}
+        with written_tables(collected.pieces, MANIFEST) as manifest:
+            folder = _claim_folder(store, run, history, manifest)
+            manifest_sha256 = sha256_of_file(manifest)
+        files = {METRICS_NAME: text.encode(), REPORT_NAME: page}
+        digests = {MANIFEST_NAME: manifest_sha256, **{name: sha256(data) for name, data in files.items()}}
         document = snapshot_document(
             folder,
             digests,
@@ -158,7 +160,7 @@ def _signed(store: Store, last: Snapshot, signer: Signer | None) -> bool:
     return signer.public.verifies(open_envelope(store.read(key), key))
 
 
-def _claim_folder(store: Store, run: Run, history: SnapshotHistory, manifest: bytes) -> int:
+def _claim_folder(store: Store, run: Run, history: SnapshotHistory, manifest: BufferedRandom) -> int:
     """The number of a snapshot folder that nobody else writes to, claimed by creating the manifest in it.
 
     It is the snapshot's own number, unless somebody crashed there or is at it now. A condemned one is never used

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BufferedRandom
 from typing import Any, Required, TypedDict
 
 import pyarrow as pa
@@ -368,22 +369,26 @@ def write_table(table: pa.Table, schema: TableSchema) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def write_tables(tables: Iterable[pa.Table], schema: TableSchema) -> bytes:
-    """The same of several tables, one behind the other, of which one at a time is held.
+@contextmanager
+def written_tables(tables: Iterable[pa.Table], schema: TableSchema) -> Iterator[BufferedRandom]:
+    """The same of several tables, one behind the other, of which one at a time is held: a temporary file.
 
     Raises:
         UnverifiableError: as for `write_table`.
         TemporaryFileError: no room for them.
     """
     marked = schema.arrow.with_metadata({_NAME: schema.name.encode()})
-    with temporary_files(), tempfile.TemporaryFile() as file:
-        with pq.ParquetWriter(file, marked, compression="zstd") as writer:
+    with temporary_files():
+        file = tempfile.TemporaryFile()  # noqa: SIM115 closed below
+    with file:
+        with temporary_files(), pq.ParquetWriter(file, marked, compression="zstd") as writer:
             for table in tables:
                 if not table.schema.equals(schema.arrow):
                     raise UnverifiableError(f"table does not have the columns of {schema.name}")
                 writer.write_table(table.replace_schema_metadata(marked.metadata))
-        file.seek(0)
-        return file.read()
+        with temporary_files():
+            file.flush()
+        yield file
 
 
 def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:

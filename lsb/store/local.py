@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,11 +26,13 @@ from urllib.parse import unquote, urlsplit
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
 from lsb.store.folders import NoExclusiveNameError, folder, make_root, name_exclusively, sync
 from lsb.store.probe import prove_conditional_create
-from lsb.store.store import Entries, Entry, Names, validate_key, validate_path
+from lsb.store.store import Data, Entries, Entry, Names, size_of, validate_key, validate_path
 from lsb.store.temporary import TEMPORARY, temporary_name
 from lsb.store.usage import count
 
 logger = logging.getLogger(__name__)
+
+COPIED = 1 << 20  # bytes of a file at a time
 
 
 class LocalStore:
@@ -78,7 +81,7 @@ class LocalStore:
             self._place(key, lambda place, name: os.replace(temporary, name, src_dir_fd=built, dst_dir_fd=place))
         count(0, written=len(data))
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         validate_key(key)
         with self._one_line("create", key), self._built(data) as (built, temporary):
             try:
@@ -90,7 +93,7 @@ class LocalStore:
                     f"the file system at {self.uri} has neither hard links ({error.strerror}) nor a rename that spares "
                     "what is there, so that two workers could both commit a shard; put the store on another, or on S3"
                 ) from error
-        count(0, written=len(data))
+        count(0, written=size_of(data))
 
     def exists(self, key: str) -> bool:
         path = self.root / validate_path(key)
@@ -151,7 +154,7 @@ class LocalStore:
         return sorted(above + slash + name for name in names if name.startswith(start))
 
     @contextmanager
-    def _built(self, data: bytes) -> Iterator[tuple[int, str]]:
+    def _built(self, data: Data) -> Iterator[tuple[int, str]]:
         """A synced temporary file with `data`, by its folder and its name there, gone afterwards."""
         name = temporary_name()
         with folder(self.root, [TEMPORARY], make=True) as place:
@@ -159,7 +162,11 @@ class LocalStore:
             descriptor = os.open(name, flags, 0o666, dir_fd=place)
             try:
                 with open(descriptor, "wb") as file:
-                    file.write(data)
+                    if isinstance(data, bytes):
+                        file.write(data)
+                    else:
+                        data.seek(0)
+                        shutil.copyfileobj(data, file, COPIED)
                     file.flush()
                     os.fsync(file.fileno())
                 yield place, name

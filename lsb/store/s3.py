@@ -17,7 +17,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,7 +45,7 @@ from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreE
 from lsb.redaction import visible
 from lsb.store.answers import UnbelievedError, doubt_of, doubt_of_error, is_changed
 from lsb.store.probe import prove_conditional_create
-from lsb.store.store import Entries, Entry, Names, validate_key, validate_path
+from lsb.store.store import Data, Entries, Entry, Names, size_of, validate_key, validate_path
 from lsb.store.temporary import TEMPORARY
 from lsb.store.usage import count
 
@@ -139,7 +140,7 @@ class S3Store:
     def write(self, key: str, data: bytes) -> None:
         self._put("write", key, data)
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         nonce = secrets.token_hex(16)
         try:
             self._put("create", key, data, IfNoneMatch="*", Metadata={_NONCE: nonce})
@@ -213,10 +214,10 @@ class S3Store:
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def _put(self, verb: str, key: str, data: bytes, **condition: Any) -> None:
+    def _put(self, verb: str, key: str, data: Data, **condition: Any) -> None:
         whole = validate_key(self._key(validate_key(key)))
-        if len(data) > LARGEST_OBJECT:
-            raise StoreError(f"cannot {verb} {key}: {len(data)} bytes, an object has at most 5 GiB", key=key)
+        if (size := size_of(data)) > LARGEST_OBJECT:
+            raise StoreError(f"cannot {verb} {key}: {size} bytes, an object has at most 5 GiB", key=key)
         self._ask(verb, key, "put_object", Key=whole, Body=data, **condition)
 
     def _carries(self, key: str, nonce: str) -> bool:
@@ -235,7 +236,8 @@ class S3Store:
             logger.debug("%s %s", operation, visible(key))
             count()
             try:
-                answer = client.call(operation, self.largest, Bucket=self.bucket, **parameters)
+                with _sendable(parameters) as sent:
+                    answer = client.call(operation, self.largest, Bucket=self.bucket, **sent)
             except (OSError, BotoCoreError, ClientError, aiohttp.ClientError, UnbelievedError, ValueError) as error:
                 failure = self._failure(verb, key, error)
                 patience = self.patience if client.answered else min(self.patience, FIRST_CONTACT_SECONDS)
@@ -249,7 +251,7 @@ class S3Store:
                     raise StoreError(f"{answers} at {_endpoint()} for {self.uri}; {advice}") from error
                 logger.info("%s; asking again", visible(str(failure)))
             else:
-                count(0, read=len(answer.get("Body", b"")), written=len(parameters.get("Body", b"")))
+                count(0, read=len(answer.get("Body", b"")), written=size_of(parameters.get("Body", b"")))
                 return answer
             time.sleep(pause * _CHANCE.uniform(0.5, 1.0))  # so that many clients do not ask in step
             pause = min(2 * pause, 2.0)
@@ -361,6 +363,18 @@ def _doubt_in(error: BaseException) -> str | None:
     if isinstance(error, ResponseParserError):  # whose text holds the whole page
         return "something that cannot be parsed"
     return str(error) if isinstance(error, UnbelievedError) else None
+
+
+@contextmanager
+def _sendable(parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Parameters of a request. A file among them is open a second time, since whoever sends it closes it."""
+    body = parameters.get("Body", b"")
+    if isinstance(body, bytes):
+        yield parameters
+        return
+    with open(os.dup(body.fileno()), "rb") as again:
+        again.seek(0)
+        yield {**parameters, "Body": again}
 
 
 def _close(pid: int, loop: Any, files: S3FileSystem) -> None:

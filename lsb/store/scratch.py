@@ -6,7 +6,7 @@ import hashlib
 import time
 
 from lsb.errors import AlreadyExistsError, NotFoundError
-from lsb.store.store import Entries, Entry, Names, Store, folders_of, validate_key
+from lsb.store.store import Data, Entries, Entry, Names, Store, contents, folders_of, validate_key
 
 
 class ScratchStore:
@@ -29,10 +29,10 @@ class ScratchStore:
         self._written[validate_key(key)] = data
         self._deleted.discard(key)
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         if self.exists(key):
             raise AlreadyExistsError(f"{key} exists in {self.uri}; read it", key=key)
-        self.write(key, data)
+        self.write(key, contents(data))
 
     def exists(self, key: str) -> bool:
         if key in self._written:

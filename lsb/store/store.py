@@ -6,9 +6,11 @@ exactly one of many writers. Every claim of the ledger rests on `create`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BufferedRandom
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from lsb.errors import StoreError, UsageError
@@ -31,6 +33,7 @@ class Entry:
     modified: float
 
 
+Data = bytes | BufferedRandom  # of an object: its bytes, or an open file that holds them from its beginning to its end
 Entries = list[Entry]
 Names = list[str]
 
@@ -48,7 +51,7 @@ class Store(Protocol):
         """Put an object, whole or not at all, replacing what was there."""
         ...
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         """Put an object unless the key is taken: of many writers exactly one succeeds.
 
         Raises:
@@ -92,6 +95,19 @@ def read_range(store: Store, key: str, start: int, length: int) -> bytes:
     if isinstance(store, ReadsRanges):
         return store.read_range(key, start, length)
     return store.read(key)[start : start + length]
+
+
+def contents(data: Data) -> bytes:
+    """The bytes of an object, as `Store.create` is given them."""
+    if isinstance(data, bytes):
+        return data
+    data.seek(0)
+    return data.read()
+
+
+def size_of(data: Data) -> int:
+    """How many they are."""
+    return len(data) if isinstance(data, bytes) else data.seek(0, os.SEEK_END)
 
 
 def validate_key(key: str) -> str:

@@ -136,7 +136,7 @@ def _read_shard(log: ShardLog) -> _Shard:
 
 
 def worked(log: ShardLog, entry: LogEntry) -> tuple[datetime, datetime]:
-    """When work on what an entry commits began, and when it was committed. Its rows are read only if it does not say."""
+    """When work on what an entry commits began, and when it was committed; where it does not say, by its rows."""
     committed = entry.link.time
     started = entry.started or pc.min(log.table(entry, columns=["started"])["started"]).as_py()
     return started or committed, committed

@@ -30,7 +30,7 @@ from lsb.pictures.ingest import ingest
 from lsb.pictures.knowledge import doubt
 from lsb.pictures.sources import open_sources
 from lsb.records import record_id
-from lsb.store.store import Store, open_store
+from lsb.store.store import Data, Store, open_store
 from lsb.store.temporary import TEMPORARY
 from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, equipment, make_images, picture, run_spec, start, translate_all
@@ -59,7 +59,7 @@ class Mortal:
         self.under.write(key, data)
         self._step()
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         self.under.create(key, data)
         self._step()
 

@@ -24,7 +24,7 @@ from lsb.ledger.run import Run, open_log, pending
 from lsb.pictures.encoding import encode
 from lsb.pictures.images import pixels_sha256
 from lsb.store.local import LocalStore
-from lsb.store.store import Store
+from lsb.store.store import Data, Store
 from lsb.translation.shard import run_shard
 from lsb.views.status import status
 from tests.ledger import Inverter, equipment, make_images, picture, start
@@ -93,7 +93,7 @@ def test_a_worker_that_loses_adopts_the_winners_rows_and_keeps_its_own_others(tm
     class Late(LocalStore):
         late = True
 
-        def create(self, key: str, data: bytes) -> None:
+        def create(self, key: str, data: Data) -> None:
             if self.late and "/log/" in key:
                 self.late = False
                 for hint in self.list(hints_folder(run.id, "00000")):

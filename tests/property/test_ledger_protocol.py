@@ -44,7 +44,7 @@ from lsb.ledger.selection import Selection
 from lsb.pictures.encoding import encode
 from lsb.records import sha256
 from lsb.store import read_ahead
-from lsb.store.store import Store
+from lsb.store.store import Data, Store
 from lsb.translation import shard
 from lsb.translation.attempt import Attempt
 from lsb.translation.model import Model
@@ -300,7 +300,7 @@ def refused_means_lost(monkeypatch: pytest.MonkeyPatch) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.store, name)
 
-        def create(self, key: str, data: bytes) -> None:
+        def create(self, key: str, data: Data) -> None:
             try:
                 self.store.create(key, data)
             except AlreadyExistsError:

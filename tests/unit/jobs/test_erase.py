@@ -25,7 +25,7 @@ from lsb.ledger.selection import Selection
 from lsb.pictures.encoding import encode
 from lsb.records import record_id
 from lsb.store.local import LocalStore
-from lsb.store.store import Store
+from lsb.store.store import Data, Store
 from lsb.views.export import export
 from lsb.views.page_contents import page_of
 from lsb.views.status import status
@@ -266,7 +266,7 @@ def test_a_page_that_was_made_before_is_not_published(store: LocalStore, done: t
         return made[-1]
 
     class Slow(LocalStore):
-        def create(self, key: str, data: bytes) -> None:
+        def create(self, key: str, data: Data) -> None:
             if "/snapshots/log/" in key and not erased:
                 erased.append(erase(store, run.id, Selection(names=(KEY,)), "request 17"))
             super().create(key, data)
@@ -283,7 +283,7 @@ def test_a_page_that_was_published_meanwhile_goes_too(store: LocalStore, done: t
     run, _ = done
 
     class Slow(LocalStore):
-        def create(self, key: str, data: bytes) -> None:
+        def create(self, key: str, data: Data) -> None:
             if "/snapshots/log/" in key and not published:
                 published.append(publish(LocalStore(self.root), run, {"rows": [], "kid": 2.0}, b"late"))
             super().create(key, data)
@@ -298,7 +298,7 @@ def test_what_clean_up_condemned_meanwhile_is_written_again(store: LocalStore, d
     run, _ = done
 
     class Slow(LocalStore):
-        def create(self, key: str, data: bytes) -> None:
+        def create(self, key: str, data: Data) -> None:
             if "/shards/" in key and not swept:
                 swept.append(clean_up(store, older_than=-1, least=-1))
             super().create(key, data)

@@ -19,7 +19,7 @@ from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, create_run, open_log
 from lsb.pictures.sources import open_sources
 from lsb.store.local import LocalStore
-from lsb.store.store import Entries, Entry, Store
+from lsb.store.store import Data, Entries, Entry, Store
 from lsb.translation.shard import run_shard
 from tests.ledger import Inverter, equipment, make_images, run_spec, start, translate_all
 
@@ -37,7 +37,7 @@ class Interrupting(LocalStore):
         self._before(key)
         super().write(key, data)
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         self._before(key)
         super().create(key, data)
 
@@ -169,7 +169,7 @@ def test_a_commit_that_comes_before_the_condemnation_keeps_its_files(
     done: list[CleanUp] = []
 
     class Slow(LocalStore):
-        def create(self, key: str, data: bytes) -> None:
+        def create(self, key: str, data: Data) -> None:
             commit = lambda: store.create(key, data)  # noqa: E731
             done.append(clean_now(Interrupting(store.root, "/log/", commit)))
             super().create(key, data)  # refused, as after a lost answer: the entry there is its own

@@ -12,8 +12,9 @@ import pytest
 from lsb.errors import TemporaryFileError
 from lsb.ledger import pieces
 from lsb.ledger.pieces import Boxes, Pieces
-from lsb.ledger.schemas import MANIFEST, read_table, tables_of, write_table, write_tables
+from lsb.ledger.schemas import MANIFEST, read_table, tables_of, write_table, written_tables
 from lsb.records import sha256
+from lsb.store.store import contents
 
 SCHEMA = pa.schema([("record_id", pa.string()), ("number", pa.int64()), ("kinds", pa.list_(pa.string()))])
 
@@ -92,17 +93,22 @@ def manifest(count: int) -> pa.Table:
     return MANIFEST.table(made)
 
 
+def written(tables: list[pa.Table]) -> bytes:
+    with written_tables(tables, MANIFEST) as file:
+        return contents(file)
+
+
 def test_a_table_in_pieces_is_read_as_one_and_a_single_piece_has_the_same_bytes() -> None:
     table = manifest(30)
-    assert write_tables([table], MANIFEST) == write_table(table, MANIFEST)
-    data = write_tables([table.slice(0, 12), table.slice(12)], MANIFEST)
+    assert written([table]) == write_table(table, MANIFEST)
+    data = written([table.slice(0, 12), table.slice(12)])
     assert read_table(data, MANIFEST).equals(table)
     assert pa.concat_tables(tables_of(data, MANIFEST)).equals(table)
     columns = ["status", "record_id"]
     assert pa.concat_tables(tables_of(data, MANIFEST, columns=columns)).equals(
         read_table(data, MANIFEST, columns=columns)
     )
-    assert read_table(write_tables([], MANIFEST), MANIFEST).equals(MANIFEST.empty())
+    assert read_table(written([]), MANIFEST).equals(MANIFEST.empty())
 
 
 @pytest.mark.usefixtures("small")
@@ -121,4 +127,4 @@ def test_without_room_for_a_file_it_is_said_what_to_do(monkeypatch: pytest.Monke
     assert raised.value.exit_code == 3
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(TemporaryFileError, match="TMPDIR"):
-        write_tables([manifest(1)], MANIFEST)
+        written([manifest(1)])

@@ -15,7 +15,7 @@ from lsb.ledger.run import Run
 from lsb.ledger.schemas import MANIFEST, read_table
 from lsb.records import sha256
 from lsb.store.local import LocalStore
-from lsb.store.store import Store
+from lsb.store.store import Data, Store
 from lsb.translation.shard import run_shard
 from lsb.views.page_contents import page_of
 from tests.ledger import equipment, make_images, start, translate_all
@@ -174,7 +174,7 @@ def test_of_two_publishers_one_is_first_and_the_other_adopts(store: LocalStore, 
 
         beaten = False
 
-        def create(self, key: str, data: bytes) -> None:
+        def create(self, key: str, data: Data) -> None:
             if key.endswith("snapshots/log/00000000.json") and not self.beaten:
                 self.beaten = True
                 publish(LocalStore(self.root), run, METRICS, b"page of the winner")
@@ -185,6 +185,24 @@ def test_of_two_publishers_one_is_first_and_the_other_adopts(store: LocalStore, 
     assert snapshot == latest_snapshot(store, run)
     assert snapshot.number == 0
     assert store.read(snapshot.report_key) == b"page of the winner"
+
+
+def test_the_manifest_goes_from_a_file_to_the_store(store: LocalStore, begun: tuple[Run, Store]) -> None:
+    """Of ten million records it has more than a gigabyte."""
+    run, sources = begun
+    translate_all(store, run, sources)
+    given: list[type] = []
+
+    class Noting(LocalStore):
+        def create(self, key: str, data: Data) -> None:
+            if key.endswith("/manifest.parquet"):
+                given.append(type(data))
+            super().create(key, data)
+
+    snapshot = publish(Noting(store.root), run, METRICS, b"page")
+    assert len(given) == 1
+    assert given != [bytes]
+    assert sha256(store.read(snapshot.manifest_key)) == snapshot.files["manifest.parquet"]
 
 
 def test_metrics_without_a_number_are_refused(store: LocalStore, begun: tuple[Run, Store]) -> None:

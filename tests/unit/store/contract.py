@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from tempfile import TemporaryFile
 
 import pytest
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
 from lsb.store.store import Store, read_range
+from lsb.store.usage import counted
 
 
 def copy_of(store: Store) -> Store:
@@ -56,6 +58,19 @@ class StoreContract:
             store.create("a/0.json", b"second")
         assert caught.value.key == "a/0.json"
         assert store.read("a/0.json") == b"first"
+
+    def test_an_object_is_created_from_a_file_as_from_its_bytes(self, store: Store) -> None:
+        large = bytes(range(256)) * 40_000
+        with TemporaryFile() as file:
+            file.write(large)
+            file.flush()
+            with counted() as usage:
+                store.create("a/large", file)
+            with pytest.raises(AlreadyExistsError):
+                store.create("a/large", file)
+            store.create("a/again", file)
+        assert (store.read("a/large"), store.read("a/again")) == (large, large)
+        assert usage.bytes_written == len(large)
 
     def test_a_missing_object_is_named(self, store: Store) -> None:
         with pytest.raises(NotFoundError, match=r"a/missing\.json"):

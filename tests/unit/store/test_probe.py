@@ -8,12 +8,13 @@ import pytest
 from lsb.errors import AlreadyExistsError, StoreError
 from lsb.store.local import LocalStore
 from lsb.store.probe import RACERS, prove_conditional_create
+from lsb.store.store import Data
 
 
 class Careless(LocalStore):
     """Ignores the condition."""
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         self.write(key, data)
 
 
@@ -25,7 +26,7 @@ class LooksFirst(LocalStore):
         self.alone: str | None = None  # the key that is created twice by one writer
         self.looked = threading.Barrier(RACERS)
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         self.alone = self.alone or key
         if self.exists(key):
             raise AlreadyExistsError("taken", key=key)

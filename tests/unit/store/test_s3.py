@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -186,6 +187,19 @@ def test_an_answer_that_is_lost_is_no_defeat(flaky: FlakyS3) -> None:
     with pytest.raises(AlreadyExistsError):
         store.create("a", b"mine")
     assert flaky.objects["/bucket/a"][0] == b"mine"
+
+
+def test_a_file_is_sent_from_its_beginning_each_time(flaky: FlakyS3) -> None:
+    store, data = S3Store("bucket"), bytes(range(256)) * 4000
+    with TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        flaky.faults["PUT"] = [503, 500]
+        store.create("a", file)
+        flaky.faults["PUT"] = [LOST, LOST]
+        store.create("b", file)
+    assert flaky.requests["PUT"] >= 5
+    assert [found for found, _ in flaky.objects.values()] == [data, data]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from lsb.pictures.encoding import encode
 from lsb.pictures.images import RULES, ImageInfo, decode, pixels_sha256
 from lsb.records import sha256
 from lsb.store.local import LocalStore
-from lsb.store.store import Store
+from lsb.store.store import Data, Store
 from lsb.translation.shard import run_shard
 from tests.bombs import scan_bomb
 from tests.ledger import EXECUTION, Inverter, equipment, make_images, marked, marks, picture, start, translate_all
@@ -373,7 +373,7 @@ def test_two_who_try_a_failed_record_again_commit_one_row(store: LocalStore, fol
     class Late(LocalStore):
         late = True
 
-        def create(self, key: str, data: bytes) -> None:
+        def create(self, key: str, data: Data) -> None:
             if self.late and "/log/" in key:
                 self.late = False
                 assert run_shard(store, run, "00000", equipment(sources), chosen=chosen).commits == 1

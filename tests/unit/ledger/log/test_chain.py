@@ -8,7 +8,7 @@ from lsb.errors import StoreBusyError, TamperedError
 from lsb.ledger.log import chain as chain_module
 from lsb.ledger.log.chain import Chain
 from lsb.store.local import LocalStore
-from lsb.store.store import Store
+from lsb.store.store import Data, Store
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ class LosesAnswers(LocalStore):
         self.times = times
         self.done = done
 
-    def create(self, key: str, data: bytes) -> None:
+    def create(self, key: str, data: Data) -> None:
         if self.times > 0:
             self.times -= 1
             if self.done:
