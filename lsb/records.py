@@ -63,8 +63,8 @@ def canonical_json(value: Any) -> bytes:
 def _is_plain(value: Any) -> bool:
     """Texts in objects and lists, with names in ASCII and small whole numbers."""
     if type(value) is dict:
-        plain = [item for item in value.values() if type(item) is not str]
-        return all(type(name) is str and name.isascii() for name in value) and all(map(_is_plain, plain))
+        others = [item for item in value.values() if type(item) is not str]
+        return {*map(type, value)} <= {str} and "".join(value).isascii() and all(map(_is_plain, others))
     if type(value) is list:
         return all(map(_is_plain, value))
     return type(value) is str or value is None or type(value) is bool or (type(value) is int and abs(value) < 1 << 53)

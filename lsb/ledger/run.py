@@ -31,13 +31,14 @@ from lsb.ledger.schemas import PLAN
 from lsb.ledger.transform import ModelIdentity, Transform, transform_id
 from lsb.records import Action, Status, digest_of, sha256
 from lsb.store.read_ahead import read_ahead
-from lsb.store.store import Store
+from lsb.store.store import Store, scheme_of
 
 logger = logging.getLogger(__name__)
 
 SCHEMA, SCHEMA_OF_PARTS = "lsb.run/1", "lsb.run/2"  # the second names a plan that is read by parts
 RUN_ID_HEX = 12
 LOGS = 32  # shards whose logs are read at a time
+LOGS_OF_A_FOLDER = 4  # likewise; more threads would only be in one another's way
 
 T = TypeVar("T")
 
@@ -302,7 +303,8 @@ def read_logs(
 ) -> Iterator[tuple[str, T]]:
     """What `read` gives of the log of each of the run's shards, or of `shards`, in order; several are read at once."""
     named = run.shards() if shards is None else shards
-    with read_ahead(named, lambda shard: read(open_log(store, run, shard)), requests=LOGS) as logs:
+    requests = LOGS if scheme_of(store.uri) else LOGS_OF_A_FOLDER
+    with read_ahead(named, lambda shard: read(open_log(store, run, shard)), requests=requests) as logs:
         for shard, answer in logs:
             yield shard, answer()
 

@@ -288,7 +288,8 @@ class ShardLog:
 
     def _check_place(self, link: Link, attempt: str, names: Iterable[str]) -> None:
         # What lies elsewhere would not be protected, or condemned, with the attempt.
-        if strangers := [name for name in names if not name.startswith(f"{attempt}/")]:
+        folder = f"{attempt}/"
+        if strangers := [name for name in names if not name.startswith(folder)]:
             raise TamperedError(f"{link.key} names {strangers[0]}, outside its attempt's folder", key=link.key)
 
     @property
