@@ -32,7 +32,7 @@ class Measured:
     manifest: float
     objects: float  # a shard, beside outputs: rows, entry, leases; and the hint
     requests: float  # an image, from ingest to snapshot: benchmarks/pipeline.py
-    plan_memory: float  # bytes of memory a record, while ten million are planned: docs/benchmarks/scale.md
+    plan_memory: float  # bytes of memory a record, while ten million are planned (scale-ten-million.json)
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ class Case:
     new: float  # share of records that are new each night
 
 
-def measured(file: Path) -> Measured:
-    document = json.loads(file.read_text())
+def measured(file: Path, largest: Path) -> Measured:
+    document, ten_million = json.loads(file.read_text()), json.loads(largest.read_text())
     sizes = document["steps"]["sizes"]["said"]
     kinds = {name: sizes[name] for name in ("records", "plan", "rows", "log", "manifest")}
-    return Measured(**kinds, objects=sizes["objects a shard"] + 1, requests=2.09, plan_memory=110)
+    memory = (ten_million["steps"]["plan"]["mebibytes"] << 20) / ten_million["records"]
+    return Measured(**kinds, objects=sizes["objects a shard"] + 1, requests=2.09, plan_memory=memory)
 
 
 def run_once(case: Case, unit: Measured, prices: Prices) -> list[tuple[str, str, str]]:
@@ -134,6 +135,7 @@ def table(head: tuple[str, str, str], rows: list[tuple[str, str, str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measured", type=Path, default=HERE / "docs" / "benchmarks" / "scale.json")
+    parser.add_argument("--largest", type=Path, default=HERE / "docs" / "benchmarks" / "scale-ten-million.json")
     parser.add_argument("--records", type=int, default=1_000_000_000)
     parser.add_argument("--run", type=int, default=10_000_000, help="records of one run")
     parser.add_argument("--shard", type=int, default=1000, help="records of one shard")
@@ -146,7 +148,7 @@ def main() -> None:
     parser.add_argument("--reads", type=float, default=0.0004, help="dollars for 1,000 GET")
     parser.add_argument("--device-hour", type=float, help="dollars")
     given = parser.parse_args()
-    unit = measured(given.measured)
+    unit = measured(given.measured, given.largest)
     prices = Prices(given.gb_month, given.writes, given.reads, given.device_hour)
     case = Case(
         given.records,

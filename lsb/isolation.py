@@ -7,6 +7,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
 
 from lsb.errors import ResourceError, TemporaryFileError
@@ -67,8 +68,17 @@ def temporary_files() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def temporary_file() -> Iterator[BufferedRandom]:
+    """A new file that nobody else can open, gone afterwards; errors as above."""
+    with temporary_files():
+        file = tempfile.TemporaryFile()  # noqa: SIM115 closed below
+    with file:
+        yield file
+
+
 def nameless_file() -> int:
-    """The descriptor of a new file that nobody else can open, gone once it is closed; errors as above."""
+    """The descriptor of such a file, gone once it is closed."""
     with temporary_files():
         descriptor, path = tempfile.mkstemp()
         os.unlink(path)

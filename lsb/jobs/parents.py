@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,21 +19,30 @@ import pyarrow.compute as pc
 from lsb.errors import LsbError, TamperedError, UnverifiableError, UsageError
 from lsb.ledger import layout
 from lsb.ledger.attestation import Signer
-from lsb.ledger.carrying import COMPARED, FINAL, ParentReference, parent_reference, read_manifest, reference, unchanged
-from lsb.ledger.dataset import read_records
+from lsb.ledger.carrying import (
+    COMPARED,
+    FINAL,
+    ParentReference,
+    compared,
+    listed_pieces,
+    manifest_pieces,
+    parent_reference,
+    reference,
+)
 from lsb.ledger.gates import Gates
+from lsb.ledger.log.commit_log import checked_data
 from lsb.ledger.log.seal import well_formed
 from lsb.ledger.log.snapshots import Snapshot, current_run
 from lsb.ledger.manifest import collect
-from lsb.ledger.plan import read_plan
 from lsb.ledger.publish import current_heads, latest_snapshot, publish
 from lsb.ledger.run import Run, RunSpec, open_named_run, open_run
+from lsb.ledger.schemas import RECORDS, tables_of
 from lsb.ledger.transform import transform_id
 from lsb.pictures.geometry import Geometry
 from lsb.pictures.images import decoding_version
 from lsb.records import Status
 from lsb.store.scratch import ScratchStore
-from lsb.store.store import Store
+from lsb.store.store import Data, Store
 from lsb.views.page_contents import page_of
 
 logger = logging.getLogger(__name__)
@@ -100,14 +110,13 @@ def find_parent(store: Store, spec: RunSpec, signer: Signer | None = None) -> Pa
     runs = [run for run in runs if (run.transform_id, run.dataset["name"]) == wanted]
     if not runs:
         return None
-    records = read_records(store, spec.dataset, columns=["record_id", "status", *COMPARED])
-    usable = records.filter(pc.equal(records["status"], Status.OK.value))
-    search = _Search(store, usable, {run.id: run for run in runs})
-    for run in runs:
-        try:
-            search.look_at(run)
-        except (TamperedError, UnverifiableError) as error:
-            leave_out(run.id, error)
+    with checked_data(store, spec.dataset.key, spec.dataset.sha256) as records:
+        search = _Search(store, records, {run.id: run for run in runs})
+        for run in runs:
+            try:
+                search.look_at(run)
+            except (TamperedError, UnverifiableError) as error:
+                leave_out(run.id, error)
     best = search.best
     if best is None:
         return None
@@ -130,7 +139,7 @@ class _Search:
     so far."""
 
     store: Store
-    records: pa.Table  # those that can be carried: the usable ones
+    records: Data  # the data set's table of them
     runs: dict[str, Run]
     best: _Candidate | None = None
     superseded: set[str] = field(default_factory=set)  # runs that another one has gone on from
@@ -138,7 +147,7 @@ class _Search:
 
     def look_at(self, run: Run) -> None:
         """Make `run` the best one if it carries more than those before it."""
-        if not self._may_be_best(run, min(_usable(run), self.records.num_rows)):
+        if not self._may_be_best(run, min(_usable(run), self._usable_records)):
             return
         snapshot = latest_snapshot(self.store, run)
         if snapshot is not None and self._says_all(run, snapshot):
@@ -146,19 +155,30 @@ class _Search:
             unusable = run.plan["records"] - _usable(run)
             if not self._may_be_best(run, sum(snapshot.counts.get(status, 0) for status in FINAL) - unusable):
                 return
-            rows = read_manifest(self.store, reference(snapshot), columns=_COLUMNS)
+            rows: Iterable[pa.Table] = manifest_pieces(self.store, reference(snapshot), columns=_COLUMNS)
         else:
             collected = collect(self.store, run, gates=Gates(), columns=_COLUMNS)
             if snapshot is None and not collected.heads:
                 return  # it has nothing of its own: its parent has as much
             self._supersede_parent_of(run)
-            snapshot, rows = None, collected.rows
-        listed = read_plan(self.store, run, columns=["record_id", "bytes", "etag"])
-        same = unchanged(rows, listed, self.records, _decoded_as_now(run))
-        carried = rows.filter(pc.is_in(rows["record_id"], self.records["record_id"].combine_chunks().filter(same)))
-        if (snapshot or carried.num_rows) and self._may_be_best(run, carried.num_rows):
-            self.best = _Candidate(run, snapshot, carried.num_rows)
-        self._bound_ancestors(run, carried)
+            snapshot, rows = None, collected.pieces
+        made: Counter[str] = Counter()  # of the rows that it carries, by the run that made them
+        listed = listed_pieces(self.store, run.plan["key"], run.plan["sha256"])
+        for records, found, same in compared(self._usable(), rows, listed, _decoded_as_now(run)):
+            carried = found.filter(pc.is_in(found["record_id"], records["record_id"].combine_chunks().filter(same)))
+            made.update(pc.fill_null(carried["carried_from"], run.id).to_pylist())
+        if (snapshot or made.total()) and self._may_be_best(run, made.total()):
+            self.best = _Candidate(run, snapshot, made.total())
+        self._bound_ancestors(run, made)
+
+    def _usable(self) -> Iterator[pa.Table]:
+        """The records that can be carried."""
+        for records in tables_of(self.records, RECORDS, columns=["record_id", "status", *COMPARED]):
+            yield records.filter(pc.equal(records["status"], Status.OK.value))
+
+    @cached_property
+    def _usable_records(self) -> int:
+        return sum(records.num_rows for records in self._usable())
 
     def _may_be_best(self, run: Run, most: int) -> bool:
         most = self.bounds[run.id] = min(most, self.bounds.get(run.id, most))
@@ -173,13 +193,12 @@ class _Search:
         if run.parent is not None:
             self.superseded.add(run.parent["run"])
 
-    def _bound_ancestors(self, run: Run, carried: pa.Table) -> None:
-        """What the runs before `run` may carry, given the rows that it carries.
+    def _bound_ancestors(self, run: Run, made: Counter[str]) -> None:
+        """What the runs before `run` may carry, given the runs that made the rows that it carries.
 
         An ancestor has of these only those that were there before, and beside them at most what was not carried on.
         """
-        made = Counter(pc.fill_null(carried["carried_from"], run.id).to_pylist())
-        most = carried.num_rows
+        most = made.total()
         while run.parent is not None and (before := self.runs.get(run.parent["run"])) is not None:
             most += _usable(before) - run.plan.get("carried", 0) - made[run.id]
             self.bounds[before.id] = min(most, self.bounds.get(before.id, most))

@@ -6,22 +6,24 @@ that anybody can work it out again; the rows stand in the parent's manifest and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import TamperedError
-from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.commit_log import checked_data
 from lsb.ledger.log.snapshots import MANIFEST_NAME, Snapshot
-from lsb.ledger.parts import read_whole
+from lsb.ledger.parts import is_of_parts, parts_of, rows_in
+from lsb.ledger.pieces import Ordered, Pieces
 from lsb.ledger.schemas import MANIFEST, PLAN, places, read_table, tables_of
 from lsb.records import Action, Status
 from lsb.store.store import Store
 
 FINAL = (Status.OK.value, Status.QUARANTINED.value, Status.ERASED.value)  # what is erased stays erased
 COMPARED = ["sha256", "bytes", "etag"]  # of a record, with the same of the parent's
+LISTED = ["record_id", "bytes", "etag"]  # of the parent's plan
 
 
 class SnapshotReference(TypedDict):
@@ -75,25 +77,66 @@ def parent_reference(snapshot: Snapshot, plan: Mapping[str, Any], *, same_decodi
 
 def read_manifest(store: Store, named: SnapshotReference, *, columns: list[str] | None = None) -> pa.Table:
     """The manifest of a snapshot that `reference` names; TamperedError if it is missing or differs."""
-    return read_table(read_checked(store, named["manifest"], named["manifest_sha256"]), MANIFEST, columns=columns)
+    with checked_data(store, named["manifest"], named["manifest_sha256"]) as data:
+        return read_table(data, MANIFEST, columns=columns)
 
 
 def manifest_pieces(store: Store, named: SnapshotReference, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The same a piece at a time."""
-    yield from tables_of(read_checked(store, named["manifest"], named["manifest_sha256"]), MANIFEST, columns=columns)
+    with checked_data(store, named["manifest"], named["manifest_sha256"]) as data:
+        yield from tables_of(data, MANIFEST, columns=columns)
 
 
-def carried_by(store: Store, parent: ParentReference, records: pa.Table) -> pa.Array:
+def listed_pieces(store: Store, key: str, digest: str) -> Iterator[pa.Table]:
+    """The columns LISTED of a plan a piece at a time, in record-id order.
+
+    Raises:
+        TamperedError: it is missing or not what was written.
+    """
+    with checked_data(store, key, digest) as data:
+        if not is_of_parts(data):
+            yield from tables_of(data, PLAN, columns=LISTED)
+            return
+        pieces = Pieces(rows_in(data, key, PLAN), PLAN.empty().select(LISTED))
+        for _, table in parts_of(data, key, PLAN, columns=LISTED):
+            pieces.add(table)
+    yield from pieces
+
+
+def carried_by(store: Store, parent: ParentReference, records: Iterable[pa.Table]) -> pa.Array:
     """For each record whether a run with this parent carries it.
 
     Args:
         parent: what `parent_reference` gives.
-        records: of schema RECORDS, of which the ids and the columns COMPARED are enough.
+        records: a piece at a time, see `compared`.
     """
-    rows = read_manifest(store, parent, columns=["record_id", "status", "source_sha256"])
-    plan = read_checked(store, parent["plan"], parent["plan_sha256"])
-    listed = read_whole(plan, parent["plan"], PLAN, columns=["record_id", "bytes", "etag"])
-    return unchanged(rows, listed, records, parent.get("same_decoding"))
+    rows = manifest_pieces(store, parent, columns=["record_id", "status", "source_sha256"])
+    listed = listed_pieces(store, parent["plan"], parent["plan_sha256"])
+    same = [same for *_, same in compared(records, rows, listed, parent.get("same_decoding"))]
+    return pa.concat_arrays([pa.array([], pa.bool_()), *same])
+
+
+def compared(
+    records: Iterable[pa.Table],
+    rows: Iterable[pa.Table],
+    listed: Iterable[pa.Table],
+    same_decoding: bool | None,
+) -> Iterator[tuple[pa.Table, pa.Table, pa.Array]]:
+    """Each piece of a data set's records with the rows that a run has of them, and what `unchanged` gives.
+
+    All come a piece at a time, in record-id order.
+
+    Args:
+        records: of schema RECORDS; the ids and the columns COMPARED are enough.
+    """
+    found, before = Ordered(rows), Ordered(listed)
+    for piece in records:
+        if piece.num_rows:
+            last = piece["record_id"][-1].as_py()
+            there, seen = found.upto(last), before.upto(last)
+            there = MANIFEST.empty() if there is None else there
+            seen = PLAN.empty() if seen is None else seen
+            yield piece, there, unchanged(there, seen, piece, same_decoding)
 
 
 def unchanged(rows: pa.Table, listed: pa.Table, records: pa.Table, same_decoding: bool | None) -> pa.Array:
@@ -129,26 +172,32 @@ def carried_rows(
     """The parent's rows of the records that `plan` carries, each naming the run that dealt with it.
 
     Args:
+        plan: some of its columns, in record-id order.
         columns: some of the manifest's, `record_id` among them; None for all.
 
     Raises:
         TamperedError: the parent's manifest is not what was written, or lacks a record that the plan carries.
     """
     none = MANIFEST.empty() if columns is None else MANIFEST.empty().select(columns)
-    found = [rows.select(none.column_names) for rows in carried_pieces(store, parent, plan, columns=columns)]
+    carried = plan.select(["record_id"]).filter(pc.equal(plan["action"], Action.CARRY.value))
+    found = [rows.select(none.column_names) for rows in carried_pieces(store, parent, carried, columns=columns)]
     return pa.concat_tables([none, *found])
 
 
 def carried_pieces(
-    store: Store, parent: ParentReference | None, plan: pa.Table, *, columns: list[str] | None = None
+    store: Store, parent: ParentReference | None, records: pa.Table, *, columns: list[str] | None = None
 ) -> Iterator[pa.Table]:
-    """The same a piece at a time; those that are missing are noticed at the end."""
-    records = plan["record_id"].filter(pc.equal(plan["action"], Action.CARRY.value)).combine_chunks()
-    if parent is None or not len(records):
+    """The same a piece at a time, given the `record_id` of what is carried; what is missing is noticed at the end."""
+    if parent is None or not records.num_rows:
         return
-    key, missing = parent["manifest"], len(records)
+    key, missing = parent["manifest"], records.num_rows
+    wanted = Ordered([records])
     for rows in manifest_pieces(store, parent, columns=columns):
-        carried = rows.filter(pc.is_in(rows["record_id"], records))
+        if not rows.num_rows:
+            continue
+        here = wanted.upto(rows["record_id"][-1].as_py())
+        assert here is not None
+        carried = rows.filter(pc.is_in(rows["record_id"], here["record_id"].combine_chunks()))
         missing -= carried.num_rows
         if "carried_from" in carried.column_names:
             place = carried.schema.get_field_index("carried_from")

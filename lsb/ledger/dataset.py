@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from lsb.errors import AlreadyExistsError, NotFoundError
 from lsb.ledger import layout
-from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.commit_log import checked_data
 from lsb.ledger.schemas import RECORDS, read_table, write_table
 from lsb.records import Status, sha256, version_of_sorted
 from lsb.store.store import Store
@@ -66,7 +66,8 @@ def write_dataset(store: Store, name: str, table: pa.Table, left_out: dict[str, 
 
 def read_records(store: Store, dataset: Dataset, *, columns: list[str] | None = None) -> pa.Table:
     """The data set's records, or only their `columns`; TamperedError if the file is missing or differs."""
-    return read_table(read_checked(store, dataset.key, dataset.sha256), RECORDS, columns=columns)
+    with checked_data(store, dataset.key, dataset.sha256) as data:
+        return read_table(data, RECORDS, columns=columns)
 
 
 def version_of(table: pa.Table) -> str:

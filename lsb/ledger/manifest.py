@@ -66,10 +66,10 @@ def collect(store: Store, run: Run, *, gates: Gates, columns: Sequence[str] | No
     for shard, (history, made) in read_logs(store, run, lambda log: _history_and_rows(log, wanted)):
         gathered.add_commits(shard, made, history.erased)
     apart = read_apart(store, run)
-    gathered.add_unusable(run, apart)
+    gathered.add_unusable(run, apart.unusable)
     columns = ["record_id", "output_key", "carried_from"]
-    erased = erased_elsewhere(store, carried_pieces(store, run.parent, apart, columns=columns))
-    for rows in carried_pieces(store, run.parent, apart, columns=wanted):
+    erased = erased_elsewhere(store, carried_pieces(store, run.parent, apart.carried, columns=columns))
+    for rows in carried_pieces(store, run.parent, apart.carried, columns=wanted):
         gathered.add(rows, erased)
     return gathered.collected()
 
@@ -137,16 +137,14 @@ def erased_elsewhere(store: Store, tables: Iterable[pa.Table]) -> dict[str, Cond
     Raises:
         TamperedError: such a log is not what was written.
     """
-    makers: set[tuple[str, str]] = set()
+    makers: dict[str, tuple[str, str] | None] = {}  # by the folder of what they made
     for rows in tables:
-        makers |= _makers(rows)
-    return _erased_by(store, makers)
-
-
-def _makers(rows: pa.Table) -> set[tuple[str, str]]:
-    """The runs and shards that made what is carried."""
-    carried = rows["output_key"].filter(pc.is_valid(rows["carried_from"])).drop_null()
-    return {maker for key in carried.to_pylist() if (maker := layout.maker_of(key))}
+        carried = rows["output_key"].filter(pc.is_valid(rows["carried_from"])).drop_null()
+        files = pa.table({"folder": pc.replace_substring_regex(carried, "/[^/]*$", ""), "key": carried})
+        for file in files.group_by("folder").aggregate([("key", "min")]).to_pylist():
+            if file["folder"] not in makers:
+                makers[file["folder"]] = layout.maker_of(file["key_min"])
+    return _erased_by(store, {maker for maker in makers.values() if maker})
 
 
 def _erased_by(store: Store, makers: Iterable[tuple[str, str]]) -> dict[str, Condemnation]:

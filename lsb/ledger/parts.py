@@ -22,7 +22,7 @@ from lsb.ledger.log.commit_log import read_checked
 from lsb.ledger.log.seal import well_formed
 from lsb.ledger.schemas import TableSchema, read_table, write_table
 from lsb.records import canonical_json, sha256
-from lsb.store.store import Store, read_range
+from lsb.store.store import Data, Store, part_of, read_range, size_of
 
 SCHEMA = "lsb.parts/1"
 _END = b"LSBPARTS"
@@ -61,12 +61,13 @@ def join(tables: Iterable[tuple[str | None, pa.Table]], schema: TableSchema) -> 
     return whole.getvalue(), reference
 
 
-def is_of_parts(data: bytes) -> bool:
+def is_of_parts(data: Data) -> bool:
     """Whether an object is one of parts, and not a single table."""
-    return data.endswith(_END)
+    size = size_of(data)
+    return size >= len(_END) and part_of(data, size - len(_END), len(_END)) == _END
 
 
-def read_whole(data: bytes, key: str, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
+def read_whole(data: Data, key: str, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
     """All rows of an object whose digest was checked, of parts or a single table; those of parts in their order.
 
     Raises:
@@ -79,7 +80,7 @@ def read_whole(data: bytes, key: str, schema: TableSchema, *, columns: list[str]
 
 
 def parts_of(
-    data: bytes,
+    data: Data,
     key: str,
     schema: TableSchema,
     *,
@@ -88,18 +89,25 @@ def parts_of(
     """Each part of an object of parts with its name; errors as `read_whole` has them."""
     with well_formed(key):
         index = index_of(data)
-    view = memoryview(data)
-    for part in _parts(data[index["offset"] :][: index["length"]], key, schema):
-        yield part.name, _table(bytes(view[part.offset :][: part.length]), part, key, schema, columns)
+    for part in _parts(part_of(data, index["offset"], index["length"]), key, schema):
+        yield part.name, _table(part_of(data, part.offset, part.length), part, key, schema, columns)
 
 
-def index_of(data: bytes) -> IndexReference:
+def rows_in(data: Data, key: str, schema: TableSchema) -> int:
+    """How many rows all parts have, by the index; errors as `read_whole` has them."""
+    with well_formed(key):
+        index = index_of(data)
+    return sum(part.rows for part in _parts(part_of(data, index["offset"], index["length"]), key, schema))
+
+
+def index_of(data: Data) -> IndexReference:
     """How the index of an object of parts is to be named; ValueError if it has none."""
-    length, end = _TAIL.unpack(data[-_TAIL.size :].rjust(_TAIL.size))
-    offset = len(data) - _TAIL.size - length
+    size = size_of(data)
+    length, end = _TAIL.unpack(part_of(data, max(0, size - _TAIL.size), _TAIL.size).rjust(_TAIL.size))
+    offset = size - _TAIL.size - length
     if end != _END or offset < 0:
         raise ValueError("no index of parts")
-    return {"offset": offset, "length": length, "sha256": sha256(data[offset : offset + length])}
+    return {"offset": offset, "length": length, "sha256": sha256(part_of(data, offset, length))}
 
 
 def rows_by_name(
@@ -118,8 +126,8 @@ def rows_by_name(
 
 def read_part(
     store: Store, key: str, digest: str, index: IndexReference, name: str | None, schema: TableSchema
-) -> pa.Table:
-    """The rows of the parts of one name; none if there is no part of that name.
+) -> Iterator[pa.Table]:
+    """The parts of one name, each by itself; none if there is no part of that name.
 
     Args:
         digest: of the whole object, which is read where a range is not what was written, to say what is wrong.
@@ -129,15 +137,15 @@ def read_part(
     """
     try:
         found = _parts(_range(store, key, index["offset"], index["length"], index["sha256"]), key, schema)
-        named = [part for part in found if part.name == name]
-        tables = [
-            _table(_range(store, key, part.offset, part.length, part.sha256), part, key, schema) for part in named
-        ]
     except (TamperedError, StoreError):
-        data, found = _whole(store, key, digest, index, schema)
-        named = [part for part in found if part.name == name]
-        tables = [_table(data[part.offset :][: part.length], part, key, schema) for part in named]
-    return pa.concat_tables([schema.empty(), *tables])
+        _, found = _whole(store, key, digest, index, schema)
+    for part in found:
+        if part.name == name:
+            try:
+                data = _range(store, key, part.offset, part.length, part.sha256)
+            except (TamperedError, StoreError):
+                data = part_of(_whole(store, key, digest, index, schema)[0], part.offset, part.length)
+            yield _table(data, part, key, schema)
 
 
 def _whole(

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,6 +110,29 @@ class Pieces(Boxes):
     def table(self) -> pa.Table:
         """All rows."""
         return pa.concat_tables([self._empty, *self])
+
+
+class Ordered:
+    """Tables of one schema that come in record-id order, each behind the one before, taken up to an id."""
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._coming = iter(tables)
+        self._held: list[pa.Table] = []  # of what has come, what was not taken
+
+    def upto(self, last: str) -> pa.Table | None:
+        """The rows that were not taken before, up to the one with this id; None if no table has come at all."""
+        while not self._held or not self._held[-1].num_rows or self._held[-1][_ID][-1].as_py() <= last:
+            table = next(self._coming, None)
+            if table is None:
+                break
+            self._held.append(table)
+        if not self._held:
+            return None
+        whole = pa.concat_tables(self._held)
+        ids = whole[_ID]
+        taken = bisect_right(range(len(ids)), last, key=lambda place: ids[place].as_py())
+        self._held = [whole.slice(taken)]
+        return whole.slice(0, taken)
 
 
 def _rows(tables: list[pa.Table]) -> int:

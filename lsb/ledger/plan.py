@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from lsb.errors import ConfigError, TamperedError, UsageError
 from lsb.ledger import layout
 from lsb.ledger.carrying import COMPARED, ParentReference, Restriction, carried_by, read_manifest
-from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.commit_log import checked_data
 from lsb.ledger.parts import IndexReference, index_of, is_of_parts, join, parts_of, read_part, rows_by_name
 from lsb.ledger.pieces import Boxes
 from lsb.ledger.schemas import PLAN, RECORDS, read_table, tables_of, write_table
 from lsb.ledger.selection import SELECTING, Selection
 from lsb.records import Action, Status
-from lsb.store.store import Store
+from lsb.store.store import Data, Store
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -70,14 +70,14 @@ class WrittenPlan(NamedTuple):
 
 
 def planned(
-    store: Store, records: bytes, settings: PlanSettings, parent: ParentReference | None
+    store: Store, records: Data, settings: PlanSettings, parent: ParentReference | None
 ) -> tuple[pa.Table, Iterator[pa.Table]]:
     """The plan that follows from a data set's records, the plan's settings and the parent's snapshot.
 
     What decides is held for all records, the rest a piece at a time.
 
     Args:
-        records: the bytes of their table.
+        records: their table.
 
     Returns:
         what `decide` gives of those that are planned, and the plan's rows, in record-id order.
@@ -87,8 +87,7 @@ def planned(
         UsageError: the settings restrict the plan to records of which there is none.
         ConfigError: more than 100,000 shards.
     """
-    deciding = DECIDING if parent is None else [*DECIDING, *COMPARED]
-    decisions = _decided(store, read_table(records, RECORDS, columns=deciding), settings, parent)
+    decisions = _decided(store, records, settings, parent)
     left = decisions.filter(pc.is_valid(decisions["action"])) if decisions["action"].null_count else decisions
     return left, _pieces(records, decisions)
 
@@ -109,21 +108,25 @@ def written_plan(
         digest: of these.
         of_parts: which of the two; by default parts if there are more than PART_ROWS rows.
     """
-    decisions, pieces = planned(store, read_checked(store, key, digest), settings, parent)
-    if not (decisions.num_rows > PART_ROWS if of_parts is None else of_parts):
-        table = pa.concat_tables([PLAN.empty(), *pieces]).combine_chunks()
-        return WrittenPlan(write_table(table, PLAN), None, decisions)
-    boxes, start = _boxes_of(decisions["shard"]), 0
-    boxed = Boxes(int(boxes.max(initial=0)) + 1, PLAN.empty())
-    for piece in pieces:
-        boxed.put(piece, boxes[start : start + piece.num_rows])
-        start += piece.num_rows
+    with checked_data(store, key, digest) as records:
+        decisions, pieces = planned(store, records, settings, parent)
+        if not (decisions.num_rows > PART_ROWS if of_parts is None else of_parts):
+            table = pa.concat_tables([PLAN.empty(), *pieces]).combine_chunks()
+            return WrittenPlan(write_table(table, PLAN), None, decisions)
+        boxes, start = _boxes_of(decisions["shard"]), 0
+        boxed = Boxes(int(boxes.max(initial=0)) + 1, PLAN.empty())
+        for piece in pieces:
+            boxed.put(piece, boxes[start : start + piece.num_rows])
+            start += piece.num_rows
     written, index = join((part for table in boxed for part in _parts_in(table.combine_chunks())), PLAN)
     return WrittenPlan(written, index, decisions)
 
 
-def _decided(store: Store, records: pa.Table, settings: PlanSettings, parent: ParentReference | None) -> pa.Table:
+def _decided(store: Store, data: Data, settings: PlanSettings, parent: ParentReference | None) -> pa.Table:
     chosen = carried = None
+    if parent is not None:
+        carried = carried_by(store, parent, tables_of(data, RECORDS, columns=["record_id", *COMPARED]))
+    records = read_table(data, RECORDS, columns=DECIDING)
     if only := settings.get("only"):
         rows = read_manifest(store, only, columns=SELECTING)
         wanted = Selection(**only["selection"]).matching(rows)["record_id"].combine_chunks()
@@ -132,8 +135,6 @@ def _decided(store: Store, records: pa.Table, settings: PlanSettings, parent: Pa
             lists = {name: values for name, values in only["selection"].items() if isinstance(values, list)}
             asked = "; ".join(f"{name} {', '.join(values)}" for name, values in lists.items())
             raise UsageError(f"no record of run {only['run']} that is in this data set has {asked}")
-    if parent is not None:
-        carried = carried_by(store, parent, records)
     return decide(records, settings["shard_size"], carried, chosen)
 
 
@@ -200,7 +201,7 @@ def _with_decisions(records: pa.Table, decisions: pa.Table) -> pa.Table:
     return plan.filter(pc.is_valid(plan["action"])) if plan["action"].null_count else plan
 
 
-def _pieces(records: bytes, decisions: pa.Table) -> Iterator[pa.Table]:
+def _pieces(records: Data, decisions: pa.Table) -> Iterator[pa.Table]:
     """The same a piece at a time, given the bytes of the records' table."""
     start = 0
     for piece in tables_of(records, RECORDS):
@@ -230,13 +231,13 @@ def _parts_in(plan: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
 def read_plan(store: Store, run: Run, *, columns: list[str] | None = None) -> pa.Table:
     """The run's plan, or only its `columns`, in record-id order; TamperedError if the file is missing or differs."""
     key = run.plan["key"]
-    data = read_checked(store, key, run.plan["sha256"])
-    if "index" not in run.plan:
-        return read_table(data, PLAN, columns=columns)
-    if not is_of_parts(data) or index_of(data) != run.plan["index"]:
-        raise TamperedError(f"{layout.run_file(run.id)} names another index of {key} than it has", key=key)
-    needed = None if columns is None else [*dict.fromkeys([*columns, "record_id", "shard"])]
-    tables = [_of_shard(table, name, key) for name, table in parts_of(data, key, PLAN, columns=needed)]
+    with checked_data(store, key, run.plan["sha256"]) as data:
+        if "index" not in run.plan:
+            return read_table(data, PLAN, columns=columns)
+        if not is_of_parts(data) or index_of(data) != run.plan["index"]:
+            raise TamperedError(f"{layout.run_file(run.id)} names another index of {key} than it has", key=key)
+        needed = None if columns is None else [*dict.fromkeys([*columns, "record_id", "shard"])]
+        tables = [_of_shard(table, name, key) for name, table in parts_of(data, key, PLAN, columns=needed)]
     table = pa.concat_tables(tables).sort_by("record_id")
     return table if columns is None else table.select(columns)
 
@@ -251,13 +252,31 @@ def shard_sizes(store: Store, run: Run) -> dict[str, int]:
     return {shard: sizes[shard] for shard in sorted(name for name in sizes if name is not None)}
 
 
-def read_apart(store: Store, run: Run) -> pa.Table:
-    """What of the plan no shard has: what is carried and what ingest set aside, in record-id order; errors as above."""
+class Apart(NamedTuple):
+    """What of a plan no shard has, in record-id order."""
+
+    carried: pa.Table  # the ids of what is carried
+    unusable: pa.Table  # what ingest set aside
+
+
+def read_apart(store: Store, run: Run) -> Apart:
+    """What of the run's plan no shard has; errors as above."""
+    carried, unusable = [PLAN.empty().select(["record_id"])], [PLAN.empty()]
+    for table in _apart(store, run):
+        carried.append(table.select(["record_id"]).filter(pc.equal(table["action"], Action.CARRY.value)))
+        unusable.append(table.filter(pc.equal(table["action"], Action.QUARANTINE.value)))
+    return Apart(pa.concat_tables(carried), pa.concat_tables(unusable))
+
+
+def _apart(store: Store, run: Run) -> Iterator[pa.Table]:
     key, digest = run.plan["key"], run.plan["sha256"]
     if "index" in run.plan:
-        return _of_shard(read_part(store, key, digest, run.plan["index"], None, PLAN), None, key)
-    tables = [table.filter(pc.is_null(table["shard"])) for table in tables_of(read_checked(store, key, digest), PLAN)]
-    return pa.concat_tables([PLAN.empty(), *tables])
+        for part in read_part(store, key, digest, run.plan["index"], None, PLAN):
+            yield _of_shard(part, None, key)
+        return
+    with checked_data(store, key, digest) as data:
+        for table in tables_of(data, PLAN):
+            yield table.filter(pc.is_null(table["shard"]))
 
 
 def read_shard_plan(store: Store, run: Run, shard: str, sample: int) -> tuple[pa.Table, str]:
@@ -275,7 +294,7 @@ def read_shard_plan(store: Store, run: Run, shard: str, sample: int) -> tuple[pa
     if frozen["records"] != sample:
         frozen = sample_of(read_plan(store, run, columns=["record_id", "action"]), sample)
     key, digest = run.plan["key"], run.plan["sha256"]
-    part = read_part(store, key, digest, run.plan["index"], shard, PLAN)
+    part = pa.concat_tables([PLAN.empty(), *read_part(store, key, digest, run.plan["index"], shard, PLAN)])
     return _of_shard(part, shard, key), frozen["limit"] or ""
 
 

@@ -5,7 +5,6 @@ A file carries its schema's name and version; a reader that does not know them r
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lsb.errors import UnverifiableError
-from lsb.isolation import temporary_files
+from lsb.isolation import temporary_file, temporary_files
+from lsb.store.store import Data
 
 _NAME = b"lsb.schema"
 TABLE_ROWS = 10_000
@@ -378,9 +378,7 @@ def written_tables(tables: Iterable[pa.Table], schema: TableSchema) -> Iterator[
         TemporaryFileError: no room for them.
     """
     marked = schema.arrow.with_metadata({_NAME: schema.name.encode()})
-    with temporary_files():
-        file = tempfile.TemporaryFile()  # noqa: SIM115 closed below
-    with file:
+    with temporary_file() as file:
         with temporary_files(), pq.ParquetWriter(file, marked, compression="zstd") as writer:
             for table in tables:
                 if not table.schema.equals(schema.arrow):
@@ -391,8 +389,10 @@ def written_tables(tables: Iterable[pa.Table], schema: TableSchema) -> Iterator[
         yield file
 
 
-def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
-    """The table in Parquet bytes, or only its `columns`; one of an earlier version with the columns of this one.
+def read_table(data: Data, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
+    """The table in Parquet bytes or a Parquet file, or only its `columns`.
+
+    One of an earlier version has the columns of this one.
 
     Raises:
         UnverifiableError: no Parquet, or another schema than the one asked for.
@@ -403,12 +403,13 @@ def read_table(data: bytes, schema: TableSchema, *, columns: list[str] | None = 
     return _completed(table, schema, columns, found)
 
 
-def tables_of(data: bytes, schema: TableSchema, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
+def tables_of(data: Data, schema: TableSchema, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The rows of a table a piece at a time, some TABLE_ROWS each; errors as for `read_table`."""
     with _readable(schema):
         file, found = _opened(data, schema)
-        for batch in file.iter_batches(TABLE_ROWS, columns=columns):
-            yield _completed(pa.Table.from_batches([batch]), schema, columns, found)
+        for group in range(file.num_row_groups):  # one at a time, since a reader holds what it has read of all
+            for batch in file.iter_batches(TABLE_ROWS, row_groups=[group], columns=columns):
+                yield _completed(pa.Table.from_batches([batch]), schema, columns, found)
 
 
 @contextmanager
@@ -420,9 +421,9 @@ def _readable(schema: TableSchema) -> Iterator[None]:
         raise UnverifiableError(f"not a readable {schema.name} table: {reason}") from error
 
 
-def _opened(data: bytes, schema: TableSchema) -> tuple[pq.ParquetFile, str]:
+def _opened(data: Data, schema: TableSchema) -> tuple[pq.ParquetFile, str]:
     """The file, and the name of the version of the schema that it has."""
-    file = pq.ParquetFile(pa.BufferReader(data))
+    file = pq.ParquetFile(pa.BufferReader(data) if isinstance(data, bytes) else pa.PythonFile(data, "r"))
     found = (file.schema_arrow.metadata or {}).get(_NAME, b"").decode(errors="replace")
     if found != schema.name and found not in schema.before:
         raise UnverifiableError(f"table has schema {found or 'without a name'!r}, expected {schema.name!r}")

@@ -32,7 +32,7 @@ from lsb.store.usage import count
 
 logger = logging.getLogger(__name__)
 
-COPIED = 1 << 20  # bytes of a file at a time
+PIECE = 1 << 20  # bytes of a file at a time
 
 
 class LocalStore:
@@ -74,6 +74,12 @@ class LocalStore:
             data = file.read(length)
         count(0, read=len(data))
         return data
+
+    def read_pieces(self, key: str) -> Iterator[bytes]:
+        with self._one_line("read", key), _file(self.root / validate_path(key)) as file:
+            while data := file.read(PIECE):
+                count(0, read=len(data))
+                yield data
 
     def write(self, key: str, data: bytes) -> None:
         validate_key(key)
@@ -166,7 +172,7 @@ class LocalStore:
                         file.write(data)
                     else:
                         data.seek(0)
-                        shutil.copyfileobj(data, file, COPIED)
+                        shutil.copyfileobj(data, file, PIECE)
                     file.flush()
                     os.fsync(file.fileno())
                 yield place, name

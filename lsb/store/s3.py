@@ -137,6 +137,10 @@ class S3Store:
         data: bytes = self._ask("read", key, "get_object", Key=whole, Range=wanted)["Body"] if length else b""
         return data
 
+    def read_pieces(self, key: str) -> Iterator[bytes]:
+        entry = self.entry(key)
+        return self.pieces(entry) if entry.size > PIECE else iter((self.read(key),))
+
     def write(self, key: str, data: bytes) -> None:
         self._put("write", key, data)
 

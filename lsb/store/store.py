@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedRandom
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -97,6 +97,20 @@ def read_range(store: Store, key: str, start: int, length: int) -> bytes:
     return store.read(key)[start : start + length]
 
 
+@runtime_checkable
+class ReadsPieces(Protocol):
+    """A store that can read an object without holding all of it. Of others objects are read whole."""
+
+    def read_pieces(self, key: str) -> Iterator[bytes]:
+        """The object's bytes, a piece behind the other; errors as for `Store.read`."""
+        ...
+
+
+def read_pieces(store: Store, key: str) -> Iterator[bytes]:
+    """An object, as `ReadsPieces.read_pieces` has it, of any store."""
+    return store.read_pieces(key) if isinstance(store, ReadsPieces) else iter((store.read(key),))
+
+
 def contents(data: Data) -> bytes:
     """The bytes of an object, as `Store.create` is given them."""
     if isinstance(data, bytes):
@@ -108,6 +122,11 @@ def contents(data: Data) -> bytes:
 def size_of(data: Data) -> int:
     """How many they are."""
     return len(data) if isinstance(data, bytes) else data.seek(0, os.SEEK_END)
+
+
+def part_of(data: Data, start: int, length: int) -> bytes:
+    """Some of them, or fewer where they end."""
+    return data[start : start + length] if isinstance(data, bytes) else os.pread(data.fileno(), length, start)
 
 
 def validate_key(key: str) -> str:

@@ -16,7 +16,7 @@ from lsb.ledger.manifest import erased_elsewhere
 from lsb.ledger.plan import read_apart, shard_sizes
 from lsb.ledger.publish import latest_snapshot
 from lsb.ledger.run import Run, read_logs
-from lsb.records import Action, Status
+from lsb.records import Status
 from lsb.store.store import Store
 
 
@@ -58,8 +58,8 @@ def counts_by_shard(store: Store, run: Run) -> dict[str | None, dict[str, int]]:
 def counts_apart(store: Store, run: Run) -> dict[str, int]:
     """Rows by status of records that no shard has."""
     apart = read_apart(store, run)
-    counts = Counter({Status.QUARANTINED.value: _unusable(apart)})
-    for rows in carried_pieces(store, run.parent, apart, columns=["record_id", "status"]):
+    counts = Counter({Status.QUARANTINED.value: apart.unusable.num_rows})
+    for rows in carried_pieces(store, run.parent, apart.carried, columns=["record_id", "status"]):
         counts.update(rows["status"].to_pylist())
     return dict(counts)
 
@@ -72,10 +72,10 @@ def status(store: Store, run: Run) -> RunStatus:
     """
     planned, apart = shard_sizes(store, run), read_apart(store, run)
     records = Counter({state.value: 0 for state in Status} | {"pending": 0})
-    records[Status.QUARANTINED.value] += _unusable(apart)
-    gone = erased_elsewhere(store, carried_pieces(store, run.parent, apart, columns=[*_STATE, "carried_from"]))
+    records[Status.QUARANTINED.value] += apart.unusable.num_rows
+    gone = erased_elsewhere(store, carried_pieces(store, run.parent, apart.carried, columns=[*_STATE, "carried_from"]))
     carried = 0
-    for rows in carried_pieces(store, run.parent, apart, columns=_STATE):
+    for rows in carried_pieces(store, run.parent, apart.carried, columns=_STATE):
         records.update(_states(rows, gone))
         carried += rows.num_rows
     shards = Counter({"done": 0, "partial": 0, "pending": 0})
@@ -140,10 +140,6 @@ def worked(log: ShardLog, entry: LogEntry) -> tuple[datetime, datetime]:
     committed = entry.link.time
     started = entry.started or pc.min(log.table(entry, columns=["started"])["started"]).as_py()
     return started or committed, committed
-
-
-def _unusable(apart: pa.Table) -> int:
-    return pc.sum(pc.equal(apart["action"], Action.QUARANTINE.value)).as_py() or 0
 
 
 def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from lsb.errors import NotFoundError, TamperedError
 from lsb.jobs.erase import erase
 from lsb.jobs.gc import clean_up
 from lsb.ledger import layout
-from lsb.ledger.log.commit_log import read_checked
+from lsb.ledger.log.commit_log import checked_data, read_checked
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.publish import publish
 from lsb.ledger.run import Run, open_run
@@ -61,6 +61,9 @@ class Fickle(LocalStore):
         self.reads[key] += 1
         # Tables of data sets are looked through to save work, and what is learned from them is checked.
         return self.lie(data) if self.reads[key] <= self.times and not key.startswith("datasets/") else data
+
+    def read_pieces(self, key: str) -> Iterator[bytes]:
+        yield self.read(key)
 
 
 class Forgetful(LocalStore):
@@ -128,6 +131,9 @@ def test_what_stays_bad_is_tampered(done: tuple[LocalStore, Run, Store], lie: Ca
     with pytest.raises(TamperedError):
         read_checked(always, run.plan["key"], run.plan["sha256"])
     assert always.reads[run.plan["key"]] == 2
+    with pytest.raises(TamperedError), checked_data(always, run.plan["key"], run.plan["sha256"]):
+        pass
+    assert always.reads[run.plan["key"]] == 4
     assert verify(Fickle(store.root, lie, times=99), run.id).exit_code in (10, 12)
 
 

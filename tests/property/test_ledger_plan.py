@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsb.ledger import parts, pieces, plan
+from lsb.ledger.log import commit_log
 from lsb.ledger.plan import PlanSettings, planned, sample_of, written_plan
 from lsb.ledger.schemas import PLAN, RECORDS, read_table, write_table
 from lsb.pictures.ingest import _with_duplicates
@@ -114,10 +115,11 @@ def test_a_plan_made_a_piece_at_a_time_is_the_one_made_whole(
     if chosen is not None:
         asked["only"] = {"run": "r", "selection": {}}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commit_log, "HELD_BYTES", data.draw(st.sampled_from([0, 1 << 20])))
         patch.setattr(plan, "PART_ROWS", max(1, part_rows))
         for module, name in ((plan, "BOX_ROWS"), (pieces, "PIECE_ROWS"), (pieces, "LEAST_ROWS")):
             patch.setattr(module, name, some)
-        patch.setattr(plan, "tables_of", lambda *args: iter_slices(read_table(*args), some))
+        patch.setattr(plan, "tables_of", lambda *args, **more: iter_slices(read_table(*args, **more), some))
         patch.setattr(plan, "carried_by", lambda *args: carried)
         patch.setattr(plan, "read_manifest", lambda *args, **options: table.filter(there))
         parent: Any = None if carried is None else {}

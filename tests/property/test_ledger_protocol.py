@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -364,10 +364,10 @@ def test_without_a_rule_some_course_breaks_a_promise(
 def test_if_more_was_carried_than_the_snapshot_holds_some_course_would_break_a_promise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def carried(store: Store, parent: dict[str, Any], records: pa.Table) -> pa.Array:
+    def carried(store: Store, parent: dict[str, Any], records: Iterable[pa.Table]) -> pa.Array:
         run = open_run(store, parent["run"])
         rows = collect(store, run, gates=Gates()).rows
-        return unchanged(rows, read_plan(store, run), records, parent["same_decoding"])
+        return unchanged(rows, read_plan(store, run), pa.concat_tables(records), parent["same_decoding"])
 
     monkeypatch.setattr("lsb.ledger.plan.carried_by", carried)
     with pytest.raises(AssertionError, match=r"lacks \d records that are carried|does not follow from"):

@@ -6,8 +6,10 @@ it safe to delete files which nobody names yet. A condemnation can also say whic
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -16,16 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lsb.errors import LsbError, NotFoundError, TamperedError, UnverifiableError
+from lsb.isolation import temporary_file, temporary_files
 from lsb.ledger import layout
 from lsb.ledger.log.chain import Chain, Link
-from lsb.ledger.log.seal import read_proved, well_formed
+from lsb.ledger.log.seal import proved, read_proved, well_formed
 from lsb.ledger.schemas import FEATURES, MANIFEST, TableSchema, read_table
 from lsb.records import Status, sha256
-from lsb.store.store import Store
+from lsb.store.store import Data, Store, read_pieces
 from lsb.store.usage import Usage
 
 SCHEMA = "lsb.shard-log/1"
-
+HELD_BYTES = 16 << 20  # of an object that is read whole; a larger one goes to a file
 
 COMMIT, CONDEMN = "commit", "condemn"
 
@@ -338,10 +341,49 @@ def read_checked(store: Store, key: str, digest: str) -> bytes:
 
     def prove(data: bytes) -> bytes:
         if sha256(data) != digest:
-            raise TamperedError(f"{key} differs from what was written: its SHA-256 is another", key=key)
+            raise _differs(key)
         return data
 
     try:
         return read_proved(store, key, prove)
     except NotFoundError as error:
         raise TamperedError(f"{key} is missing", key=key) from error
+
+
+@contextmanager
+def checked_data(store: Store, key: str, digest: str) -> Iterator[Data]:
+    """The same, in a temporary file if it is large, so that it is not held.
+
+    Raises:
+        TemporaryFileError: no room for the file.
+    """
+    with ExitStack() as stack:
+
+        def fetch() -> Data:
+            found, held, file = hashlib.sha256(), b"", None
+            for piece in read_pieces(store, key):
+                found.update(piece)
+                if file is None and len(held) + len(piece) > HELD_BYTES:
+                    file = stack.enter_context(temporary_file())
+                if file is None:
+                    held += piece
+                else:
+                    with temporary_files():
+                        file.write(held + piece)
+                    held = b""
+            if found.hexdigest() != digest:
+                raise _differs(key)
+            if file is not None:
+                with temporary_files():
+                    file.flush()
+            return held if file is None else file
+
+        try:
+            data = proved(fetch)
+        except NotFoundError as error:
+            raise TamperedError(f"{key} is missing", key=key) from error
+        yield data
+
+
+def _differs(key: str) -> TamperedError:
+    return TamperedError(f"{key} differs from what was written: its SHA-256 is another", key=key)

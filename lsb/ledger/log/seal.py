@@ -23,19 +23,24 @@ Proved = TypeVar("Proved")
 
 
 def read_proved(store: Store, key: str, prove: Callable[[bytes], Proved]) -> Proved:
-    """What `prove` makes of the object's bytes, and accuses nobody for one bad answer of the store.
+    """What `prove` makes of the object's bytes; see `proved`."""
+    return proved(lambda: prove(store.read(key)))
 
-    What is missing, or refused by `prove`, is read once more.
+
+def proved(read: Callable[[], Proved]) -> Proved:
+    """What `read` makes of an object, and accuses nobody for one bad answer of the store.
+
+    What is missing, or refused, is read once more.
 
     Raises:
         NotFoundError: missing both times.
         TamperedError: refused both times.
     """
     try:
-        return prove(store.read(key))
+        return read()
     except (NotFoundError, TamperedError) as error:
         logger.info("%s; reading it once more", error)
-        return prove(store.read(key))
+        return read()
 
 
 @contextmanager

@@ -2,10 +2,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lsb.ledger.carrying import unchanged
-from lsb.ledger.schemas import MANIFEST, PLAN, RECORDS
+from lsb.errors import TamperedError
+from lsb.ledger import carrying, pieces
+from lsb.ledger.carrying import compared, listed_pieces, unchanged
+from lsb.ledger.parts import join
+from lsb.ledger.schemas import MANIFEST, PLAN, RECORDS, write_table
+from lsb.records import sha256
+from lsb.store.scratch import ScratchStore
 
 A, B = "a" * 64, "b" * 64
 
@@ -54,3 +63,53 @@ def test_a_quarantined_row_is_carried_where_todays_decoding_still_refuses_the_pi
     digest: str | None, same_decoding: bool | None, carried: bool
 ) -> None:
     assert carries(record(digest), row("quarantined"), same_decoding) == carried
+
+
+def pieces_of(table: pa.Table, sizes: st.SearchStrategy[int], data: st.DataObject) -> list[pa.Table]:
+    found, start = [], 0
+    while start < table.num_rows:
+        size = data.draw(sizes)
+        found.append(table.slice(start, size))
+        start += size
+    return found
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(st.data())
+def test_what_is_compared_a_piece_at_a_time_is_what_is_compared_as_a_whole(data: st.DataObject) -> None:
+    ids = st.lists(st.integers(0, 30), unique=True).map(sorted)
+    digests, states = st.sampled_from([A, B]), st.sampled_from(["ok", "failed", "quarantined", "erased"])
+    etags = st.sampled_from(["1", "2"])
+
+    def named(number: int, made: dict[str, Any]) -> dict[str, Any]:
+        return {**made, "record_id": f"{number:032x}"}
+
+    records = RECORDS.table(
+        [named(n, record(data.draw(st.none() | digests), data.draw(etags))) for n in data.draw(ids)]
+    )
+    rows = MANIFEST.table([named(n, row(data.draw(states), data.draw(digests))) for n in data.draw(ids)])
+    listed = records.select(["record_id", "bytes", "etag"])
+    same_decoding = data.draw(st.sampled_from([None, True, False]))
+    sizes = st.integers(0, 4)
+    found = list(compared(*(pieces_of(table, sizes, data) for table in (records, rows, listed)), same_decoding))
+    whole = unchanged(rows, listed, records, same_decoding)
+    assert [value for *_, same in found for value in same.to_pylist()] == whole.to_pylist()
+    carried = set(records["record_id"].combine_chunks().filter(whole).to_pylist())
+    assert carried <= {name for _, there, _ in found for name in there["record_id"].to_pylist()}
+
+
+@pytest.mark.parametrize("of_parts", [False, True])
+def test_a_plan_is_listed_in_the_order_of_its_records(of_parts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE_ROWS", 7)
+    rows = [{**record(), "record_id": f"{n:032x}", "etag": str(n), "action": "translate"} for n in range(40)]
+    for place, one in enumerate(rows):
+        one["shard"] = f"{place % 3:05d}"
+        del one["status"]
+    table = PLAN.table(rows)
+    parts = [(shard, table.filter(pc.equal(table["shard"], shard))) for shard in ("00000", "00001", "00002")]
+    data = join(parts, PLAN)[0] if of_parts else write_table(table, PLAN)
+    store = ScratchStore(None)
+    store.write("plan", data)
+    assert pa.concat_tables(listed_pieces(store, "plan", sha256(data))).equals(table.select(carrying.LISTED))
+    with pytest.raises(TamperedError, match="differs from what was written"):
+        list(listed_pieces(store, "plan", sha256(b"other")))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -260,4 +259,4 @@ def test_an_object_that_only_ends_like_one_of_parts_is_tampered() -> None:
 def test_no_part_is_an_empty_table(store: Watched) -> None:
     data, index = parts.join([("a", PLAN.empty())], PLAN)
     store.write("key", data)
-    assert parts.read_part(store, "key", parts.sha256(data), index, "b", PLAN).equals(pa.table(PLAN.empty()))
+    assert list(parts.read_part(store, "key", parts.sha256(data), index, "b", PLAN)) == []

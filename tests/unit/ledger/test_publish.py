@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,10 @@ def test_publishing_reads_rows_and_plan_once_for_manifest_and_page(store: LocalS
         def read(self, key: str) -> bytes:
             reads[key] += 1
             return super().read(key)
+
+        def read_pieces(self, key: str) -> Iterator[bytes]:
+            reads[key] += 1
+            return super().read_pieces(key)
 
     counting = Counting(store.root)
     snapshot = publish(counting, run, METRICS, page_of(counting, run, None, sources))

@@ -14,7 +14,8 @@ from tempfile import TemporaryFile
 import pytest
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
-from lsb.store.store import Store, read_range
+from lsb.store import local, s3
+from lsb.store.store import Store, read_pieces, read_range
 from lsb.store.usage import counted
 
 
@@ -51,6 +52,19 @@ class StoreContract:
             assert read_range(store, "a/b", start, length) == data[start : start + length]
         with pytest.raises(NotFoundError):
             read_range(store, "a/c", 0, 1)
+
+    def test_a_large_object_comes_in_pieces(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (local, s3):
+            monkeypatch.setattr(module, "PIECE", 1000)
+        data = bytes(range(256)) * 10
+        for name, content in (("empty", b""), ("small", data[:999]), ("one", data[:1000]), ("large", data)):
+            store.write(name, content)
+            assert b"".join(read_pieces(store, name)) == content
+        with counted() as usage:
+            assert max(map(len, read_pieces(store, "large"))) == 1000
+        assert usage.bytes_read == len(data)
+        with pytest.raises(NotFoundError):
+            list(read_pieces(store, "none"))
 
     def test_a_second_create_is_refused_and_changes_nothing(self, store: Store) -> None:
         store.create("a/0.json", b"first")

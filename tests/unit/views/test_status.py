@@ -114,7 +114,7 @@ def test_two_requests_a_shard_tell_how_far_it_is(tmp_path: Path, monkeypatch: py
 
         monkeypatch.setattr(LocalStore, method, counted)
 
-    for method in ("read", "read_range", "list", "exists", "folders"):
+    for method in ("read", "read_range", "read_pieces", "list", "exists", "folders"):
         count(method)
     assert status(store, run).records["ok"] == 8
     assert asked == {"shards": 2 * 8, "others": asked["others"]}

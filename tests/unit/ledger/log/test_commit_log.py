@@ -1,14 +1,42 @@
 from __future__ import annotations
 
+import tempfile
+
 import pytest
 
-from lsb.errors import TamperedError, UnverifiableError
-from lsb.ledger.log.commit_log import LogEntry, ShardLog
+from lsb.errors import TamperedError, TemporaryFileError, UnverifiableError
+from lsb.ledger.log import commit_log
+from lsb.ledger.log.commit_log import LogEntry, ShardLog, checked_data
 from lsb.ledger.schemas import MANIFEST, write_table
 from lsb.records import sha256
-from lsb.store.store import Store
+from lsb.store.store import Store, contents
 
 COLUMNS = ["record_id", "status"]
+
+
+@pytest.mark.parametrize("held", [2_000_000, 1_000_000, 0])
+def test_a_large_object_is_checked_in_a_file(store: Store, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr(commit_log, "HELD_BYTES", held)
+    large = bytes(range(256)) * 5000
+    store.write("a", large)
+    with checked_data(store, "a", sha256(large)) as data:
+        assert isinstance(data, bytes) == (held > len(large))
+        assert contents(data) == large
+    assert isinstance(data, bytes) or data.closed
+    with pytest.raises(TamperedError, match="a differs from what was written"), checked_data(store, "a", sha256(b"")):
+        pass
+    with pytest.raises(TamperedError, match="b is missing"), checked_data(store, "b", sha256(b"")):
+        pass
+
+
+def test_without_room_for_a_file_it_is_said_what_to_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write("a", b"12")
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with checked_data(store, "a", sha256(b"12")) as data:
+        assert data == b"12"
+    monkeypatch.setattr(commit_log, "HELD_BYTES", 1)
+    with pytest.raises(TemporaryFileError, match="TMPDIR"), checked_data(store, "a", sha256(b"12")):
+        pass
 
 
 @pytest.fixture
