@@ -16,6 +16,9 @@ import torch
 from lsb.ledger.schemas import ManifestRow
 from lsb.records import digest_of
 
+PROCESSORS = Path("/proc/cpuinfo")
+NUMBERS = ("cpu family", "model", "CPU implementer", "CPU part")  # that tell processors apart
+
 
 @dataclass(frozen=True)
 class Shortcuts:
@@ -71,10 +74,13 @@ def _device_model(device: str) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(torch.device(device))
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        first, *_ = PROCESSORS.read_text().split("\n\n")
     except OSError:
-        lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown model")
+        first = ""
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    # In a virtual machine many have one name, and on ARM there is none.
+    numbers = ", ".join(f"{name} {said[name]}" for name in NUMBERS if name in said)
+    return said.get("model name", "unknown model") + (f" ({numbers})" if numbers else "")
 
 
 def _version() -> str:

@@ -11,6 +11,7 @@ import torch
 import lsb
 from lsb.ledger.schemas import MANIFEST
 from lsb.records import digest_of
+from lsb.translation import execution
 from lsb.translation.execution import checkout_commit, describe, packages_digest, threads_each
 
 
@@ -27,6 +28,32 @@ def test_the_facts_are_columns_of_the_manifest() -> None:
     assert (facts["dtype"], facts["batch"], facts["threads"]) == ("float32", 8, 3)
     assert facts["instruction_set"]
     assert facts["packages_sha256"] == packages_digest()
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (
+            ["processor\t: 0", "cpu family\t: 6", "model\t\t: 143", "model name\t: Intel(R) Xeon(R) Processor"],
+            "Intel(R) Xeon(R) Processor (cpu family 6, model 143)",
+        ),
+        (
+            ["processor\t: 0", "CPU implementer\t: 0x41", "CPU part\t: 0xd40"],
+            "unknown model (CPU implementer 0x41, CPU part 0xd40)",
+        ),
+        ([], "unknown model"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(
+    lines: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one instruction set, too, they add in different orders."""
+    file = tmp_path / "cpuinfo"
+    file.write_text("\n".join([*lines, "", "processor\t: 1", "model name\t: another", ""]) if lines else "")
+    monkeypatch.setattr(execution, "PROCESSORS", file)
+    assert describe("cpu", "float32", 8, 3)["device"] == f"cpu: {name}"
+    file.unlink()
+    assert describe("cpu", "float32", 8, 3)["device"] == "cpu: unknown model"
 
 
 def test_threads_are_shared_by_the_processes_with_a_model_and_none_goes_without() -> None:
