@@ -18,7 +18,7 @@ import platform
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from datetime import UTC, datetime
 from importlib import metadata
@@ -65,6 +65,10 @@ class Counting:
         self.reads[key] += 1
         data: bytes = self._store.read(key)
         return data
+
+    def read_pieces(self, key: str) -> Iterator[bytes]:
+        self.reads[key] += 1
+        return iter(self._store.read_pieces(key))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

@@ -73,8 +73,11 @@ def temporary_file() -> Iterator[BufferedRandom]:
     """A new file that nobody else can open, gone afterwards; errors as above."""
     with temporary_files():
         file = tempfile.TemporaryFile()  # noqa: SIM115 closed below
-    with file:
+    try:
         yield file
+    finally:
+        with suppress(OSError):  # it writes what is left, for which there may still be no room
+            file.close()
 
 
 def nameless_file() -> int:

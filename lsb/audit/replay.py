@@ -1,8 +1,8 @@
 """Translate some records again and compare the pixels with those that were published.
 
-Where device model, instruction set, threads, package versions, dtype, batch shape and shortcuts are those that a row
-records, the pixels must be the same to the bit. Elsewhere they must lie within `TOLERANCES`, and the report says which
-fields differ.
+Where device model (of a processor its family, too), instruction set, threads, package versions, dtype, batch shape and
+shortcuts are those that a row records, the pixels must be the same to the bit. Elsewhere they must lie within
+`TOLERANCES`, and the report says which fields differ.
 """
 
 from __future__ import annotations

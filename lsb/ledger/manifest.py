@@ -140,10 +140,9 @@ def erased_elsewhere(store: Store, tables: Iterable[pa.Table]) -> dict[str, Cond
     makers: dict[str, tuple[str, str] | None] = {}  # by the folder of what they made
     for rows in tables:
         carried = rows["output_key"].filter(pc.is_valid(rows["carried_from"])).drop_null()
-        files = pa.table({"folder": pc.replace_substring_regex(carried, "/[^/]*$", ""), "key": carried})
-        for file in files.group_by("folder").aggregate([("key", "min")]).to_pylist():
-            if file["folder"] not in makers:
-                makers[file["folder"]] = layout.maker_of(file["key_min"])
+        for folder in pc.unique(pc.replace_substring_regex(carried, "/[^/]*$", "")).to_pylist():
+            if folder not in makers:
+                makers[folder] = layout.maker_of(f"{folder}/rows-00000.parquet")
     return _erased_by(store, {maker for maker in makers.values() if maker})
 
 

@@ -67,18 +67,6 @@ def is_of_parts(data: Data) -> bool:
     return size >= len(_END) and part_of(data, size - len(_END), len(_END)) == _END
 
 
-def read_whole(data: Data, key: str, schema: TableSchema, *, columns: list[str] | None = None) -> pa.Table:
-    """All rows of an object whose digest was checked, of parts or a single table; those of parts in their order.
-
-    Raises:
-        TamperedError: a part is not what the index says of it.
-        UnverifiableError: it is of a schema that this version does not know.
-    """
-    if not is_of_parts(data):
-        return read_table(data, schema, columns=columns)
-    return pa.concat_tables([table for _, table in parts_of(data, key, schema, columns=columns)])
-
-
 def parts_of(
     data: Data,
     key: str,
@@ -86,7 +74,12 @@ def parts_of(
     *,
     columns: list[str] | None = None,
 ) -> Iterator[tuple[str | None, pa.Table]]:
-    """Each part of an object of parts with its name; errors as `read_whole` has them."""
+    """Each part of an object of parts, whose digest was checked, with its name.
+
+    Raises:
+        TamperedError: a part is not what the index says of it.
+        UnverifiableError: it is of a schema that this version does not know.
+    """
     with well_formed(key):
         index = index_of(data)
     for part in _parts(part_of(data, index["offset"], index["length"]), key, schema):
@@ -94,7 +87,7 @@ def parts_of(
 
 
 def rows_in(data: Data, key: str, schema: TableSchema) -> int:
-    """How many rows all parts have, by the index; errors as `read_whole` has them."""
+    """How many rows all parts have, by the index; errors as for `parts_of`."""
     with well_formed(key):
         index = index_of(data)
     return sum(part.rows for part in _parts(part_of(data, index["offset"], index["length"]), key, schema))
@@ -135,17 +128,19 @@ def read_part(
     Raises:
         TamperedError: index or part are not what was written.
     """
+    whole: bytes | None = None
     try:
         found = _parts(_range(store, key, index["offset"], index["length"], index["sha256"]), key, schema)
     except (TamperedError, StoreError):
-        _, found = _whole(store, key, digest, index, schema)
-    for part in found:
-        if part.name == name:
+        whole, found = _whole(store, key, digest, index, schema)
+    for part in (part for part in found if part.name == name):
+        data = b""
+        if whole is None:
             try:
                 data = _range(store, key, part.offset, part.length, part.sha256)
             except (TamperedError, StoreError):
-                data = part_of(_whole(store, key, digest, index, schema)[0], part.offset, part.length)
-            yield _table(data, part, key, schema)
+                whole, _ = _whole(store, key, digest, index, schema)
+        yield _table(data if whole is None else part_of(whole, part.offset, part.length), part, key, schema)
 
 
 def _whole(

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import ipc
 
+from lsb.errors import TamperedError
 from lsb.isolation import nameless_file, temporary_files
 
 if TYPE_CHECKING:
@@ -113,11 +115,15 @@ class Pieces(Boxes):
 
 
 class Ordered:
-    """Tables of one schema that come in record-id order, each behind the one before, taken up to an id."""
+    """Tables of one schema that come in record-id order, each behind the one before, taken up to an id.
+
+    TamperedError where they do not.
+    """
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         self._coming = iter(tables)
         self._held: list[pa.Table] = []  # of what has come, what was not taken
+        self._last: str | None = None  # id of what has come
 
     def upto(self, last: str) -> pa.Table | None:
         """The rows that were not taken before, up to the one with this id; None if no table has come at all."""
@@ -125,7 +131,7 @@ class Ordered:
             table = next(self._coming, None)
             if table is None:
                 break
-            self._held.append(table)
+            self._held.append(self._in_order(table))
         if not self._held:
             return None
         whole = pa.concat_tables(self._held)
@@ -133,6 +139,14 @@ class Ordered:
         taken = bisect_right(range(len(ids)), last, key=lambda place: ids[place].as_py())
         self._held = [whole.slice(taken)]
         return whole.slice(0, taken)
+
+    def _in_order(self, table: pa.Table) -> pa.Table:
+        ids = pa.array([self._last]) if self._last is not None else pa.array([], pa.string())
+        ids = pa.concat_arrays([ids, *table[_ID].chunks])
+        if pc.any(pc.greater(ids[:-1], ids[1:])).as_py():
+            raise TamperedError("a table's rows are not in the order of their records")
+        self._last = ids[-1].as_py() if len(ids) else None
+        return table
 
 
 def _rows(tables: list[pa.Table]) -> int:

@@ -202,7 +202,7 @@ def _with_decisions(records: pa.Table, decisions: pa.Table) -> pa.Table:
 
 
 def _pieces(records: Data, decisions: pa.Table) -> Iterator[pa.Table]:
-    """The same a piece at a time, given the bytes of the records' table."""
+    """The same a piece at a time, given the records' table."""
     start = 0
     for piece in tables_of(records, RECORDS):
         yield _with_decisions(piece, decisions.slice(start, piece.num_rows))

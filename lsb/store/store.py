@@ -102,7 +102,10 @@ class ReadsPieces(Protocol):
     """A store that can read an object without holding all of it. Of others objects are read whole."""
 
     def read_pieces(self, key: str) -> Iterator[bytes]:
-        """The object's bytes, a piece behind the other; errors as for `Store.read`."""
+        """The object's bytes, a piece behind the other; errors as for `Store.read`.
+
+        Of one that is replaced meanwhile they may be some of each: whoever knows its digest notices.
+        """
         ...
 
 

@@ -245,18 +245,26 @@ def test_an_index_of_another_schema_is_refused() -> None:
     data, _ = parts.join([("a", table)], PLAN)
     for old, new in ((b"lsb.parts/1", b"lsb.parts/9"), (b"lsb.plan/1", b"lsb.plan/9")):
         with pytest.raises(UnverifiableError, match=r"expected lsb.parts/1 of lsb.plan/1"):
-            parts.read_whole(data.replace(old, new), "key", PLAN)
+            list(parts.parts_of(data.replace(old, new), "key", PLAN))
 
 
 def test_an_object_that_only_ends_like_one_of_parts_is_tampered() -> None:
     for index in (b"", b"[]", canonical_json({"schema": "lsb.parts/1"}), b"\xff"):
         with pytest.raises(TamperedError):
-            parts.read_whole(index + parts._TAIL.pack(len(index), parts._END), "key", PLAN)
+            list(parts.parts_of(index + parts._TAIL.pack(len(index), parts._END), "key", PLAN))
     with pytest.raises(TamperedError):
-        parts.read_whole(parts._TAIL.pack(1 << 40, parts._END), "key", PLAN)
+        list(parts.parts_of(parts._TAIL.pack(1 << 40, parts._END), "key", PLAN))
 
 
-def test_no_part_is_an_empty_table(store: Watched) -> None:
+def test_where_ranges_are_wrong_the_object_is_read_once(store: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, index = parts.join([(None, PLAN.empty())] * 5, PLAN)
+    store.write("key", data)
+    monkeypatch.setattr(Watched, "read_range", lambda self, key, start, length: b"x" * length)
+    assert len(list(parts.read_part(store, "key", parts.sha256(data), index, None, PLAN))) == 5
+    assert store.whole == ["key"]
+
+
+def test_of_a_name_that_no_part_has_there_is_nothing(store: Watched) -> None:
     data, index = parts.join([("a", PLAN.empty())], PLAN)
     store.write("key", data)
     assert list(parts.read_part(store, "key", parts.sha256(data), index, "b", PLAN)) == []

@@ -12,10 +12,13 @@ import pytest
 
 from examples.object_server import ObjectServer
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreBusyError, StoreError
+from lsb.ledger.log.commit_log import checked_data
+from lsb.records import sha256
 from lsb.store import s3
 from lsb.store.s3 import S3Store
 from tests.unit.store.lying_proxy import (
     BROKEN_PAGE,
+    Answer,
     Lie,
     LyingProxy,
     flipped,
@@ -69,6 +72,7 @@ ACTS: dict[str, tuple[str, Callable[[S3Store], Any], Any]] = {
     "list": ("LIST", lambda store: [entry.key for entry in store.list("there")], ["there/a", "there/b"]),
     "folders": ("LIST", lambda store: store.folders("th"), ["there"]),
     "read": ("GET", lambda store: store.read("there/a"), b"first"),
+    "read_pieces": ("HEAD", lambda store: b"".join(store.read_pieces("there/a")), b"first"),
     "exists": ("HEAD", lambda store: store.exists("there/a"), True),
     "does not exist": ("LIST", lambda store: store.exists("there/c"), False),
     "entry": ("HEAD", lambda store: store.entry("there/a").size, 5),
@@ -93,6 +97,13 @@ def test_a_page_is_no_answer(store: S3Store, proxy: LyingProxy, act: str, lie: s
     for key, data in written.items():
         assert store.exists(key) == (data is not None)
         assert data is None or store.read(key) == data
+
+
+def test_a_404_to_a_head_is_no_proof_that_an_object_is_missing(store: S3Store, proxy: LyingProxy) -> None:
+    proxy.lies["HEAD"] = [lambda answer: Answer(404, {"Content-Type": "text/plain"}, b"")]
+    with checked_data(store, "there/a", sha256(b"first")) as data:
+        assert data == b"first"
+    assert proxy.told == 1
 
 
 @pytest.mark.parametrize("act", ACTS)

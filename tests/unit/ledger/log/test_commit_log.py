@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
+import lsb
 from lsb.errors import TamperedError, TemporaryFileError, UnverifiableError
 from lsb.ledger.log import commit_log
 from lsb.ledger.log.commit_log import LogEntry, ShardLog, checked_data
@@ -37,6 +42,28 @@ def test_without_room_for_a_file_it_is_said_what_to_do(store: Store, monkeypatch
     monkeypatch.setattr(commit_log, "HELD_BYTES", 1)
     with pytest.raises(TemporaryFileError, match="TMPDIR"), checked_data(store, "a", sha256(b"12")):
         pass
+
+
+@pytest.mark.parametrize("limit", [0, 3000, 9000, 20_000, 60_000])
+def test_a_full_disk_is_said_wherever_it_is_noticed(limit: int) -> None:
+    """Also where what is left is written when the file is closed. In a process of its own, whose files have a limit."""
+    script = f"""
+import resource, signal, tempfile
+from lsb.errors import TemporaryFileError
+from lsb.isolation import temporary_file, temporary_files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    with temporary_file() as file, temporary_files():
+        for _ in range(30):
+            file.write(b"x" * 3001)
+        file.flush()
+except TemporaryFileError:
+    print("said")
+"""
+    environment = {"PYTHONPATH": str(Path(lsb.__file__).parents[1]), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("said\n", "")
 
 
 @pytest.fixture
