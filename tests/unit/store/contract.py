@@ -15,7 +15,7 @@ import pytest
 
 from lsb.errors import AlreadyExistsError, NotFoundError, StoreError
 from lsb.store import local, s3
-from lsb.store.store import Store, read_pieces, read_range
+from lsb.store.store import ReadsPieces, Store, read_pieces, read_range
 from lsb.store.usage import counted
 
 
@@ -60,9 +60,10 @@ class StoreContract:
         for name, content in (("empty", b""), ("small", data[:999]), ("one", data[:1000]), ("large", data)):
             store.write(name, content)
             assert b"".join(read_pieces(store, name)) == content
-        with counted() as usage:
-            assert max(map(len, read_pieces(store, "large"))) == 1000
-        assert usage.bytes_read == len(data)
+        if isinstance(store, ReadsPieces):
+            with counted() as usage:
+                assert max(map(len, read_pieces(store, "large"))) == 1000
+            assert usage.bytes_read == len(data)
         with pytest.raises(NotFoundError):
             list(read_pieces(store, "none"))
 
@@ -84,7 +85,9 @@ class StoreContract:
                 store.create("a/large", file)
             store.create("a/again", file)
         assert (store.read("a/large"), store.read("a/again")) == (large, large)
-        assert usage.bytes_written == len(large)
+        with counted() as written:
+            store.write("a/bytes", large)
+        assert usage.bytes_written == written.bytes_written
 
     def test_a_missing_object_is_named(self, store: Store) -> None:
         with pytest.raises(NotFoundError, match=r"a/missing\.json"):
