@@ -141,11 +141,11 @@ class Ordered:
         return whole.slice(0, taken)
 
     def _in_order(self, table: pa.Table) -> pa.Table:
-        ids = pa.array([self._last]) if self._last is not None else pa.array([], pa.string())
-        ids = pa.concat_arrays([ids, *table[_ID].chunks])
-        if pc.any(pc.greater(ids[:-1], ids[1:])).as_py():
-            raise TamperedError("a table's rows are not in the order of their records")
-        self._last = ids[-1].as_py() if len(ids) else None
+        for ids in (chunk for chunk in table[_ID].chunks if len(chunk)):
+            before = self._last is not None and ids[0].as_py() < self._last
+            if before or pc.any(pc.greater(ids[:-1], ids[1:])).as_py():
+                raise TamperedError("a table's rows are not in the order of their records")
+            self._last = ids[-1].as_py()
         return table
 
 
