@@ -66,7 +66,7 @@ def account_of(store: Store, job: str) -> Account:
     runs = sorted(runs_of(store, job), key=lambda run: run.created)
     account = Account()
     for place, run in enumerate(runs):
-        night, problems = _night(store, run, runs[:place])
+        night, problems = _night(store, run, runs[:place], runs[place + 1 :])
         account.nights.append(night)
         account.problems += [f"{run.id}: {problem}" for problem in problems]
     if not runs:
@@ -108,12 +108,18 @@ def committed(store: Store, run: Run) -> set[Picture]:
     return made
 
 
+def usable_of(store: Store, run: Run) -> set[Picture]:
+    """What of a run's data set can be translated."""
+    records = read_table(read_checked(store, run.dataset["key"], run.dataset["sha256"]), RECORDS).to_pylist()
+    return {(row["record_id"], row["sha256"]) for row in records if row["status"] == "ok"}
+
+
 def final(rows: pa.Table) -> set[Picture]:
     """The records of a manifest that need not be done again as long as their bytes are the same."""
     return {(row["record_id"], row["source_sha256"]) for row in rows.to_pylist() if row["status"] in FINAL}
 
 
-def _night(store: Store, run: Run, before: list[Run]) -> tuple[Night, list[str]]:
+def _night(store: Store, run: Run, before: list[Run], after: list[Run]) -> tuple[Night, list[str]]:
     problems: list[str] = []
     records = read_table(read_checked(store, run.dataset["key"], run.dataset["sha256"]), RECORDS).to_pylist()
     plan = read_plan(store, run).to_pylist()
@@ -126,9 +132,9 @@ def _night(store: Store, run: Run, before: list[Run]) -> tuple[Night, list[str]]
     if len(set(ids)) != len(ids) or not set(ids) <= planned:
         problems.append("its manifest has two rows of one record, or a row of one that was not planned")
     made = committed(store, run)
-    if made and not snapshots:
+    if after and not snapshots and made & usable_of(store, after[0]):
         problems.append("it has committed pictures and no snapshot, so that no later run can carry them")
-    usable = {(row["record_id"], row["sha256"]) for row in records if row["status"] == "ok"}
+    usable = usable_of(store, run)
     held, late = _parents(store, run)
     if again := made & held:
         problems.append(f"{len(again)} unchanged records that its parent's snapshot held were translated again")

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 from lsb.errors import LsbError, UsageError
 from lsb.ledger import layout
+from lsb.ledger.log.commit_log import ShardLog
 from lsb.ledger.log.snapshots import current_run
 from lsb.ledger.publish import latest_snapshot
-from lsb.ledger.run import open_run
+from lsb.ledger.run import open_run, read_logs
 from lsb.store.store import Entry, Store
 
 PUBLISHED, PARTIAL, BEGUN, PLANNED, UNREADABLE = "published", "partial", "begun", "planned", "unreadable"
@@ -73,13 +74,18 @@ def _run(store: Store, run_id: str, job: str, entries: list[Entry], *, current: 
     for entry in entries:
         if shard := layout.shard_of_log(entry.key):
             heads[shard] = max(entry, heads.get(shard, entry))
+    times = [entry.modified for entry in heads.values()]
     if snapshot is None:
         state = BEGUN if heads else PLANNED
     else:
         shown = {head["key"] for head in snapshot.heads.values()}
-        newer = any(entry.key not in shown for entry in heads.values())
-        state = PARTIAL if snapshot.missing or newer else PUBLISHED
-    last = max((entry.modified for entry in heads.values()), default=None)
+        later = [shard for shard, entry in heads.items() if entry.key not in shown]
+        # They may condemn or erase, which is no commit.
+        commits = [made[-1].link for _, made in read_logs(store, run, ShardLog.entries, later) if made]
+        state = PARTIAL if snapshot.missing or any(link.key not in shown for link in commits) else PUBLISHED
+        times = [entry.modified for shard, entry in heads.items() if shard not in later]
+        times += [link.time.timestamp() for link in commits]
+    last = max(times, default=None)
     return ListedRun(
         run=run_id,
         job=job,

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from lsb.errors import TamperedError, UsageError
+from lsb.jobs.erase import erase
 from lsb.ledger import layout
 from lsb.ledger.publish import publish
+from lsb.ledger.selection import Selection
 from lsb.store.local import LocalStore
 from lsb.translation.shard import run_shard
 from lsb.views.listing import ListedRun, list_runs
@@ -38,6 +40,17 @@ def test_a_run_from_its_plan_to_its_publication(tmp_path: Path) -> None:
     assert (now.state, now.counts["ok"], now.snapshot, now.current) == ("published", 6, 1, True)
     under = store.list(f"runs/{run.id}")
     assert (now.objects, now.bytes) == (len(under), sum(entry.size for entry in under))
+
+
+def test_an_erasure_is_no_commit(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run, sources = start(store, make_images(tmp_path / "images", 4), shard_size=2)
+    translate_all(store, run, sources)
+    publish(store, run, {"rows": []}, b"page")
+    before = only(store)
+    erase(store, run.id, Selection(names=("even/0000.png",)), "request 17")
+    now = only(store)
+    assert (now.state, now.last_commit) == ("published", before.last_commit)
 
 
 def test_a_run_that_cannot_be_read_is_listed_with_the_reason(tmp_path: Path) -> None:
